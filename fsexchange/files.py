@@ -1,0 +1,242 @@
+"""Whole files: written once from buffers as they are, read or mapped whole.
+
+Functions of paths and buffers that know nothing of keys and stores. They raise plain `OSError`,
+and `CorruptObjectError` for a file of another length than it should have.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import weakref
+from collections.abc import Iterable, Sequence
+from pickle import PickleBuffer
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from fsexchange.errors import CorruptObjectError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    Buffers: TypeAlias = Buffer | Sequence[Buffer]
+
+#: What is read. Always writable, and always the caller's own.
+BytesLike: TypeAlias = bytes | bytearray | memoryview
+
+#: From this many bytes on a file is mapped rather than read: on warm ext4 and tmpfs a mapping
+#: costs 15 us whatever the size, a `read` 45 us for 1 MiB and 350 us for 4 MiB.
+MAP_FROM = 1 << 20
+
+# Up to here a bytearray, whose zero fill costs less than an array's making.
+_BYTEARRAY_UP_TO = 1 << 16
+
+# limits.h and writev(2): buffers a call.
+_IOV_MAX = os.sysconf("SC_IOV_MAX")
+
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_CLOEXEC
+
+# Python's own mmap object keeps a duplicate of the file descriptor for as long as the mapping
+# lives (before 3.13 always): a thousand live arrays would use up the usual limit of open files.
+_libc = ctypes.CDLL(None, use_errno=True)
+_mmap = _libc.mmap
+_mmap.restype = ctypes.c_void_p
+_mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+_munmap = _libc.munmap
+_munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_MAP_FAILED = ctypes.c_void_p(-1).value
+
+
+def _most_mappings() -> int:
+    """Return how many files to map at a time: three quarters of what the kernel allows.
+
+    A process without maps left gets no memory any more, not even to read into.
+    """
+    try:
+        with open("/proc/sys/vm/max_map_count", encoding="ascii") as file:
+            return int(file.read()) * 3 // 4
+    except OSError:
+        return 65530 * 3 // 4  # the kernel's default: sysctl/vm.rst
+
+
+_MOST_MAPPINGS = _most_mappings()
+_mapped: set[int] = set()
+
+
+def flatten(obj: Buffers) -> tuple[list[Buffer], int]:
+    """Return what one object's bytes are made of, as buffers that `writev` takes, and their sum.
+
+    Contiguous buffers are passed on uncopied. Others, and Fortran-ordered ones, are copied in C
+    order, as `memoryview.tobytes` has it. `TypeError` for what has no buffer, `str` among them.
+    """
+    if type(obj) is bytes:
+        return ([obj], len(obj)) if obj else ([], 0)
+    pieces: list[Buffer] = []
+    total = 0
+    for buffer in obj if isinstance(obj, (list, tuple)) else (obj,):
+        if type(buffer) is bytes:
+            nbytes = len(buffer)
+        else:
+            try:
+                view = memoryview(buffer)
+            except (TypeError, ValueError):  # ValueError: numpy's datetimes export no buffer
+                raise TypeError(
+                    f"expected a bytes-like object or a list of them, not {type(buffer).__name__}"
+                    "; fsexchange.serialize turns any object into such a list"
+                ) from None
+            nbytes = view.nbytes
+            if not view.c_contiguous:
+                buffer = view.tobytes()
+            elif view.ndim != 1 or view.itemsize != 1:
+                buffer = PickleBuffer(view).raw() if nbytes else b""
+        if nbytes:
+            pieces.append(buffer)
+            total += nbytes
+    return pieces, total
+
+
+def create(path: str, pieces: Sequence[Buffer], nbytes: int) -> None:
+    """Write `pieces`, `nbytes` in all, to a file that must not exist yet; all of it or no file.
+
+    Three system calls as long as one `writev` takes it all. Mode 0600, not synced to disk.
+    """
+    fd = os.open(path, _CREATE, 0o600)
+    try:
+        try:
+            if pieces:
+                written = os.writev(fd, pieces[:_IOV_MAX])
+                if written != nbytes:
+                    _write_rest(fd, pieces, written)
+        finally:
+            # Write errors may show only here (NFS, quotas); the descriptor is gone either way,
+            # so close is checked but never repeated: close(2).
+            os.close(fd)
+    except BaseException:
+        # Ctrl-C counts: nobody will ever have the key of half a file.
+        unlink(path)
+        raise
+
+
+def _write_rest(fd: int, pieces: Sequence[Buffer], written: int) -> None:
+    """Go on after `written` bytes: a call takes at most IOV_MAX buffers and 0x7ffff000 bytes."""
+    rest = [memoryview(piece).cast("B") for piece in pieces]
+    rest.reverse()  # the next piece is last, where a list gives it up cheaply
+    while True:
+        if written == 0:
+            raise OSError(errno.EIO, "writev wrote nothing")
+        while rest and written >= rest[-1].nbytes:
+            written -= rest.pop().nbytes
+        if not rest:
+            return
+        rest[-1] = rest[-1][written:]
+        written = os.writev(fd, rest[: -_IOV_MAX - 1 : -1])
+
+
+def read(path: str, nbytes: int = -1, *, mappable: bool = True) -> BytesLike:
+    """Return a whole file as a writable buffer of the caller's own.
+
+    With `nbytes` 0 or more the file must have just that length: `CorruptObjectError`. Three
+    system calls for small files, four for a mapping. A mapping is private, copy-on-write: pages
+    not written to are shared with all readers, pages written to are the caller's, and the file
+    never changes.
+    """
+    fd = os.open(path, _READ)
+    try:
+        if 0 <= nbytes < _BYTEARRAY_UP_TO:
+            # One byte more than there should be: a longer file shows itself without an fstat.
+            buffer = bytearray(nbytes + 1)
+            if os.readv(fd, [buffer]) == nbytes:
+                del buffer[nbytes:]
+                return buffer
+            os.lseek(fd, 0, os.SEEK_SET)
+        size = os.fstat(fd).st_size
+        if nbytes not in (-1, size):
+            raise CorruptObjectError(
+                f"{path} has {size} bytes instead of {nbytes}: it was truncated or overwritten by "
+                "something other than fsexchange; put the object again",
+                path=path,
+                expected=nbytes,
+                actual=size,
+            )
+        if size >= MAP_FROM and mappable:
+            mapping = _map(fd, size)
+            if mapping is not None:
+                return mapping
+        return _read_all(fd, size, path)
+    finally:
+        os.close(fd)
+
+
+def _read_all(fd: int, size: int, path: str) -> BytesLike:
+    buffer: BytesLike = (
+        bytearray(size)
+        if size < _BYTEARRAY_UP_TO
+        else np.empty(size, np.uint8).data  # unlike bytearray not filled with zeros first
+    )
+    view = memoryview(buffer)
+    done = 0
+    while done < size:
+        got = os.readv(fd, [view[done:]])  # at most 0x7ffff000 bytes a call: read(2)
+        if got == 0:
+            raise CorruptObjectError(
+                f"{path} ended after {done} of {size} bytes while it was read",
+                path=path,
+                expected=size,
+                actual=done,
+            )
+        done += got
+    view.release()
+    return buffer
+
+
+class _Mapping:
+    """Owner of one mapping; numpy arrays made from it keep it alive."""
+
+    def __init__(self, address: int, nbytes: int) -> None:
+        # https://numpy.org/doc/stable/reference/arrays.interface.html
+        self.__array_interface__ = {
+            "data": (address, False),
+            "shape": (nbytes,),
+            "typestr": "|u1",
+            "version": 3,
+        }
+        _mapped.add(address)
+        finalizer = weakref.finalize(self, _unmap, address, nbytes)
+        # Other exit handlers may still look at the array; the kernel unmaps at the end anyway.
+        finalizer.atexit = False
+
+
+def _unmap(address: int, nbytes: int) -> None:
+    _mapped.discard(address)  # before the kernel may give the address to another thread
+    _munmap(address, nbytes)
+
+
+def _map(fd: int, nbytes: int) -> memoryview | None:
+    """Map a whole file copy-on-write; None where the kernel will not: no mmap, maps used up."""
+    if len(_mapped) >= _MOST_MAPPINGS:
+        return None
+    protection = mmap.PROT_READ | mmap.PROT_WRITE
+    address = _mmap(None, nbytes, protection, mmap.MAP_PRIVATE, fd, 0)
+    if address == _MAP_FAILED:
+        return None
+    return np.asarray(_Mapping(address, nbytes)).data
+
+
+def unlink(path: str) -> None:
+    """Remove a file; no error if it is gone already."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def listing(path: str) -> Iterable[str]:
+    """Return the names in a directory; none if it is gone."""
+    try:
+        return os.listdir(path)
+    except FileNotFoundError:
+        return ()

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from multiprocessing import forkserver, resource_tracker
+from pathlib import Path
+
+import psutil
+import pytest
+
+# Directories on other file systems to run the contract on as well, separated by colons.
+EXTRA = [name for name in os.environ.get("FSEXCHANGE_TEST_DIRS", "").split(":") if name]
+
+
+@pytest.fixture(params=[tempfile.gettempdir(), "/dev/shm", *EXTRA])
+def base_dir(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A private directory on each file system to be tested; no temporary file may stay in it."""
+    path = Path(tempfile.mkdtemp(prefix="fsexchange-test-", dir=request.param))
+    yield path
+    left = [str(p) for p in path.rglob("*.tmp")]
+    shutil.rmtree(path)
+    assert not left
+
+
+@pytest.fixture
+def shm_dir() -> Iterator[Path]:
+    """A private directory in memory."""
+    path = Path(tempfile.mkdtemp(prefix="fsexchange-test-", dir="/dev/shm"))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _helpers_of_multiprocessing() -> None:
+    """Start the processes that multiprocessing would start in the first test that needs them."""
+    resource_tracker.ensure_running()
+    forkserver.ensure_running()
+    _helpers.update(_children())
+
+
+@pytest.fixture(autouse=True)
+def _no_leaks() -> Iterator[None]:
+    """No test leaves open files or child processes behind."""
+    files, children = _open_files(), _children()
+    yield
+    gc.collect()
+    assert _children() <= children
+    assert _open_files() <= files
+
+
+def _open_files() -> set[str]:
+    found = set()
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found.add(f"{fd} {os.readlink(f'/proc/self/fd/{fd}')}")
+        except FileNotFoundError:
+            pass  # the descriptor of the listing itself
+    # multiprocessing keeps the memory of its barriers for the next.
+    return {name for name in found if "/pym-" not in name}
+
+
+def _children() -> set[int]:
+    return {child.pid for child in psutil.Process().children(recursive=True)} - _helpers
+
+
+# multiprocessing's own, which live as long as the test run.
+_helpers: set[int] = set()

@@ -1,0 +1,105 @@
+"""Keys stay inside the directory, and survive shells, MPI and pickling."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+from typing import Any
+
+import pytest
+
+from fsexchange import FileKey, InvalidKeyError
+from fsexchange.keys import MAX_FILENAME, RECORD_SIZE, check_key
+
+GOOD = [
+    FileKey("00c0ffee00c0ffee/0", 0),
+    FileKey("00c0ffee00c0ffee/18446744073709551615", 1 << 62),
+    FileKey("00c0ffee00c0ffee/7"),
+    FileKey("d9428888-122b-11e1-b85c-61cd3cbb3210"),  # ProxyStore's
+    FileKey("a"),
+    FileKey("A_b-c.d" * 6),
+]
+
+BAD = [
+    "../x",
+    "/etc/passwd",
+    "a/../../b",
+    "a/b",
+    "..",
+    ".",
+    "",
+    "x" * 10_000,
+    "x" * (MAX_FILENAME + 1),
+    "nul\0byte",
+    "00c0ffee00c0ffee/1\0",
+    "00c0ffee00c0ffee/../x",
+    "00c0ffee00c0ffee/",
+    "00c0ffee00c0ffee/1\n",
+    "00c0ffee00c0ffee",  # a writer's directory
+    "00c0ffee00c0ffee/.hidden",
+    ".fsexchange",
+    "object.ready",  # another key's marker
+    "-rf",
+    "a b",
+    "tilde~",
+    "naïve",
+    "\uff0e\uff0e/x",
+    "٣",  # digits, but not ASCII
+]
+
+
+@pytest.mark.parametrize("key", GOOD)
+def test_key_round_trips(key: FileKey) -> None:
+    assert FileKey.parse(str(key)) == key
+    assert FileKey.unpack(key.pack()) == key
+    assert len(key.pack()) == RECORD_SIZE
+    assert pickle.loads(pickle.dumps(key)) == key
+    assert len(pickle.dumps(key)) < 150
+
+
+@pytest.mark.parametrize("key", GOOD)
+def test_key_passes_a_shell_unquoted(key: FileKey) -> None:
+    echoed = subprocess.run(["sh", "-c", f"echo {key}"], capture_output=True, text=True)
+    assert FileKey.parse(echoed.stdout) == key
+
+
+@pytest.mark.parametrize("filename", BAD)
+def test_key_outside_the_allow_list_is_refused(filename: str) -> None:
+    with pytest.raises(InvalidKeyError) as caught:
+        check_key(FileKey(filename))
+    assert caught.value.filename == filename
+    assert len(str(caught.value)) < 500
+    with pytest.raises(InvalidKeyError):
+        FileKey(filename).pack()
+
+
+@pytest.mark.parametrize("key", [None, 7, "00c0ffee00c0ffee/7", b"x", FileKey(None), FileKey(3)])  # type: ignore[arg-type]
+def test_what_is_no_key_is_refused(key: Any) -> None:
+    with pytest.raises(InvalidKeyError):
+        check_key(key)
+
+
+@pytest.mark.parametrize(
+    "text", ["", ":", "a:b", "a:-1", "a:1@", "a:1@2@3", "../x:3", "a:1@-5", "a b"]
+)
+def test_text_that_is_no_key_is_refused(text: str) -> None:
+    with pytest.raises(InvalidKeyError):
+        FileKey.parse(text)
+
+
+@pytest.mark.parametrize(
+    "record", [b"", bytes(RECORD_SIZE), b"\xff" * RECORD_SIZE, b"../x".ljust(RECORD_SIZE, b"\0")]
+)
+def test_record_that_is_no_key_is_refused(record: bytes) -> None:
+    with pytest.raises(InvalidKeyError):
+        FileKey.unpack(record)
+
+
+def test_key_of_a_packed_object_is_refused_by_name() -> None:
+    with pytest.raises(InvalidKeyError, match="no packed objects"):
+        check_key(FileKey("00c0ffee00c0ffee/7", 10, 64))
+
+
+def test_proxystores_own_key_is_a_key() -> None:
+    file = pytest.importorskip("proxystore.connectors.file")
+    assert check_key(file.FileKey(filename="abc")) == "abc"
