@@ -1,0 +1,37 @@
+"""Exchange Python objects, above all large arrays, through files that processes share."""
+
+from fsexchange.connector import FileConnector
+from fsexchange.errors import (
+    CorruptObjectError,
+    FsExchangeError,
+    InvalidKeyError,
+    KeyExistsError,
+    MissingObjectError,
+    NotSharedError,
+    RemoteError,
+    SerializationError,
+    StoreClosedError,
+    StoreError,
+    UntrustedDirectoryError,
+    WaitTimeoutError,
+)
+from fsexchange.keys import FileKey
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CorruptObjectError",
+    "FileConnector",
+    "FileKey",
+    "FsExchangeError",
+    "InvalidKeyError",
+    "KeyExistsError",
+    "MissingObjectError",
+    "NotSharedError",
+    "RemoteError",
+    "SerializationError",
+    "StoreClosedError",
+    "StoreError",
+    "UntrustedDirectoryError",
+    "WaitTimeoutError",
+]

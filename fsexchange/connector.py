@@ -1,0 +1,486 @@
+"""FileConnector: bytes in, keys out, through files in a directory that all processes share."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import time
+from collections.abc import Sequence
+from functools import cached_property
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from fsexchange import files
+from fsexchange.directory import CLAIM, attach_directory, open_directory
+from fsexchange.errors import (
+    CorruptObjectError,
+    FsExchangeError,
+    KeyExistsError,
+    MissingObjectError,
+    StoreClosedError,
+    WaitTimeoutError,
+)
+from fsexchange.filesystem import Policy, explain, find_filesystem
+from fsexchange.keys import FileKey, check_key
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer, Self
+
+    from fsexchange.files import Buffers, BytesLike
+
+# Seconds between two looks for an object that is waited for: from a system call's to a person's.
+_FIRST_PAUSE, _LONGEST_PAUSE = 50e-6, 50e-3
+
+# What a network file system says of a name that is being replaced: open it again.
+_REPLACED = (errno.ESTALE, errno.EREMOTEIO)
+_TRIES = 10
+
+# Identity of this process; a forked child gets its own, and with it directories of its own to
+# write to. (Comparing pids would cost a system call a put.)
+_process = object()
+
+
+def _in_forked_child() -> None:
+    global _process
+    _process = object()
+
+
+os.register_at_fork(after_in_child=_in_forked_child)
+
+
+class _Writer:
+    """One directory that only the calling process creates names in, and its next number."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.numbers = itertools.count()
+        self.process = _process
+
+
+def _length(key: Any) -> int:
+    """Return the length that a key promises, or -1; ProxyStore's own keys promise none."""
+    nbytes: int = getattr(key, "nbytes", -1)
+    return nbytes
+
+
+class FileConnector:
+    """Objects as files in a shared directory, with the verbs of ProxyStore's FileConnector.
+
+    Whoever makes the directory owns it: the owner's `close`, or its clean exit without one,
+    removes the objects and the directory. Everyone else is attached and removes nothing: a
+    connector on the same directory, made by `from_config`, unpickled, or in a forked child.
+
+    Objects are written once and read by many. `put` returns a key after the whole object is in
+    place, and `set` puts a whole object in place at once, so readers never see half of one.
+
+    Parameters
+    ----------
+    store_dir:
+        Directory to share; made with mode 0700 if missing, its parents too. All processes must
+        see it under the same path.
+    clear:
+        Whether the store ends with its owner. A store made with `clear=False` is kept until
+        somebody calls `close(clear=True)`. What the owner chose counts for everyone.
+    markers:
+        Publish by an empty file `<name>.ready` instead of a rename, for mounts without an atomic
+        one (object stores behind FUSE). It is ProxyStore's layout on disk: each reads the
+        other's directory.
+    write_once:
+        A second `set` of a key is a `KeyExistsError`, decided atomically between processes.
+    trust_directory:
+        Accept a symlink, another user's directory, or one that others can write to. Only where
+        you would run those users' code.
+    store_id:
+        Attach to this very store, and never make one. Comes with `config`.
+
+    Raises
+    ------
+    UntrustedDirectoryError
+        The directory could be changed by others.
+    StoreClosedError
+        The store of that `store_id` is gone.
+    StoreError
+        The file system refuses: the message says what and where.
+
+    Notes
+    -----
+    Threads may share a connector; no lock is held, none taken. A dead owner's store (killed on
+    this host, or silent for five minutes on another) is adopted by the next who opens it without
+    a `store_id`, objects included.
+
+    >>> with FileConnector("/dev/shm/fsexchange-doctest") as connector:
+    ...     key = connector.put(b"an object")
+    ...     bytes(connector.get(key))
+    b'an object'
+    """
+
+    def __init__(
+        self,
+        store_dir: str | os.PathLike[str],
+        *,
+        clear: bool = True,
+        markers: bool = False,
+        write_once: bool = False,
+        trust_directory: bool = False,
+        store_id: str | None = None,
+    ) -> None:
+        self.store_dir = os.path.abspath(os.fspath(store_dir))
+        self.clear = clear
+        self.write_once = write_once
+        self.trust_directory = trust_directory
+        if store_id is None:
+            self._directory = open_directory(
+                self.store_dir, clear=clear, markers=markers, trust=trust_directory
+            )
+        else:
+            self._directory = attach_directory(
+                self.store_dir, store_id, markers=markers, trust=trust_directory
+            )
+        self.store_id = self._directory.store_id
+        self.markers = self._directory.markers
+        self._closed = False
+        self._writers: dict[str, _Writer] = {}
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "owner" if self.owned else "attached"
+        return f"{type(self).__name__}({self.store_dir!r}, {state})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        exc_traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).from_config, (self.config(),)
+
+    @property
+    def owned(self) -> bool:
+        """Whether `close` in this process ends the store."""
+        return self._directory.owned
+
+    def config(self) -> dict[str, Any]:
+        """Return what `from_config` needs to attach to this very store, from any process."""
+        return {
+            "store_dir": self.store_dir,
+            "clear": self.clear,
+            "markers": self.markers,
+            "write_once": self.write_once,
+            "trust_directory": self.trust_directory,
+            "store_id": self.store_id,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Return a connector for `config`; it attaches, and `StoreClosedError` if there is none.
+
+        A configuration written by hand, without a `store_id`, makes a store if there is none.
+        """
+        return cls(**config)
+
+    def close(self, clear: bool | None = None) -> None:
+        """End the use of this connector; in the owner's process, end the store.
+
+        `clear` overrides: False keeps the store for good, True removes it by whoever calls, and
+        with it everyone's objects. Mappings that readers have stay good. Closing again does
+        nothing.
+        """
+        if clear or (clear is None and self.clear and self.owned):
+            self._directory.clear()
+        elif self.owned:
+            self._directory.keep()
+        self._closed = True
+        self._writers.clear()
+
+    def put(self, obj: Buffers) -> FileKey:
+        """Write one object and return its key.
+
+        `obj` is a bytes-like object, or a list or tuple of them, written one after the other
+        without being joined. Three system calls. On any failure nothing of it is left.
+
+        Raises
+        ------
+        StoreError
+            The file system refuses (disk full, quota, permissions); later puts may work.
+        StoreClosedError
+            The store is gone.
+        """
+        pieces, nbytes = files.flatten(obj)
+        writer = self._writer("put")
+        filename = f"{writer.name}/{next(writer.numbers)}"
+        path = f"{self.store_dir}/{filename}"
+        try:
+            files.create(path, pieces, nbytes)
+            if self.markers:
+                self._mark(path)
+        except OSError as error:
+            raise self._explain(error, "write", path) from error
+        return FileKey(filename, nbytes)
+
+    def put_batch(self, objs: Sequence[Buffers]) -> list[FileKey]:
+        """Write several objects and return their keys in order; all of them or none."""
+        keys: list[FileKey] = []
+        try:
+            for obj in objs:
+                keys.append(self.put(obj))
+        except BaseException:
+            for key in keys:
+                with contextlib.suppress(FsExchangeError):
+                    self.evict(key)
+            raise
+        return keys
+
+    def get(self, key: FileKey) -> BytesLike | None:
+        """Return an object as a writable buffer of the caller's own, or None if there is none.
+
+        From 1 MiB on it is a private mapping, wherever the file system can be trusted with one:
+        nothing is read before it is touched, nothing copied before it is written to, and the
+        file never changes.
+
+        Raises
+        ------
+        CorruptObjectError
+            The object is not as long as it was when it was put.
+        StoreClosedError
+            The store is gone, and the object with it.
+        StoreError
+            The file system refuses.
+        """
+        filename = check_key(key)
+        self._check_open()
+        nbytes = _length(key)
+        path = f"{self.store_dir}/{filename}"
+        tries = _TRIES
+        while True:
+            try:
+                if self.markers:
+                    return self._get_marked(path, nbytes)
+                if nbytes >= 0 or self._may_open(path):
+                    return files.read(path, nbytes, mappable=self._policy.mappable)
+                break
+            except FileNotFoundError:
+                break
+            except CorruptObjectError:
+                if nbytes < 0 or not os.path.lexists(f"{path}.set"):
+                    raise
+                nbytes = -1  # replaced by set, whole, with another length than the key's
+            except OSError as error:
+                tries -= 1
+                if error.errno not in _REPLACED or not tries:
+                    raise self._explain(error, "read", path) from error
+        self._directory.check()
+        return None
+
+    def get_batch(self, keys: Sequence[FileKey]) -> list[BytesLike | None]:
+        """Return several objects in the order of their keys, None for each that is missing."""
+        return [self.get(key) for key in keys]
+
+    def exists(self, key: FileKey) -> bool:
+        """Tell whether there is an object under the key.
+
+        Raises `StoreClosedError` if the store is gone, `StoreError` if the file system refuses.
+        On a network file system the answer may be some seconds old for an object that another
+        host evicts.
+        """
+        filename = check_key(key)
+        self._check_open()
+        if self._is_there(f"{self.store_dir}/{filename}", key):
+            return True
+        self._directory.check()
+        return False
+
+    def evict(self, key: FileKey) -> None:
+        """Remove an object; no error if there is none. Whoever has it mapped keeps it."""
+        path = f"{self.store_dir}/{check_key(key)}"
+        self._check_open()
+        try:
+            if self.markers:
+                files.unlink(f"{path}.ready")  # first: a marker promises an object
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise self._explain(error, "remove", path) from error
+
+    def new_key(self, obj: object = None) -> FileKey:
+        """Return a key for an object that any process can `set` later. `obj` is ignored."""
+        # Its objects are looked for in listings, which must stay short: they have a directory
+        # apart from those of put.
+        writer = self._writer("new_key")
+        return FileKey(f"{writer.name}/{next(writer.numbers)}")
+
+    def set(self, key: FileKey, obj: Buffers) -> None:
+        """Put an object in place under a key; readers see none of it or all of it.
+
+        A second `set` replaces the object (the last one wins), or with `write_once` is a
+        `KeyExistsError`. With `markers`, a replacement is whole for readers that are fsexchange's
+        own, and only one process may set a key at a time, as there is no atomic rename.
+
+        Raises what `put` raises. The key may be a plain name of your choosing.
+        """
+        filename = check_key(key)
+        pieces, nbytes = files.flatten(obj)
+        self._check_open()
+        path = f"{self.store_dir}/{filename}"
+        try:
+            if "/" not in filename:
+                # Not a name of ours: without this note the owner could not tell it from a user's
+                # file. Made before the object, so that a crash leaves no object without a note.
+                self._note(f"{self.store_dir}/{self._writer('set').name}/{CLAIM}{filename}")
+            elif _length(key) not in (-1, nbytes):
+                # Before the object, too: readers with the old length look for it.
+                self._note(f"{path}.set")
+            if self.markers:
+                self._set_marked(path, pieces, nbytes)
+            else:
+                temporary = f"{os.path.dirname(path)}/.{os.urandom(8).hex()}.tmp"
+                files.create(temporary, pieces, nbytes)
+                self._publish(temporary, path)
+        except FileExistsError as error:
+            if not self.write_once:
+                raise self._explain(error, "write", path) from error
+            raise KeyExistsError(
+                f"{key} is set already and stays as it is (write_once)", path=path
+            ) from None
+        except OSError as error:
+            raise self._explain(error, "write", path) from error
+
+    def wait(self, key: FileKey, timeout: float | None = None) -> None:
+        """Return once there is an object under the key, looking every 50 us to 50 ms.
+
+        Raises
+        ------
+        WaitTimeoutError
+            There is none after `timeout` seconds (None: wait for ever).
+        MissingObjectError
+            The key is from `put`, so its object was there and has been evicted for good.
+        StoreClosedError
+            The store is gone.
+        """
+        filename = check_key(key)
+        self._check_open()
+        path = f"{self.store_dir}/{filename}"
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pause = _FIRST_PAUSE
+        while not self._is_there(path, key):
+            now = time.monotonic()
+            late = deadline is not None and now >= deadline
+            if late or pause in (_FIRST_PAUSE, _LONGEST_PAUSE):
+                self._directory.check()
+            if _length(key) >= 0:
+                raise MissingObjectError(f"{key} was evicted from {self.store_dir}", path=path)
+            if deadline is not None and late:
+                raise WaitTimeoutError(
+                    f"{key} in {self.store_dir} was never set, or evicted again, within "
+                    f"{timeout:g} s; {self._directory.describe_owner()}",
+                    path=path,
+                    timeout=timeout,
+                )
+            time.sleep(pause if deadline is None else min(pause, deadline - now))
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    # ---- how ------------------------------------------------------------------------------------
+
+    @cached_property
+    def _policy(self) -> Policy:
+        return find_filesystem(self.store_dir).policy
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreClosedError(
+                f"this connector to {self.store_dir} was closed; make another one",
+                path=self.store_dir,
+                errno=errno.EBADF,
+            )
+
+    def _writer(self, purpose: str) -> _Writer:
+        """Return this process's directory for one purpose; threads that race each get one."""
+        writer = self._writers.get(purpose)
+        if writer is None or writer.process is not _process:
+            self._check_open()
+            writer = self._writers[purpose] = _Writer(self._directory.make_writer())
+        return writer
+
+    def _explain(self, error: OSError, doing: str, path: str) -> FsExchangeError:
+        """Return what to raise: a lost store explains a missing directory."""
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
+            try:
+                self._directory.check()
+            except FsExchangeError as closed:
+                return closed
+        return explain(error, doing, path)
+
+    def _may_open(self, path: str) -> bool:
+        """Tell whether to open a name that may not exist yet: policy of the file system."""
+        if self._policy.lookup == "open":
+            return True
+        folder, _, name = path.rpartition("/")
+        return name in files.listing(folder)
+
+    def _is_there(self, path: str, key: FileKey) -> bool:
+        name = f"{path}.ready" if self.markers else path
+        try:
+            if _length(key) < 0 and not self._may_open(name):
+                return False
+            os.stat(name)
+            return True
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise self._explain(error, "look at", name) from error
+
+    def _note(self, path: str) -> None:
+        with contextlib.suppress(FileExistsError):
+            files.create(path, [], 0)
+
+    def _mark(self, path: str) -> None:
+        try:
+            files.create(f"{path}.ready", [], 0)
+        except FileExistsError:
+            pass
+        except BaseException:
+            files.unlink(path)
+            raise
+
+    def _publish(self, temporary: str, path: str) -> None:
+        try:
+            if self.write_once:
+                try:
+                    os.link(temporary, path)
+                except FileExistsError:
+                    # NFS: the server may have done it and lost its answer, link(2), BUGS.
+                    if os.stat(temporary).st_nlink != 2:
+                        raise
+                os.unlink(temporary)
+            else:
+                os.rename(temporary, path)
+        except BaseException:
+            files.unlink(temporary)
+            raise
+
+    def _set_marked(self, path: str, pieces: Sequence[Buffer], nbytes: int) -> None:
+        if not self.write_once:
+            # In this order a reader that finds a marker before and the same one after reading
+            # has read one whole object.
+            files.unlink(f"{path}.ready")
+            files.unlink(path)
+        files.create(path, pieces, nbytes)
+        self._mark(path)
+
+    def _get_marked(self, path: str, nbytes: int) -> BytesLike:
+        marker = f"{path}.ready"
+        if nbytes < 0 and not self._may_open(marker):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), marker)
+        while True:
+            before = os.stat(marker)
+            data = files.read(path, nbytes, mappable=self._policy.mappable)
+            after = os.stat(marker)
+            if (before.st_mtime_ns, before.st_ctime_ns) == (after.st_mtime_ns, after.st_ctime_ns):
+                return data

@@ -1,0 +1,433 @@
+"""The directory of one store: who owns it, whether it is still there, and how it ends.
+
+    store_dir/                         0700
+        .fsexchange                    the owner's record; nobody may own twice (O_EXCL)
+        .fsexchange-<id>               the witness: exists as long as the store is open
+        <writer>/                      one per writing process, 16 hex digits
+            <number>                   an object (keys, connector)
+            <number>.ready             with markers: the object is whole
+            <number>.set               the object was replaced by one of another length
+            .<random>.tmp              an object on its way to its name
+            .claim-<name>              <name> beside the writers' directories is an object, too
+
+The witness has a name of its own, so that no client can remember it from an earlier store in the
+same place, nor its absence from a time before. It goes first when the store is cleared: whoever
+misses an object afterwards learns why.
+"""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import os
+import re
+import stat
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+
+from fsexchange import files
+from fsexchange.errors import StoreClosedError, StoreError, UntrustedDirectoryError
+from fsexchange.filesystem import explain, find_filesystem
+from fsexchange.keys import FileKey, check_key
+from fsexchange.owner import Heartbeat, Owner
+
+_RECORD = ".fsexchange"
+_ADOPTION = ".fsexchange-adopt"
+
+#: Prefix of the file that says: the plain name behind it is an object of this store.
+CLAIM = ".claim-"
+
+_TEMPORARY = r"\.[0-9a-f]{16}\.tmp"
+_WRITER = re.compile(r"[0-9a-f]{16}")
+_WRITERS_FILE = re.compile(rf"[0-9]+(\.ready|\.set)?|{_TEMPORARY}|{re.escape(CLAIM)}.*")
+_STORES_FILE = re.compile(
+    rf"\.fsexchange-([0-9a-f]{{16}}|adopt|probe-[0-9a-f]{{16}}|[0-9a-f]{{16}}-keep)|{_TEMPORARY}"
+)
+
+# Seconds for what another process does in milliseconds: writing its record, adopting, clearing.
+_PATIENCE = 10.0
+
+
+class Directory:
+    """One process's hold on a store's directory, as its owner or attached to it.
+
+    Made by `open_directory` and `attach_directory`. Threads may share it; a forked child is
+    attached, never an owner.
+    """
+
+    def __init__(self, path: str, owner: Owner | None, store_id: str, *, markers: bool) -> None:
+        self.path = path
+        self.store_id = store_id
+        self.markers = markers
+        self._witness = _witness(path, store_id)
+        self._owner = owner
+        self._heartbeat: Heartbeat | None = None
+        self._exit_handler: Callable[[], object] | None = None
+        if owner is not None and owner.clear:
+            if owner.heartbeat:
+                self._heartbeat = Heartbeat(_record(path))
+            self._exit_handler = _call_at_exit(self._at_exit)
+
+    @property
+    def owned(self) -> bool:
+        """Whether the calling process owns the store; a forked child does not."""
+        return self._owner is not None and self._owner.pid == os.getpid()
+
+    def check(self) -> None:
+        """Raise `StoreClosedError` unless the store is still there."""
+        try:
+            # Opened, not stat'ed: an open asks the server on NFS, a stat asks the cache (nfs(5)).
+            os.close(os.open(self._witness, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
+                raise _closed(self.path, self.store_id) from None
+            raise explain(error, "look into the store at", self._witness) from error
+
+    def make_writer(self) -> str:
+        """Return the name of a new directory inside, which is the caller's alone to write to."""
+        name = os.urandom(8).hex()
+        path = f"{self.path}/{name}"
+        try:
+            os.mkdir(path, 0o700)
+        except OSError as error:
+            self.check()
+            raise explain(error, "make the directory", path) from error
+        try:
+            self.check()
+        except BaseException:
+            # The store was cleared just before the mkdir: its owner will not come by again.
+            os.rmdir(path)
+            raise
+        return name
+
+    def describe_owner(self) -> str:
+        """Return who owns the store and whether that process lives, for a message."""
+        try:
+            owner = _read_record(self.path)
+            if not owner.clear:
+                return f"the store is kept, made by {owner}"
+            state = "is gone" if owner.is_dead(_record(self.path)) else "seems to be alive"
+            return f"its owner, {owner}, {state}"
+        except (OSError, StoreError):
+            return "its owner is not known"
+
+    def keep(self) -> None:
+        """End this process's ownership and leave the store to everyone, for good."""
+        owner, self._owner = self._owner, None
+        if owner is not None and owner.clear:
+            self._release()
+            _write_record(self.path, owner._replace(clear=False), replace=True)
+
+    def clear(self) -> None:
+        """Remove every object and the directory, if nothing of others is in it.
+
+        Whoever holds a mapping of an object keeps it. Files that fsexchange did not make stay,
+        with a warning.
+        """
+        self._owner = None
+        self._release()
+        try:
+            files.unlink(self._witness)  # first: from here on a missing object is a closed store
+            _clear(self.path)
+        except OSError as error:
+            raise explain(error, "clear the store at", self._witness) from error
+
+    def _release(self) -> None:
+        if self._exit_handler is not None:
+            self._exit_handler()
+            self._exit_handler = None
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
+            self._heartbeat = None
+
+    def _at_exit(self) -> None:
+        if self.owned:
+            self.clear()
+
+
+def _call_at_exit(function: Callable[[], None]) -> Callable[[], object]:
+    """Have `function` called when this process exits by itself; return what takes that back."""
+    if "multiprocessing.util" in sys.modules:
+        # The children of multiprocessing run these, and before Python 3.13 no atexit handlers
+        # when forked. A parent runs those of negative priority once its children are joined,
+        # which may read from the store until then.
+        from multiprocessing.util import Finalize
+
+        return Finalize(None, function, exitpriority=-100).cancel
+    atexit.register(function)
+    return lambda: atexit.unregister(function)
+
+
+def open_directory(path: str, *, clear: bool, markers: bool, trust: bool) -> Directory:
+    """Own the store at `path` if there is none or its owner is proven dead; else attach to it."""
+    _make(path)
+    check_trust(path, trust=trust)
+    try:
+        for _ in _patiently(f"whoever opens or clears the store at {path} does not finish"):
+            hold = _own(path, clear=clear, markers=markers) or _join(path, clear, markers)
+            if hold is not None:
+                return hold
+            _make(path)  # an owner that was just clearing it has removed it
+    except OSError as error:
+        if isinstance(error, StoreError):
+            raise
+        raise explain(error, "open a store in", _record(path)) from error
+    raise AssertionError("not reached: patience ends with an error")
+
+
+def attach_directory(path: str, store_id: str, *, markers: bool, trust: bool) -> Directory:
+    """Attach to this very store; `StoreClosedError` if it is gone, whatever is there now."""
+    try:
+        check_trust(path, trust=trust)
+    except FileNotFoundError:
+        raise _closed(path, store_id) from None
+    hold = Directory(path, None, store_id, markers=markers)
+    hold.check()
+    return hold
+
+
+def check_trust(path: str, *, trust: bool) -> None:
+    """Raise unless `path` is a directory that only the calling user can change.
+
+    `FileNotFoundError` if there is nothing at all.
+    """
+    try:
+        status = os.stat(path, follow_symlinks=trust)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise explain(error, "look at", path) from error
+    if stat.S_ISLNK(status.st_mode):
+        problem = "is a symbolic link"
+    elif not stat.S_ISDIR(status.st_mode):
+        raise StoreError(
+            f"{path} is not a directory; choose another store_dir", path=path, errno=errno.ENOTDIR
+        )
+    elif status.st_uid != os.geteuid():
+        problem = f"belongs to user {status.st_uid}, and you are {os.geteuid()}"
+    elif status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        problem = f"is writable by others (mode {stat.S_IMODE(status.st_mode):04o})"
+    else:
+        return
+    if not trust:
+        raise UntrustedDirectoryError(
+            f"{path} {problem}: whoever can put files there can run code in your processes, as "
+            "objects are unpickled; choose another store_dir, `chmod 700` it, or pass "
+            "trust_directory=True",
+            path=path,
+            errno=errno.EACCES,
+        )
+
+
+# ---- opening ------------------------------------------------------------------------------------
+
+
+def _own(path: str, *, clear: bool, markers: bool) -> Directory | None:
+    """Make a store at `path`; None if there is one."""
+    if os.path.lexists(_record(path)):
+        return None
+    owner = Owner.this_process(
+        os.urandom(8).hex(),
+        clear=clear,
+        markers=markers,
+        heartbeat=find_filesystem(path).policy.network,
+    )
+    # The witness before the record: a record without one is a store that is being cleared.
+    files.create(_witness(path, owner.store_id), [], 0)
+    try:
+        _write_record(path, owner)
+    except BaseException as error:
+        files.unlink(_witness(path, owner.store_id))
+        if isinstance(error, FileExistsError):
+            return None  # another process was faster: it owns
+        raise
+    return Directory(path, owner, owner.store_id, markers=markers)
+
+
+def _join(path: str, clear: bool, markers: bool) -> Directory | None:
+    """Attach to the store at `path`, or adopt it from a dead owner; None if it went meanwhile."""
+    try:
+        owner = _read_record(path)
+        if owner.clear and owner.is_dead(_record(path)):
+            return _adopt(path, owner, clear=clear)
+        if not os.path.lexists(_witness(path, owner.store_id)):
+            return None  # its owner is clearing it
+    except FileNotFoundError:
+        return None
+    if markers and not owner.markers:
+        raise StoreError(
+            f"the store at {path} was made without markers by {owner}; leave out markers=True, "
+            "or choose another store_dir",
+            path=path,
+            errno=errno.EINVAL,
+        )
+    return Directory(path, None, owner.store_id, markers=owner.markers)
+
+
+def _adopt(path: str, dead: Owner, *, clear: bool) -> Directory | None:
+    """Become the owner of a dead owner's store, objects included; None if another was faster."""
+    claim = f"{path}/{_ADOPTION}"
+    try:
+        files.create(claim, [], 0)
+    except FileExistsError:
+        return None
+    try:
+        # Another process may have adopted it, and ended its claim, since we read the record.
+        if _read_record(path) != dead:
+            return None
+        if not os.path.lexists(_witness(path, dead.store_id)):
+            # Its owner was killed while clearing: what is left is no store any more.
+            _sweep(path)
+            files.unlink(_record(path))
+            return None
+        owner = Owner.this_process(
+            dead.store_id, clear=clear, markers=dead.markers, heartbeat=dead.heartbeat
+        )
+        _write_record(path, owner, replace=True)
+        return Directory(path, owner, owner.store_id, markers=owner.markers)
+    finally:
+        files.unlink(claim)
+
+
+def _make(path: str) -> None:
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise explain(error, "make the store's directory", path) from error
+
+
+def _record(path: str) -> str:
+    return f"{path}/{_RECORD}"
+
+
+def _witness(path: str, store_id: str) -> str:
+    return f"{path}/{_RECORD}-{store_id}"
+
+
+def _write_record(path: str, owner: Owner, *, replace: bool = False) -> None:
+    data = owner.to_json().encode()
+    if not replace:
+        files.create(_record(path), [data], len(data))
+        return
+    temporary = _witness(path, owner.store_id) + "-keep"
+    files.unlink(temporary)
+    files.create(temporary, [data], len(data))
+    os.replace(temporary, _record(path))
+
+
+def _read_record(path: str) -> Owner:
+    for _ in _patiently(
+        f"the owner's record {_record(path)} is unreadable; if no process uses the store, remove "
+        "that file"
+    ):
+        try:
+            return Owner.from_json(bytes(files.read(_record(path))).decode())
+        except ValueError:
+            pass  # its writer is between creating it and writing it
+    raise AssertionError("not reached: patience ends with an error")
+
+
+def _patiently(message: str) -> Iterator[None]:
+    """Try again and again, at growing intervals; raise `StoreError` in the end."""
+    deadline = time.monotonic() + _PATIENCE
+    pause = 0.001
+    while True:
+        yield
+        if time.monotonic() > deadline:
+            raise StoreError(message, errno=errno.ETIMEDOUT)
+        time.sleep(pause)
+        pause = min(2 * pause, 0.1)
+
+
+def _closed(path: str, store_id: str) -> StoreClosedError:
+    return StoreClosedError(
+        f"the store {store_id} at {path} is gone: its owner has closed it. Keep the owner open "
+        "until the last reader is done, or make the store with clear=False",
+        path=path,
+        errno=errno.ENOENT,
+    )
+
+
+# ---- clearing -----------------------------------------------------------------------------------
+
+
+def _clear(path: str) -> None:
+    """Remove what fsexchange made in `path`, then `path`; come back for writers still at work."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        foreign, busy = _sweep(path)
+        if not foreign and not busy:
+            files.unlink(_record(path))
+            try:
+                os.rmdir(path)
+                return
+            except FileNotFoundError:
+                return
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    return  # a mount point, or a parent that is not ours: empty is all we can do
+        elif not busy or time.monotonic() > deadline:
+            break
+        time.sleep(0.01)
+    files.unlink(_record(path))
+    left = sorted(foreign + busy)
+    warnings.warn(
+        f"{path} was not removed: it holds what fsexchange did not make "
+        f"({', '.join(left[:3])}{', ...' if len(left) > 3 else ''})",
+        stacklevel=4,
+    )
+
+
+def _sweep(path: str) -> tuple[list[str], list[str]]:
+    """Remove what fsexchange made in `path` but its record; return what remains.
+
+    That is, names of others, and names that will go when whoever uses them is done.
+    """
+    foreign: list[str] = []
+    busy: list[str] = []
+    for name in files.listing(path):
+        if _WRITER.fullmatch(name):
+            for left in _sweep_writer(path, name):
+                (busy if _is_passing(left) else foreign).append(f"{name}/{left}")
+    for name in files.listing(path):
+        if _STORES_FILE.fullmatch(name):
+            files.unlink(f"{path}/{name}")
+        elif name.startswith(".nfs"):
+            busy.append(name)
+        elif name != _RECORD and not _WRITER.fullmatch(name):
+            foreign.append(name)
+    return foreign, busy
+
+
+def _sweep_writer(path: str, writer: str) -> list[str]:
+    """Remove a writer's directory; return the names in it if it cannot be."""
+    try:
+        names = os.listdir(f"{path}/{writer}")
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    for name in names:
+        if name.startswith(CLAIM):
+            plain = check_key(FileKey(name[len(CLAIM) :]))
+            files.unlink(f"{path}/{plain}.ready")
+            files.unlink(f"{path}/{plain}")
+        if _WRITERS_FILE.fullmatch(name):
+            files.unlink(f"{path}/{writer}/{name}")
+    try:
+        os.rmdir(f"{path}/{writer}")
+    except OSError:
+        return list(files.listing(f"{path}/{writer}"))
+    return []
+
+
+def _is_passing(name: str) -> bool:
+    """Tell whether a name that was not there a moment ago will be swept the next time.
+
+    It is a writer's that was at work while we swept, or NFS's: a removed file keeps a hidden
+    name, .nfs*, until its last user closes it.
+    """
+    return _WRITERS_FILE.fullmatch(name) is not None or name.startswith(".nfs")

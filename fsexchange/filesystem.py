@@ -1,0 +1,127 @@
+"""Which file system a directory is on, and what may be asked of it.
+
+One table holds every difference the library knows. Its facts come from mount(8) and nfs(5), from
+the FUSE clients' documentation, and from measurements with two mounts of one file system.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from typing import Literal, NamedTuple
+
+from fsexchange.errors import StoreError
+
+
+class Policy(NamedTuple):
+    """What may be asked of one kind of file system."""
+
+    network: bool
+    """Whether other hosts may see the directory: their owners are known alive by a heartbeat."""
+    mappable: bool
+    """Whether a mapping keeps its pages whatever other clients do to the file's name."""
+    lookup: Literal["open", "list"]
+    """How to look for a name that may not exist yet. One early `open` or `stat` can leave a
+    negative entry in the client's cache, which hides the file from the whole node for up to 30 s
+    after it was made; a directory listing leaves none."""
+
+
+class FileSystem(NamedTuple):
+    """The file system of one directory."""
+
+    kind: str
+    """The kernel's name, as in /proc/mounts: `ext4`, `nfs4`, `fuse.sshfs`."""
+    policy: Policy
+
+
+_LOCAL = Policy(network=False, mappable=True, lookup="open")
+# Distributed locks keep every client's caches right: nothing is hidden, and an unlinked file
+# keeps its data while somebody has it open or mapped.
+_COHERENT = Policy(network=True, mappable=True, lookup="open")
+_CAREFUL = Policy(network=True, mappable=False, lookup="list")
+
+POLICIES: dict[str, Policy] = {
+    **dict.fromkeys(
+        ("tmpfs", "ramfs", "ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "overlay"),
+        _LOCAL,
+    ),
+    **dict.fromkeys(("lustre", "gpfs", "ceph"), _COHERENT),
+    # Directory entries are cached for up to a second; open files outlive their names.
+    "beegfs": _COHERENT._replace(lookup="list"),
+    # Another client's unlink may turn a mapping into SIGBUS, and copying from one ran at a fifth
+    # of the speed of read. acdirmin hides new names for 30 s, nfs(5); a listing revalidates.
+    "nfs": _CAREFUL,
+    "nfs4": _CAREFUL,
+    # SIGBUS, measured: an untouched mapping of a file that another client unlinked.
+    "fuse.glusterfs": _CAREFUL,
+    "fuse.mfs": _CAREFUL._replace(mappable=True),
+    # Its listings are 21 s old, while stat and open ask the server.
+    "fuse.sshfs": _CAREFUL._replace(mappable=True, lookup="open"),
+}
+
+
+def find_filesystem(path: str) -> FileSystem:
+    """Return the file system that holds `path`, or would, from /proc/self/mountinfo by device.
+
+    An unknown kind, and a system without /proc, is treated with the most care. Source: proc(5).
+    """
+    while not os.path.exists(path) and path != os.path.dirname(path):
+        path = os.path.dirname(path)
+    kind = _mounted_kind(path)
+    return FileSystem(kind, POLICIES.get(kind, _CAREFUL))
+
+
+# A space in a mount point is written \\040: proc(5).
+_ESCAPE = re.compile(r"\\([0-7]{3})")
+
+
+def _mounted_kind(path: str) -> str:
+    device = os.stat(path).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    real = os.path.realpath(path)
+    by_path, longest = "unknown", -1
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
+            for line in mounts:
+                left, _, right = line.partition(" - ")
+                fields, kind = left.split(), right.split()[0]
+                if fields[2] == wanted:
+                    return kind
+                # btrfs subvolumes show devices that no mount has: there the longest path counts.
+                point = _ESCAPE.sub(lambda octal: chr(int(octal[1], 8)), fields[4])
+                if os.path.commonpath((real, point)) == point and len(point) > longest:
+                    by_path, longest = kind, len(point)
+    except FileNotFoundError:
+        pass
+    return by_path
+
+
+_ADVICE = {
+    errno.ENOSPC: "free space, evict objects, or choose another directory",
+    errno.EDQUOT: "your quota is used up: free space, or choose another directory",
+    errno.EACCES: "check owner and mode of the directory and its parents",
+    errno.EPERM: "check owner and mode of the directory and its parents",
+    errno.EROFS: "the mount is read-only: choose another directory",
+    errno.EMFILE: "this process has too many files open: see ulimit -n",
+    errno.ENFILE: "this host has too many files open",
+    errno.ENOTDIR: "a part of the path is a file: choose another directory",
+    errno.EIO: "the device or the file server fails: ask its administrator",
+    errno.ENOENT: "its key is of another store, or something other than fsexchange removed it",
+    errno.EEXIST: "another process sets it, too; without a rename only one may at a time",
+}
+
+
+def explain(error: OSError, doing: str, path: str) -> StoreError:
+    """Return the error that tells a user what failed, where, and what to do about it."""
+    try:
+        kind = find_filesystem(path).kind
+    except OSError:
+        kind = "file system unknown"
+    advice = _ADVICE.get(error.errno or 0)
+    return StoreError(
+        f"cannot {doing} {path} ({kind}): {error.strerror or error}"
+        + (f"; {advice}" if advice else ""),
+        path=path,
+        errno=error.errno,
+    )

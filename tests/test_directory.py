@@ -1,0 +1,330 @@
+"""Whose a store is: trust, ownership, dead owners, clearing."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fsexchange import FileConnector, FileKey, StoreError, UntrustedDirectoryError
+from fsexchange import owner as owner_module
+from fsexchange.owner import Heartbeat, Owner
+
+from .processes import python, unprivileged
+
+# ---- trust --------------------------------------------------------------------------------------
+
+
+def test_directory_that_is_a_file_is_refused(base_dir: Path) -> None:
+    (base_dir / "store").write_bytes(b"mine")
+    for path in (base_dir / "store", base_dir / "store" / "below"):
+        with pytest.raises(StoreError, match=r"[Nn]ot a directory"):
+            FileConnector(path)
+    assert (base_dir / "store").read_bytes() == b"mine"
+
+
+def test_symlink_is_refused_unless_trusted(base_dir: Path) -> None:
+    (base_dir / "real").mkdir(mode=0o700)
+    (base_dir / "link").symlink_to("real")
+    (base_dir / "dangling").symlink_to("nowhere")
+    with pytest.raises(UntrustedDirectoryError, match="symbolic link"):
+        FileConnector(base_dir / "link")
+    with pytest.raises(UntrustedDirectoryError, match="symbolic link"):
+        FileConnector(base_dir / "dangling")
+    assert not (base_dir / "nowhere").exists()
+    with FileConnector(base_dir / "link", trust_directory=True) as connector:
+        assert connector.get(connector.put(b"x")) == b"x"
+    assert not list((base_dir / "real").iterdir())
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o707, 0o1777])
+def test_directory_writable_by_others_is_refused_unless_trusted(mode: int, base_dir: Path) -> None:
+    (base_dir / "store").mkdir()
+    (base_dir / "store").chmod(mode)
+    with pytest.raises(UntrustedDirectoryError, match=f"{mode:04o}.*chmod 700"):
+        FileConnector(base_dir / "store")
+    assert not list((base_dir / "store").iterdir())
+    with FileConnector(base_dir / "store", trust_directory=True) as connector:
+        clone = FileConnector.from_config(connector.config())
+        assert clone.get(connector.put(b"x")) == b"x"
+        del clone
+
+
+def test_directory_of_another_user_is_refused_unless_trusted(shm_dir: Path) -> None:
+    """A process of another user; without root's help, one looks at root's own directories."""
+    uid = unprivileged()
+    theirs: Path = shm_dir / "store" if uid is not None else Path("/usr")
+    shm_dir.chmod(0o755)
+    theirs.mkdir(exist_ok=True)
+    python(
+        """
+        import os, sys
+        from fsexchange import FileConnector, UntrustedDirectoryError, StoreError
+        for options in ({}, {"store_id": "00c0ffee00c0ffee"}):
+            try:
+                FileConnector(sys.argv[1], **options)
+            except UntrustedDirectoryError as error:
+                assert "belongs to user 0, and you are %d" % os.getuid() in str(error), error
+            else:
+                raise AssertionError("not refused")
+        try:
+            FileConnector(sys.argv[1], trust_directory=True)
+        except StoreError as error:  # trusted, but still theirs
+            assert "Permission denied" in str(error), error
+        """,
+        theirs,
+        uid=uid,
+    )
+
+
+def test_unwritable_directory_and_parent_say_so(shm_dir: Path) -> None:
+    uid = unprivileged()
+    shm_dir.chmod(0o755)
+    (shm_dir / "store").mkdir(mode=0o700)
+    if uid is not None:
+        os.chown(shm_dir / "store", uid, uid)
+    python(
+        """
+        import errno, os, sys
+        from fsexchange import FileConnector, StoreError
+        store = sys.argv[1] + "/store"
+        os.chmod(store, 0o500)
+        for path in (store, store + "/below", store + "/below/below"):
+            try:
+                FileConnector(path)
+            except StoreError as error:
+                assert error.errno == errno.EACCES, error
+                assert "Permission denied; check owner and mode" in str(error), error
+                assert "(tmpfs)" in str(error) and store in error.path, error
+            else:
+                raise AssertionError("no error")
+        os.chmod(store, 0o700)
+        connector = FileConnector(store)
+        key = connector.put(b"x")
+        clone = FileConnector.from_config(connector.config())
+        # An unreadable directory is not a missing object.
+        for mode in (0o000, 0o600):
+            os.chmod(store, mode)
+            for verb in (clone.get, clone.exists, clone.evict, clone.wait):
+                try:
+                    verb(key)
+                except StoreError as error:
+                    assert error.errno == errno.EACCES, error
+                else:
+                    raise AssertionError(verb)
+        os.chmod(store, 0o700)
+        assert clone.get(key) == b"x"
+        """,
+        shm_dir,
+        uid=uid,
+    )
+
+
+# ---- owners that die ----------------------------------------------------------------------------
+
+OWNER = """
+import sys, time
+from fsexchange import FileConnector
+connector = FileConnector(sys.argv[1])
+print(connector.put(b"left behind"), flush=True)
+time.sleep(600)
+"""
+
+
+def _owner(store: Path) -> tuple[subprocess.Popen[str], FileKey]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(store)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    key = FileKey.parse(process.stdout.readline())
+    process.stdout.close()
+    return process, key
+
+
+def test_killed_owners_store_is_adopted_with_its_objects(base_dir: Path) -> None:
+    process, key = _owner(base_dir / "store")
+    attached = FileConnector(base_dir / "store")
+    assert not attached.owned  # its owner lives
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # a zombie is dead, too
+    assert attached.get(key) == b"left behind"
+    with FileConnector(base_dir / "store") as heir:
+        assert heir.owned
+        assert heir.store_id == attached.store_id
+        assert heir.get(key) == b"left behind"
+        assert attached.get(key) == b"left behind"
+        assert not FileConnector(base_dir / "store").owned
+    assert not (base_dir / "store").exists()
+    process.wait()
+
+
+def test_terminated_owner_leaves_a_store_to_adopt(base_dir: Path) -> None:
+    process, key = _owner(base_dir / "store")
+    process.send_signal(signal.SIGTERM)
+    process.wait()
+    with FileConnector(base_dir / "store", clear=False) as heir:
+        assert heir.owned
+    with FileConnector(base_dir / "store") as later:  # the heir chose to keep it
+        assert later.get(key) == b"left behind"
+    assert (base_dir / "store").exists()
+
+
+def test_time_out_tells_that_the_owner_is_gone(base_dir: Path) -> None:
+    process, _ = _owner(base_dir / "store")
+    attached = FileConnector(base_dir / "store")
+    process.kill()
+    process.wait()
+    with pytest.raises(TimeoutError, match=rf"process {process.pid} on .* is gone"):
+        attached.wait(attached.new_key(), timeout=0.01)
+
+
+def _adopt(path: str, start: Any, results: Any) -> None:
+    start.wait()
+    connector = FileConnector(path)
+    results.put((connector.owned, connector.store_id))
+    start.wait()  # nobody ends before everybody has opened
+    connector.close(clear=False)
+
+
+def test_of_many_heirs_one_adopts(base_dir: Path) -> None:
+    for _ in range(5):
+        process, _ = _owner(base_dir / "store")
+        process.kill()
+        process.wait()
+        context = multiprocessing.get_context("fork")
+        start, results = context.Barrier(6), context.Queue()
+        heirs = [
+            context.Process(target=_adopt, args=(str(base_dir / "store"), start, results))
+            for _ in range(6)
+        ]
+        for heir in heirs:
+            heir.start()
+        owned, ids = zip(*[results.get(timeout=60) for _ in heirs], strict=True)
+        for heir in heirs:
+            heir.join()
+            heir.close()
+        results.close()
+        results.join_thread()
+        assert sum(owned) == 1
+        assert len(set(ids)) == 1
+        FileConnector(base_dir / "store").close(clear=True)
+
+
+def test_of_many_creators_one_owns(base_dir: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    start, results = context.Barrier(6), context.Queue()
+    creators = [
+        context.Process(target=_adopt, args=(str(base_dir / "store"), start, results))
+        for _ in range(6)
+    ]
+    for creator in creators:
+        creator.start()
+    owned, ids = zip(*[results.get(timeout=60) for _ in creators], strict=True)
+    for creator in creators:
+        creator.join()
+        creator.close()
+    results.close()
+    results.join_thread()
+    assert sum(owned) == 1
+    assert len(set(ids)) == 1
+    left = {name for name in os.listdir(base_dir / "store") if name.startswith(".fsexchange-")}
+    assert left == {f".fsexchange-{ids[0]}"}
+
+
+def test_owner_killed_while_clearing_is_swept_by_the_next(base_dir: Path) -> None:
+    process, key = _owner(base_dir / "store")
+    attached = FileConnector(base_dir / "store")
+    process.kill()
+    process.wait()
+    (witness,) = (base_dir / "store").glob(".fsexchange-*")
+    witness.unlink()  # what clearing does first
+    with FileConnector(base_dir / "store") as fresh:
+        assert fresh.store_id != attached.store_id
+        assert fresh.get(key) is None
+        with pytest.raises(StoreError, match="is gone"):
+            attached.get(key)
+
+
+def test_half_a_record_is_waited_for_and_then_named(
+    base_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fsexchange.directory._PATIENCE", 0.3)
+    (base_dir / "store").mkdir(mode=0o700)
+    (base_dir / "store" / ".fsexchange").write_text('{"store_id":')
+    with pytest.raises(StoreError, match=r"\.fsexchange is unreadable.*remove"):
+        FileConnector(base_dir / "store")
+
+
+def test_markers_are_the_stores(base_dir: Path) -> None:
+    with FileConnector(base_dir / "with", markers=True) as made:
+        attached = FileConnector(base_dir / "with")
+        assert attached.markers
+        assert attached.get(made.put(b"x")) == b"x"
+    with (
+        FileConnector(base_dir / "without"),
+        pytest.raises(StoreError, match="without markers"),
+    ):
+        FileConnector(base_dir / "without", markers=True)
+
+
+# ---- records and hearts --------------------------------------------------------------------------
+
+
+def test_record_says_who_owns(base_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    with FileConnector(base_dir / "store"):
+        record = json.loads((base_dir / "store" / ".fsexchange").read_text())
+    assert record["host"] == socket.gethostname()
+    assert record["pid"] == os.getpid()
+    assert record["uid"] == os.geteuid()
+    assert record["job"] == "4711"
+
+
+def test_owner_is_known_dead_only_when_proven(tmp_path: Path) -> None:
+    record = tmp_path / "record"
+    record.touch()
+    here = Owner.this_process("0" * 16, clear=True, markers=False, heartbeat=False)
+    assert Owner.from_json(here.to_json()) == here
+    assert not here.is_dead(str(record))
+    assert here._replace(started=here.started - 100).is_dead(str(record))  # its pid, used again
+    unknown = here._replace(host="elsewhere")
+    os.utime(record, (0, 0))
+    assert not unknown.is_dead(str(record))  # sends no signs of life, so silence proves nothing
+    beating = unknown._replace(heartbeat=True)
+    assert beating.is_dead(str(record))
+    os.utime(record)
+    assert not beating.is_dead(str(record))
+    os.utime(record, (time.time() - 400,) * 2)
+    assert beating.is_dead(str(record))
+    # A reboot, or a container beside ours: the pid says nothing.
+    assert not here._replace(boot_id="x", started=0.0).is_dead(str(record))
+    assert not here._replace(pid_namespace="x", started=0.0).is_dead(str(record))
+    assert [path.name for path in tmp_path.iterdir()] == ["record"]  # the probe is gone
+
+
+def test_heartbeat_renews_the_record_until_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owner_module, "HEARTBEAT", 0.01)
+    record = tmp_path / "record"
+    record.touch()
+    os.utime(record, (0, 0))
+    heart = Heartbeat(str(record))
+    deadline = time.monotonic() + 30
+    while record.stat().st_mtime == 0 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert record.stat().st_mtime > 0
+    heart.stop()
+    time.sleep(0.1)
+    os.utime(record, (0, 0))
+    time.sleep(0.1)
+    assert record.stat().st_mtime == 0

@@ -1,0 +1,241 @@
+"""Full disks, kills at any system call, owners that leave: nothing half-visible, nobody misled."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from fsexchange import FileConnector, FileKey, StoreClosedError
+
+from .processes import python, small_tmpfs, strace
+
+
+@pytest.mark.parametrize("options", ["", "markers=True", "write_once=True"])
+def test_full_disk_is_an_error_and_leaves_nothing(options: str, shm_dir: Path) -> None:
+    python(
+        f"""
+        import errno, os, sys
+        from fsexchange import FileConnector, StoreError
+        connector = FileConnector(sys.argv[1] + "/store", {options})
+        def files():
+            return {{os.path.join(d, n) for d, _, names in os.walk(sys.argv[1]) for n in names}}
+        first = connector.put(b"first")
+        replaced = connector.new_key()
+        connector.set(replaced, b"before")
+        before = files()
+        for attempt in (
+            lambda: connector.put(bytes(60 << 20)),
+            lambda: connector.put([bytes(1 << 20)] * 60),
+            lambda: connector.put_batch([bytes(10 << 20)] * 6),
+            lambda: connector.set(connector.new_key(), bytes(60 << 20)),
+        ):
+            try:
+                attempt()
+            except StoreError as error:
+                assert error.errno == errno.ENOSPC, error
+                assert "(tmpfs): No space left on device; free space" in str(error), error
+                assert error.path.startswith(sys.argv[1]), error
+            else:
+                raise AssertionError("no error")
+            assert files() == before, files() - before
+            connector.evict(key := connector.put(b"the next small put works"))
+            assert connector.get(first) == b"first"
+        big = connector.put(bytes(30 << 20))
+        assert connector.get(big) == bytes(30 << 20)
+        assert connector.get(replaced) == b"before"
+        """,
+        shm_dir / "small",
+        before=small_tmpfs(shm_dir / "small", 40),
+    )
+
+
+def test_no_inodes_left_is_an_error_and_leaves_nothing(shm_dir: Path) -> None:
+    """The object fits, its marker does not."""
+    before = small_tmpfs(shm_dir / "small", 40)
+    before = [word.replace("size=40m", "size=40m,nr_inodes=8") for word in before]
+    python(
+        """
+        import errno, os, sys
+        from fsexchange import FileConnector, StoreError
+        connector = FileConnector(sys.argv[1] + "/store", markers=True)
+        keys = []
+        try:
+            while True:
+                keys.append(connector.put(b"x"))
+        except StoreError as error:
+            assert error.errno == errno.ENOSPC, error
+        assert keys
+        names = [n for _, _, names in os.walk(connector.store_dir) for n in names if n[0] != "."]
+        assert len(names) == 2 * len(keys), names
+        connector.evict(keys.pop())
+        assert connector.get(connector.put(b"y")) == b"y"
+        """,
+        shm_dir / "small",
+        before=before,
+    )
+
+
+# Between the two marks, the child makes the system calls of one verb and no others.
+VERB = """
+import os, sys
+from fsexchange import FileConnector, FileKey
+store, verb, options = sys.argv[1], sys.argv[2], eval(sys.argv[3])
+connector = FileConnector(store, clear=True, **options)
+connector.evict(connector.put(b"warm up"))
+key, old = FileKey(sys.argv[4]), FileKey(sys.argv[5])
+connector.exists(key)
+calls = {
+    "put": lambda: connector.put([b"new" * 100, b"new" * 200]),
+    "set": lambda: connector.set(key, [b"new" * 100, b"new" * 200]),
+    "replace": lambda: connector.set(old, [b"new" * 100, b"new" * 200]),
+    "evict": lambda: connector.evict(old),
+    "close": lambda: connector.close(clear=True),
+}
+os.access("/fsexchange-begin", 0)
+calls[verb]()
+os.access("/fsexchange-end", 0)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("verb", ["put", "set", "replace", "evict", "close"])
+@pytest.mark.parametrize("options", ["{}", "{'markers': True}", "{'write_once': True}"])
+def test_kill_at_any_system_call_leaves_the_whole_object_or_none(
+    verb: str, options: str, shm_dir: Path
+) -> None:
+    if verb == "replace" and "write_once" in options:
+        pytest.skip("write_once replaces nothing")
+    new, before = b"new" * 300, b"before" * 50
+    calls = _system_calls_of(verb, options, shm_dir)
+    assert len(calls) >= 1
+    outcomes = set()
+    for call, occurrence in calls:
+        store = shm_dir / f"{call}-{occurrence}"
+        # The owner is another process; what the killed one leaves is for it to clear.
+        with FileConnector(store, **eval(options)) as owner:
+            key, old = owner.new_key(), owner.new_key()
+            owner.set(old, before)
+            killed = _run(verb, options, store, key, old, f"{call}:signal=KILL:when={occurrence}")
+            assert killed.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), killed.stderr
+            try:
+                got = (owner.get(key), owner.get(old))
+            except StoreClosedError:
+                assert verb == "close"
+                outcomes.add("closed")
+            else:
+                assert got[0] in (None, new)
+                assert got[1] in {
+                    "replace": (before, new) if "markers" not in options else (None, before, new),
+                    "evict": (None, before),
+                }.get(verb, (before,))
+                outcomes.add("after" if got in ((new, before), (None, new)) else "before")
+                if verb != "close":
+                    assert owner.get(owner.put(b"goes on")) == b"goes on"
+                    owner.set(owner.new_key(), b"goes on")
+            assert owner.owned or verb == "close"
+        assert not store.exists(), list(store.rglob("*"))
+    # The kills did hit the verb: before, and where it has several calls, also after its point.
+    assert "before" in outcomes
+
+
+def _run(
+    verb: str, options: str, store: Path, key: FileKey, old: FileKey, inject: str
+) -> subprocess.CompletedProcess[str]:
+    tracer = strace("-qq", "-o", "/dev/null", "-e", f"inject={inject}")
+    return python(
+        VERB, store, verb, options, key.filename, old.filename, before=tracer, check=False
+    )
+
+
+def _system_calls_of(verb: str, options: str, shm_dir: Path) -> list[tuple[str, int]]:
+    """Return the system calls of a verb, each with its number among those of the whole process."""
+    log = shm_dir / "strace.log"
+    with FileConnector(shm_dir / "store", **eval(options)) as owner:
+        key, old = owner.new_key(), owner.new_key()
+        owner.set(old, b"before")
+        tracer = strace("-qq", "-o", str(log))
+        python(VERB, shm_dir / "store", verb, options, key.filename, old.filename, before=tracer)
+    counts: dict[str, int] = {}
+    calls: list[tuple[str, int]] = []
+    inside = False
+    for line in log.read_text().splitlines():
+        found = re.match(r"(\w+)\(", line)
+        if found is None:
+            continue
+        counts[found[1]] = counts.get(found[1], 0) + 1
+        if "fsexchange-end" in line:
+            return calls
+        if inside:
+            calls.append((found[1], counts[found[1]]))
+        inside = inside or "fsexchange-begin" in line
+    raise AssertionError("the marks were not seen")
+
+
+def test_kill_of_a_writer_in_mid_put(shm_dir: Path) -> None:
+    """Half a gigabyte, killed while the file grows."""
+    with FileConnector(shm_dir / "store") as owner:
+        kept = owner.put(b"kept")
+        writer = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                "import sys, mmap; from fsexchange import FileConnector\n"
+                "connector = FileConnector(sys.argv[1])\n"
+                "print(connector.put([mmap.mmap(-1, 1 << 30)]))",
+                str(shm_dir / "store"),
+            ],
+            stdout=subprocess.PIPE,
+        )
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            sizes = [p.stat().st_size for p in (shm_dir / "store").glob("*/0")]
+            if max(sizes) > 1 << 20:
+                break
+        writer.kill()
+        out, _ = writer.communicate()
+        assert out == b"", "the writer was faster than the kill"
+        assert owner.get(kept) == b"kept"
+        assert owner.get(owner.put(b"goes on")) == b"goes on"
+    assert not (shm_dir / "store").exists()
+
+
+def test_owner_leaves_while_others_put_and_get(shm_dir: Path) -> None:
+    """An error that says so, never None, in every verb of every attached connector."""
+    for _ in range(10):
+        owner = FileConnector(shm_dir / "store")
+        keys = owner.put_batch([b"%d" % n for n in range(50)])
+        clones = [FileConnector.from_config(owner.config()) for _ in range(4)]
+        results: list[str] = []
+
+        def use(clone: FileConnector, n: int, keys: list[FileKey], results: list[str]) -> None:
+            try:
+                while True:
+                    if n % 2:
+                        mine = clone.put(b"mine")
+                        assert clone.get(mine) == b"mine", "None"
+                    for number, key in enumerate(keys):
+                        assert clone.get(key) == b"%d" % number, "None"
+            except StoreClosedError:
+                results.append("StoreClosedError")
+            except BaseException as error:
+                results.append(repr(error))
+
+        threads = [
+            threading.Thread(target=use, args=(clone, n, keys, results))
+            for n, clone in enumerate(clones)
+        ]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.02)
+        owner.close()
+        for thread in threads:
+            thread.join()
+        assert results == ["StoreClosedError"] * 4
+        assert not (shm_dir / "store").exists(), list((shm_dir / "store").rglob("*"))
