@@ -1,0 +1,447 @@
+"""Every object comes back equal and of its type; large parts are neither copied nor misread."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import datetime
+import decimal
+import io
+import struct
+import subprocess
+import sys
+import threading
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fsexchange import CorruptObjectError, FileConnector, SerializationError
+from fsexchange.serialize import deserialize, dumps, serialize
+
+from .processes import ROOT, python
+
+
+def through_a_file(obj: Any, *, checksum: bool = False) -> Any:
+    """What a reader gets: from a bytearray when small, from a private mapping when large."""
+    with FileConnector("/dev/shm/fsexchange-test-serialize") as connector:
+        got = connector.get(connector.put(serialize(obj, checksum=checksum)))
+        assert got is not None
+        return deserialize(got)
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    y: Any
+
+
+Named = collections.namedtuple("Named", "a b")
+
+PLAIN: list[Any] = [
+    None,
+    True,
+    0,
+    -(1 << 100),
+    1.5,
+    float("inf"),
+    1j,
+    "",
+    "text",
+    "naïve 漢字 \U0001f680 \udc80",
+    b"",
+    b"bytes",
+    bytearray(b"bytearray"),
+    [],
+    {},
+    (1, "a", None, [2.5, {"k": b"v"}]),
+    {"nested": {"deep": [{"er": {1, 2}}]}},
+    frozenset([1]),
+    range(3),
+    slice(1, 2),
+    decimal.Decimal("1.50"),
+    datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc),
+    Point(1, [2]),
+    Named(1, 2),
+    collections.OrderedDict(a=1),
+    Path("/a/b"),
+    ValueError,
+    len,
+    np.float32(1.5),
+    np.int64(7),
+    np.datetime64("2026-01-02"),
+    np.bool_(True),
+    np.str_("x"),
+    np.dtype("i4,f8"),
+    bytes(100_000),
+    "x" * 100_000,
+]
+
+
+@pytest.mark.parametrize("checksum", [False, True])
+@pytest.mark.parametrize("obj", PLAIN, ids=lambda obj: repr(obj)[:30])
+def test_object_comes_back_equal_and_of_its_type(obj: Any, checksum: bool) -> None:
+    got = through_a_file(obj, checksum=checksum)
+    assert type(got) is type(obj)
+    assert got == obj
+
+
+BASE = np.arange(2 * 3 * 4, dtype="i4").reshape(2, 3, 4)
+
+DTYPES = ["?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8", "g", "F", "D", "G"]
+DTYPES += ["S3", "U3", "V4", ">i4", ">f8", ">U2", "S0"]
+
+ARRAYS = {
+    **{f"dtype {dtype}": np.ones(5, dtype) for dtype in DTYPES},
+    "datetime": np.array(["2026-01-02", "NaT"], "M8[ns]"),
+    "datetime of no unit": np.array(["NaT"], "M8"),
+    "big-endian datetime": np.array(["2026-01-02"], ">M8[D]"),
+    "timedelta": np.array([1, 2], "m8[25s]"),
+    "object": np.array([1, "a", None, [2]], dtype=object),
+    "structured": np.array([(1, 2.5, b"x")], "i4,f8,S3"),
+    "aligned": np.zeros(3, np.dtype("i1,f8", align=True)),
+    "nested structured": np.zeros(2, [("a", [("b", "f4", (2, 3))]), ("c", ">i2")]),
+    "structured with objects": np.array([(1, [2])], [("a", "i4"), ("b", object)]),
+    "0-d": np.array(3.5),
+    "0-d datetime": np.array("2026-01-02", "M8[s]"),
+    "empty": np.zeros((3, 0, 2)),
+    "empty Fortran": np.zeros((3, 0, 2), order="F"),
+    "multi-dimensional": BASE,
+    "Fortran": np.asfortranarray(BASE),
+    "transposed": BASE.transpose(2, 0, 1),
+    "strided": BASE[:, ::2, 1:],
+    "reversed": BASE[::-1],
+    "broadcast": np.broadcast_to(np.arange(3.0), (4, 3)),
+    "strided datetime": np.arange(10).astype("M8[s]")[::3],
+    "strided structured": np.zeros(10, "i4,f8")[::3],
+    "large": np.random.default_rng(0).random((300, 1000)),
+    "large Fortran": np.asfortranarray(np.random.default_rng(0).random((300, 1000))),
+    "large strided": np.random.default_rng(0).random((600, 1000))[::2, 1:],
+    "bool scalar array": np.array(True),
+}
+_read_only = np.arange(10)
+_read_only.flags.writeable = False
+ARRAYS["read-only"] = _read_only
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["alone", "nested"])
+@pytest.mark.parametrize("array", ARRAYS.values(), ids=ARRAYS)
+def test_array_of_any_dtype_and_order(array: Any, nested: bool) -> None:
+    got = through_a_file([array, "x"])[0] if nested else through_a_file(array)
+    assert type(got) is np.ndarray
+    assert got.dtype == array.dtype
+    assert got.dtype.str == array.dtype.str
+    assert got.shape == array.shape
+    np.testing.assert_array_equal(got, array)
+    if not array.dtype.hasobject and array.size > 1:
+        assert got.flags.c_contiguous or array.flags.f_contiguous
+        assert got.flags.f_contiguous == array.flags.f_contiguous or array.ndim == 1
+    assert got.flags.aligned or got.dtype.fields
+    if not nested or got.nbytes >= 512:
+        assert got.flags.writeable
+        got[...] = got  # of one's own
+
+
+def test_dtype_metadata_is_kept() -> None:
+    array = np.zeros(3, np.dtype("f8", metadata={"unit": "m"}))
+    assert through_a_file(array).dtype.metadata == {"unit": "m"}
+
+
+@pytest.mark.skipif(np.lib.NumpyVersion(np.__version__) < "2.0.0", reason="new in numpy 2")
+def test_variable_width_strings() -> None:
+    array = np.array(["short", "x" * 1000], np.dtypes.StringDType())
+    got = through_a_file(array)
+    assert got.dtype == array.dtype
+    np.testing.assert_array_equal(got, array)
+
+
+class Tagged(np.ndarray):
+    """A subclass without anything to say of its own pickling."""
+
+
+SUBCLASSES = {
+    "masked": np.ma.MaskedArray(np.arange(1000.0), mask=np.arange(1000) % 3 == 0, fill_value=-1),
+    "masked without a mask": np.ma.MaskedArray([1, 2]),
+    "masked record": np.ma.array([(1, 2.0)], mask=[(True, False)], dtype="i4,f8"),
+    "matrix": np.arange(1000.0).view(np.ndarray).reshape(10, 100).view(np.matrix),
+    "record": np.rec.array([(1, "a")] * 200, dtype="i4,U3"),
+    "own": np.arange(1000.0).view(Tagged),
+    "own strided": np.arange(1000.0).view(Tagged)[::3],
+}
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["alone", "nested"])
+@pytest.mark.parametrize("array", SUBCLASSES.values(), ids=SUBCLASSES)
+def test_subclass_of_array_keeps_its_type(array: Any, nested: bool) -> None:
+    got = through_a_file({"a": array})["a"] if nested else through_a_file(array)
+    assert type(got) is type(array)
+    assert got.dtype == array.dtype
+    np.testing.assert_array_equal(np.asarray(got), np.asarray(array))
+    if isinstance(array, np.ma.MaskedArray):
+        np.testing.assert_array_equal(np.ma.getmaskarray(got), np.ma.getmaskarray(array))
+        assert got.fill_value == array.fill_value
+
+
+def test_memory_mapped_array_is_written_and_keeps_its_type(tmp_path: Path) -> None:
+    array = np.memmap(tmp_path / "x", "f8", "w+", shape=(1000,))
+    array[:] = 7
+    got = through_a_file(array)
+    assert type(got) is np.memmap
+    assert got.sum() == 7000
+    del array
+
+
+def test_memoryview_comes_back_with_format_and_shape() -> None:
+    for view in (memoryview(b"abc"), BASE.data, BASE[:, ::2].data, memoryview(bytearray(10))[::3]):
+        got = through_a_file(view)
+        assert type(got) is memoryview
+        assert (got.format, got.shape) == (view.format, view.shape)
+        assert got == view
+
+
+def test_containers_that_share_an_array_share_it_afterwards() -> None:
+    for array in (np.arange(1000.0), np.arange(2000.0)[::2], np.arange(3)):
+        got = through_a_file({"a": array, "b": [array], "c": Point(0, array)})
+        assert got["a"] is got["b"][0] is got["c"].y
+        assert len(b"".join(serialize([array, array, array]))) < 2 * array.nbytes + 400
+
+
+def test_contiguous_arrays_are_not_copied_and_strided_once() -> None:
+    for array in (
+        np.zeros(1 << 20),
+        np.zeros((1 << 10, 1 << 10), order="F"),
+        np.zeros(99, "M8[s]"),
+    ):
+        for obj in (array, [array], {"deep": [Point(1, array)]}, array.view(Tagged)):
+            frames = [np.frombuffer(frame, np.uint8) for frame in serialize(obj) if len(frame)]
+            assert any(np.shares_memory(frame, array) for frame in frames)
+            assert sum(f.nbytes for f in frames if not np.shares_memory(f, array)) < 1000
+    strided = np.zeros(1 << 20)[::2]
+    for obj in (strided, [strided, strided]):
+        assert sum(len(frame) for frame in serialize(obj)) < strided.nbytes + 1000
+
+
+def test_arrays_loaded_are_views_of_the_buffer_and_aligned() -> None:
+    first, second = np.arange(1000.0), np.arange(1000, dtype="i2")
+    for obj in ({"a": first, "b": second}, [first, second]):
+        buffer = np.zeros(100_000, np.uint8)
+        data = dumps(obj)
+        start = -buffer.ctypes.data % 64
+        window = buffer[start : start + len(data)]
+        window[:] = np.frombuffer(data, np.uint8)
+        got = deserialize(window.data)
+        for array in got.values() if isinstance(got, dict) else got:
+            assert np.shares_memory(array, buffer)
+            assert array.ctypes.data % 64 == 0
+            assert array.flags.writeable
+
+
+def test_read_only_buffer_gives_read_only_arrays() -> None:
+    assert not deserialize(dumps(np.arange(1000))).flags.writeable
+    assert deserialize(bytearray(dumps(np.arange(1000)))).flags.writeable
+
+
+def test_dataframes_and_tables() -> None:
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame(
+        {"i": range(1000), "f": np.random.default_rng(0).random(1000), "s": ["x", "y"] * 500}
+    )
+    frame["t"] = pd.Timestamp("2026-01-02", tz="UTC")
+    frame["c"] = frame["s"].astype("category")
+    pd.testing.assert_frame_equal(through_a_file(frame), frame)
+    numbers = pd.DataFrame(np.zeros((100_000, 4)))
+    frames = serialize(numbers)
+    assert len(frames[0]) < 10_000  # its blocks are buffers of their own
+
+    pa = pytest.importorskip("pyarrow")
+    table = pa.table({"a": list(range(1000)), "b": ["x", None] * 500})
+    got = through_a_file(table)
+    assert got.equals(table)
+    assert got.schema == table.schema
+
+    xr = pytest.importorskip("xarray")
+    data = xr.DataArray(np.ones((30, 40)), dims=("y", "x"), coords={"x": range(40)}, name="n")
+    xr.testing.assert_identical(through_a_file(data), data)
+    xr.testing.assert_identical(through_a_file(data.to_dataset()), data.to_dataset())
+
+
+def test_functions_without_a_name_to_import() -> None:
+    offset = 10
+    array = np.arange(1000.0)
+
+    def closure(x: int) -> Any:
+        return x + offset + array.sum()
+
+    class Local:
+        def method(self) -> int:
+            return offset
+
+    assert through_a_file(lambda x: x + 1)(1) == 2
+    assert through_a_file(closure)(1) == closure(1)
+    assert through_a_file({"f": [Local]})["f"][0]().method() == 10
+    assert through_a_file(Local()).method() == 10
+    # What cloudpickle takes over is still not copied.
+    assert len(serialize([lambda: 1, np.zeros(1 << 20)])[0]) < 10_000
+
+
+MAIN = """
+import sys
+import numpy as np
+from fsexchange import FileConnector
+from fsexchange.serialize import serialize
+class Mine:
+    def __init__(self, array): self.array = array
+    def total(self): return helper(self.array)
+def helper(array): return float(array.sum())
+connector = FileConnector(sys.argv[1])
+print(connector.put(serialize([Mine(np.ones(1000)), helper, Mine])))
+"""
+
+
+def test_functions_and_classes_of_main_travel_to_other_scripts(shm_dir: Path) -> None:
+    with FileConnector(shm_dir / "store") as owner:
+        key = subprocess.run(
+            [sys.executable, "-c", MAIN, owner.store_dir],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+        ).stdout.strip()
+        out = python(
+            """
+            import sys
+            from fsexchange import FileConnector, FileKey
+            from fsexchange.serialize import deserialize
+            mine, helper, kind = deserialize(
+                FileConnector(sys.argv[1]).get(FileKey.parse(sys.argv[2]))
+            )
+            print(mine.total(), helper(mine.array), kind(mine.array).total())
+            """,
+            owner.store_dir,
+            key,
+        ).stdout
+    assert out.split() == ["1000.0"] * 3
+
+
+LOCK = threading.Lock()
+
+
+@pytest.mark.parametrize("obj", [LOCK, [sys.stdout], lambda lock=LOCK: lock])
+def test_what_cannot_be_pickled_is_named(obj: Any) -> None:
+    with pytest.raises(SerializationError, match="cannot serialize a .*(lock|list|function)"):
+        serialize(obj)
+
+
+def test_class_that_is_not_importable_here_is_named(shm_dir: Path) -> None:
+    (shm_dir / "theirs.py").write_text("class Theirs: pass\n")
+    with FileConnector(shm_dir / "store") as connector:
+        key = python(
+            "import sys; from fsexchange import FileConnector; sys.path.insert(0, sys.argv[2])\n"
+            "import theirs; from fsexchange.serialize import serialize\n"
+            "print(FileConnector(sys.argv[1]).put(serialize(theirs.Theirs())))",
+            connector.store_dir,
+            shm_dir,
+        ).stdout
+        from fsexchange import FileKey
+
+        got = connector.get(FileKey.parse(key))
+        assert got is not None
+        with pytest.raises(SerializationError, match=r"cannot import.*theirs"):
+            deserialize(got)
+
+
+# ---- what is not whole ---------------------------------------------------------------------------
+
+SAMPLES = {
+    "array": np.arange(1000.0),
+    "bytes": b"x" * 3000,
+    "text": "x" * 3000,
+    "pickle": {"a": [1, 2, 3], "b": "c" * 300},
+    "pickle with buffers": [np.arange(1000.0), np.arange(500.0)],
+    "none": None,
+}
+
+
+@pytest.mark.parametrize("sample", SAMPLES.values(), ids=SAMPLES)
+def test_truncated_object_is_an_error(sample: Any) -> None:
+    data = dumps(sample)
+    for size in {0, 1, 5, 31, 32, 40, len(data) // 2, len(data) - 1}:
+        if size < len(data):
+            with pytest.raises(CorruptObjectError):
+                deserialize(data[:size])
+    with pytest.raises(CorruptObjectError):
+        deserialize(data + b"\0")
+
+
+@pytest.mark.parametrize("sample", SAMPLES.values(), ids=SAMPLES)
+def test_any_changed_bit_of_header_and_body_is_an_error(sample: Any) -> None:
+    """With a checksum, of all but the padding."""
+    for checksum in (False, True):
+        data = dumps(sample, checksum=checksum)
+        _, _, _, _, total, body, count, _ = struct.unpack("<4sBBHQQII", data[:32])
+        guarded = 32 + 8 * count + body
+        places = list(range(guarded))
+        if checksum:
+            places += list(range(guarded + -guarded % 64, total, 97)) if count else []
+        for place in places:
+            changed = bytearray(data)
+            changed[place] ^= 1 << place % 8
+            with pytest.raises((CorruptObjectError, SerializationError)):
+                deserialize(changed)
+
+
+def test_foreign_bytes_are_an_error() -> None:
+    for foreign in (b"", b"hello", bytes(1000), b"\x80\x05N.", b"PK\x03\x04" * 100):
+        with pytest.raises(CorruptObjectError, match="not an fsexchange object"):
+            deserialize(foreign)
+
+
+def test_newer_version_is_refused_by_name() -> None:
+    data = bytearray(dumps([1, 2]))
+    data[4] = 7
+    with pytest.raises(SerializationError, match="version 7.*up to version 1.*upgrade"):
+        deserialize(data)
+
+
+def test_format_is_what_the_module_says() -> None:
+    """By hand, from the table at the top of the module."""
+    content = struct.pack("<3h", 1, 2, 3)
+    body = b"C" + bytes([1]) + struct.pack("<Q", 3) + b"<i2"
+    table = struct.pack("<Q", len(content))
+    start = 32 + len(table) + len(body)
+    start += -start % 64
+    head = struct.pack("<4sBBHQQI", b"\x93FSX", 1, 4, 0, start + 6, len(body), 1)
+    crc = zlib.crc32(table + body, zlib.crc32(head))
+    data = (head + struct.pack("<I", crc) + table + body).ljust(start, b"\0") + content
+    assert deserialize(data).tolist() == [1, 2, 3]
+    assert dumps(np.array([1, 2, 3], "<i2")) == data
+
+
+# ---- .npy ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [n for n, a in ARRAYS.items() if not a.dtype.hasobject])
+def test_npy_file_is_taken(name: str, tmp_path: Path) -> None:
+    array = ARRAYS[name]
+    np.save(tmp_path / "x.npy", array)
+    got = deserialize((tmp_path / "x.npy").read_bytes())
+    assert got.dtype == array.dtype
+    np.testing.assert_array_equal(got, array)
+
+
+def test_npy_file_is_not_copied_and_must_be_whole() -> None:
+    file = io.BytesIO()
+    np.lib.format.write_array(file, np.arange(1000.0), version=(2, 0))
+    buffer = bytearray(file.getvalue())
+    got = deserialize(buffer)
+    got[0] = 5
+    assert deserialize(buffer)[0] == 5
+    for size in (7, 20, 100, len(buffer) - 1):
+        with pytest.raises(CorruptObjectError):
+            deserialize(buffer[:size])
+    file = io.BytesIO()
+    np.save(file, np.array([None]))
+    with pytest.raises(SerializationError, match="Python objects"):
+        deserialize(file.getvalue())
