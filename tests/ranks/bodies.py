@@ -1,0 +1,294 @@
+"""What the ranks of an MPI test do, the same on every rank: `bodies.py NAME DIRECTORY`.
+
+Every assertion is made on every rank. tests/test_mpi.py launches them, with a time limit.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from fsexchange import (
+    FileConnector,
+    FileKey,
+    InvalidKeyError,
+    NotSharedError,
+    RemoteError,
+    StoreClosedError,
+    StoreError,
+)
+from fsexchange.mpi import connect
+from fsexchange.serialize import deserialize, serialize
+
+comm = MPI.COMM_WORLD
+rank, size = comm.rank, comm.size
+base = Path(sys.argv[2])
+
+
+def raised(kind: type[BaseException]) -> str:
+    """Return the message of the error being handled, proven the same on all ranks."""
+    error = sys.exc_info()[1]
+    assert type(error) is kind, error
+    messages: list[str] = comm.allgather(str(error))
+    assert len(set(messages)) == 1, messages
+    return messages[0]
+
+
+def shares_one_directory() -> None:
+    with connect(comm, base / "store") as ex:
+        assert (ex.rank, ex.size, len(ex.hosts)) == (rank, size, size)
+        assert ex.connector.owned == (rank == 0)
+        assert ex.connector.store_dir == str(base / "store")
+        assert len(set(comm.allgather(ex.connector.store_id))) == 1
+        assert f"rank {rank} of {size}" in repr(ex)
+        array = np.arange(1 << 18, dtype="f8")
+        key = ex.bcast_key(ex.connector.put(serialize(array)) if rank == 0 else None)
+        assert key is not None
+        buffer = ex.connector.get(key)
+        assert buffer is not None
+        got = deserialize(buffer)
+        assert got.sum() == array.sum()
+        got[:] = rank  # every rank its own
+        comm.Barrier()
+        assert (got == rank).all()
+        mine = ex.connector.put(b"rank %d" % rank)
+        assert ex.connector.get_batch([k for k in ex.allgather_keys(mine) if k]) == [
+            b"rank %d" % n for n in range(size)
+        ]
+    assert not (base / "store").exists()  # on every rank, at once
+    assert (got == rank).all()  # what is mapped stays
+
+
+def default_directory() -> None:
+    os.environ.pop("FSEXCHANGE_DIR", None)
+    with connect(comm) as ex:
+        path = Path(ex.connector.store_dir)
+        assert path.parent == Path("/dev/shm")
+    assert not path.exists()
+    os.environ["FSEXCHANGE_DIR"] = str(base / "from-environment")
+    with connect(comm) as ex:
+        assert ex.connector.store_dir == str(base / "from-environment")
+    comm.Barrier()
+
+
+def key_verbs() -> None:
+    with connect(comm, base / "store") as ex:
+        keys = [FileKey(f"00c0ffee00c0ffee/{n}", nbytes=1 << 40) for n in range(size)]
+        for root in range(size):
+            assert ex.bcast_key(keys[rank], root=root) == keys[root]
+            assert ex.bcast_key(keys[rank] if rank == root else None, root) == keys[root]
+            assert ex.bcast_key(None, root) is None
+            assert ex.gather_keys(keys[rank], root=root) == (keys if rank == root else None)
+        assert ex.allgather_keys(keys[rank]) == keys
+        some = [key if n % 2 else None for n, key in enumerate(keys)]
+        assert ex.allgather_keys(some[rank]) == some
+        assert ex.gather_keys(some[rank]) == (some if rank == 0 else None)
+        longest = FileKey("x" * 48, nbytes=(1 << 63) - 1)
+        assert ex.bcast_key(longest) == longest
+
+
+def no_key_on_one_rank() -> None:
+    """It raises there its own error, elsewhere RemoteError, and the next call works."""
+    last = size - 1
+    good = FileKey("good")
+    with connect(comm, base / "store") as ex:
+        for bad in (FileKey("../x"), "text", 7):
+            mine: Any = bad if rank == last else good
+            calls: dict[str, Callable[[], Any]] = {
+                "bcast": partial(ex.bcast_key, mine, root=last),
+                "allgather": partial(ex.allgather_keys, mine),
+                "gather": partial(ex.gather_keys, mine, root=0),
+            }
+            for name, call in calls.items():
+                try:
+                    result = call()
+                except InvalidKeyError:
+                    assert rank == last
+                except RemoteError as error:
+                    assert rank != last
+                    assert error.rank == last
+                    assert error.host == ex.hosts[last]
+                    assert f"rank {last} " in str(error)
+                else:
+                    assert name == "gather", result
+                    assert rank not in (0, last)
+                assert ex.allgather_keys(good) == [good] * size
+
+
+def another_root() -> None:
+    last = size - 1
+    with connect(comm, base / "store", root=last) as ex:
+        assert ex.connector.owned == (rank == last)
+        key = ex.bcast_key(ex.connector.put(b"x"), root=last)
+        assert key is not None
+        assert ex.connector.get(key) == b"x"
+    assert not (base / "store").exists()
+
+
+def split_and_nested() -> None:
+    """Several at once, over parts of the world; one directory each."""
+    half = comm.Split(rank % 2, rank)
+    with connect(comm, base / "world") as world, connect(half, base / f"half-{rank % 2}") as ex:
+        assert (ex.rank, ex.size) == (half.rank, half.size)
+        keys = ex.allgather_keys(ex.connector.put(b"%d" % rank))
+        members = [n for n in range(size) if n % 2 == rank % 2]
+        assert ex.connector.get_batch([k for k in keys if k]) == [b"%d" % n for n in members]
+        assert world.connector.get(FileKey(keys[0].filename)) is None  # type: ignore[union-attr]
+    half.Free()
+    with connect(MPI.COMM_SELF, base / f"self-{rank}") as alone:
+        assert alone.allgather_keys(FileKey("x")) == [FileKey("x")]
+
+
+def root_cannot_create() -> None:
+    path = base / "file"
+    if rank == 0:
+        path.write_bytes(b"mine")
+    for where in (path, path / "below"):
+        try:
+            connect(comm, where)
+        except StoreError:
+            assert "ot a directory" in raised(StoreError)
+        else:
+            raise AssertionError("no error")
+    try:
+        connect(comm, 7)  # type: ignore[arg-type]
+    except TypeError:
+        raised(TypeError)
+    with connect(comm, base / "store"):  # and no harm is done
+        pass
+
+
+def wrong_arguments() -> None:
+    for root in (-1, size, rank if size > 1 else 1):
+        try:
+            connect(comm, base / "store", root=root)
+        except ValueError:
+            assert "root must be the same rank" in raised(ValueError)
+        else:
+            raise AssertionError("no error")
+    if size > 1:
+        half = comm.Split(rank % 2)
+        assert isinstance(half, MPI.Intracomm)
+        inter = half.Create_intercomm(0, comm, 1 - rank % 2)
+        try:
+            connect(inter, base / "store")
+        except ValueError:
+            assert "intracommunicator" in raised(ValueError)
+        inter.Free()
+        half.Free()
+    assert not (base / "store").exists()
+
+
+def all_ranks_raise() -> None:
+    """The exception goes on, and the store is cleared."""
+    try:
+        with connect(comm, base / "store", abort_timeout=60) as ex:
+            ex.connector.put(b"x")
+            raise KeyError("mine")
+    except KeyError:
+        assert not (base / "store").exists()
+    else:
+        raise AssertionError("no error")
+
+
+def one_rank_raises_late() -> None:
+    """The others are at the end already: all leave, the exception goes on where it was."""
+    try:
+        with connect(comm, base / "store", abort_timeout=60):
+            if rank == size - 1:
+                time.sleep(0.2)
+                raise KeyError("mine")
+    except KeyError:
+        assert rank == size - 1
+    assert not (base / "store").exists()
+
+
+def use_after_close() -> None:
+    ex = connect(comm, base / "store")
+    key = ex.connector.put(b"x")
+    ex.close()
+    ex.close()
+    for use in (
+        lambda: ex.bcast_key(key),
+        lambda: ex.gather_keys(key),
+        lambda: ex.allgather_keys(key),
+        lambda: ex.connector.get(key),
+    ):
+        try:
+            use()
+        except StoreClosedError:
+            pass
+        else:
+            raise AssertionError("no error")
+
+
+def live_store_of_another() -> None:
+    """A job script's store: the ranks attach, and leave it to its owner."""
+    with FileConnector(base / "store") if rank == 0 else open(os.devnull) as mine:
+        with connect(comm, base / "store") as ex:
+            assert not ex.connector.owned
+            key = ex.bcast_key(ex.connector.put(b"x") if rank == 0 else None)
+            assert key is not None
+            assert ex.connector.get(key) == b"x"
+        if rank == 0:
+            assert mine.get(key) == b"x"  # type: ignore[union-attr]
+        comm.Barrier()
+
+
+def kept_store() -> None:
+    with connect(comm, base / "store", clear=False) as ex:
+        key = ex.bcast_key(ex.connector.put(b"x") if rank == 0 else None)
+    with connect(comm, base / "store") as ex:
+        assert key is not None
+        assert ex.connector.get(key) == b"x"
+    assert (base / "store").exists()
+
+
+def not_shared() -> None:
+    """Launched so that the last rank sees another file system under the same path."""
+    blind = size - 1
+    try:
+        connect(comm, base / "store")
+    except NotSharedError as error:
+        message = raised(NotSharedError)
+        assert list(error.ranks) == [blind]
+        assert f"1 of {size} ranks do not see {base}/store" in message
+        assert f"ranks {blind} on {MPI.Get_processor_name()}" in message
+    else:
+        raise AssertionError("no error")
+    assert not (base / "store").exists()
+
+
+# ---- jobs that end before their time ------------------------------------------------------------
+
+
+def one_rank_raises_while_others_wait() -> None:
+    with connect(comm, base / "store", abort_timeout=1) as ex:
+        if rank == size - 1:
+            raise KeyError("the reason")
+        ex.allgather_keys(None)
+
+
+def one_rank_is_killed() -> None:
+    with connect(comm, base / "store") as ex:
+        ex.connector.put(b"left behind")
+        comm.Barrier()
+        if rank == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        ex.allgather_keys(None)
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]]()
+    comm.Barrier()
+    if rank == 0:
+        print("passed on all ranks")

@@ -1,0 +1,123 @@
+"""Ranks share a directory and exchange keys; what fails on one ends well on all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fsexchange import FileConnector
+
+from .processes import ROOT, python, small_tmpfs
+from .ranks import __name__ as bodies_package
+
+mpirun_path = shutil.which(
+    "mpirun", path=os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
+)
+
+pytestmark = pytest.mark.skipif(mpirun_path is None, reason="no mpirun: pip install mpi4py mpich")
+
+
+def mpirun(*command: str | os.PathLike[str], timeout: float = 60) -> tuple[int, str]:
+    """Run an MPI job; a deadlock fails here instead of hanging, and leaves no rank behind."""
+    assert mpirun_path is not None
+    job = subprocess.Popen(
+        [mpirun_path, *map(str, command)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+    try:
+        out, _ = job.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(job.pid, signal.SIGKILL)
+        out, _ = job.communicate()
+        pytest.fail(f"the job hangs\n{out}")
+    return job.returncode, out
+
+
+def ranks(n: int, body: str, base: Path, *before: str) -> list[str]:
+    """Return the words of a command line for `n` ranks that run one body."""
+    python = [sys.executable, "-W", "error", "-m", "mpi4py"]
+    return ["-n", str(n), *before, *python, "-m", f"{bodies_package}.bodies", body, str(base)]
+
+
+SAME_ON_ALL = [
+    "shares_one_directory",
+    "default_directory",
+    "key_verbs",
+    "no_key_on_one_rank",
+    "another_root",
+    "split_and_nested",
+    "root_cannot_create",
+    "wrong_arguments",
+    "all_ranks_raise",
+    "one_rank_raises_late",
+    "use_after_close",
+    "live_store_of_another",
+    "kept_store",
+]
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+@pytest.mark.parametrize("body", SAME_ON_ALL)
+def test_same_on_every_rank(body: str, n: int, tmp_path: Path) -> None:
+    status, out = mpirun(*ranks(n, body, tmp_path))
+    assert status == 0, out
+    assert "passed on all ranks" in out
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_rank_that_does_not_see_the_directory_is_named_on_all(n: int, tmp_path: Path) -> None:
+    """The last rank has another tmpfs under the path of the store, as on an unshared disk."""
+    blind = small_tmpfs(tmp_path, 1)
+    status, out = mpirun(
+        *ranks(n - 1, "not_shared", tmp_path), ":", *ranks(1, "not_shared", tmp_path, *blind)
+    )
+    assert status == 0, out
+    assert "passed on all ranks" in out
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_rank_that_raises_while_others_wait_ends_the_job(n: int, tmp_path: Path) -> None:
+    status, out = mpirun(*ranks(n, "one_rank_raises_while_others_wait", tmp_path), timeout=30)
+    assert status != 0
+    assert "KeyError: 'the reason'" in out
+    assert f"rank {n - 1} (" in out
+    assert f"not all of the other {n - 1} ranks followed within 1 s: aborting the job" in out
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_killed_root_ends_the_job_and_leaves_a_store_to_adopt(n: int, tmp_path: Path) -> None:
+    status, out = mpirun(*ranks(n, "one_rank_is_killed", tmp_path), timeout=30)
+    assert status != 0, out
+    with FileConnector(tmp_path / "store") as heir:
+        assert heir.owned
+    assert not (tmp_path / "store").exists()
+
+
+def test_without_mpi4py_the_rest_works(shm_dir: Path) -> None:
+    python(
+        """
+        import sys
+        sys.modules["mpi4py"] = None  # what importing it finds where it is not installed
+        from fsexchange import FileConnector
+        with FileConnector(sys.argv[1]) as connector:
+            assert connector.get(connector.put(b"x")) == b"x"
+        try:
+            import fsexchange.mpi
+        except ImportError:
+            pass
+        else:
+            raise AssertionError("no error")
+        """,
+        shm_dir / "store",
+    )
