@@ -286,8 +286,8 @@ class FileConnector:
         """Tell whether there is an object under the key.
 
         Raises `StoreClosedError` if the store is gone, `StoreError` if the file system refuses.
-        On a network file system the answer may be some seconds old for an object that another
-        host evicts.
+        For an object that another host evicts it may be True for as long as this host's mount
+        caches attributes, up to 30 s by default on NFS.
         """
         filename = check_key(key)
         self._check_open()

@@ -46,6 +46,9 @@ _STORES_FILE = re.compile(
     rf"\.fsexchange-([0-9a-f]{{16}}|adopt|probe-[0-9a-f]{{16}}|[0-9a-f]{{16}}-keep)|{_TEMPORARY}"
 )
 
+# What NFS and FUSE rename a removed file to until its last user closes it.
+_IN_USE = (".nfs", ".fuse_hidden")
+
 # Seconds for what another process does in milliseconds: writing its record, adopting, clearing.
 _PATIENCE = 10.0
 
@@ -397,7 +400,7 @@ def _sweep(path: str) -> tuple[list[str], list[str]]:
     for name in files.listing(path):
         if _STORES_FILE.fullmatch(name):
             files.unlink(f"{path}/{name}")
-        elif name.startswith(".nfs"):
+        elif name.startswith(_IN_USE):
             busy.append(name)
         elif name != _RECORD and not _WRITER.fullmatch(name):
             foreign.append(name)
@@ -427,7 +430,6 @@ def _sweep_writer(path: str, writer: str) -> list[str]:
 def _is_passing(name: str) -> bool:
     """Tell whether a name that was not there a moment ago will be swept the next time.
 
-    It is a writer's that was at work while we swept, or NFS's: a removed file keeps a hidden
-    name, .nfs*, until its last user closes it.
+    It is a writer's that was at work while we swept, or that of a removed file in use.
     """
-    return _WRITERS_FILE.fullmatch(name) is not None or name.startswith(".nfs")
+    return _WRITERS_FILE.fullmatch(name) is not None or name.startswith(_IN_USE)

@@ -39,7 +39,7 @@ def _rebuild(
     notes = attributes.pop("__notes__", None)
     error = kind(message, **attributes)
     if notes:
-        error.__notes__ = notes
+        setattr(error, "__notes__", notes)  # noqa: B010  (from add_note, Python 3.11)
     return error
 
 

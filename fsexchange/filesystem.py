@@ -56,8 +56,9 @@ POLICIES: dict[str, Policy] = {
     # SIGBUS, measured: an untouched mapping of a file that another client unlinked.
     "fuse.glusterfs": _CAREFUL,
     "fuse.mfs": _CAREFUL._replace(mappable=True),
-    # Its listings are 21 s old, while stat and open ask the server.
-    "fuse.sshfs": _CAREFUL._replace(mappable=True, lookup="open"),
+    # Its listings are 21 s old, while stat and open ask the server. A file removed while mapped
+    # keeps a hidden name, .fuse_hidden*, and with it its directory: fuse(8), hard_remove.
+    "fuse.sshfs": _CAREFUL._replace(lookup="open"),
 }
 
 

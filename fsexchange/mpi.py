@@ -211,7 +211,7 @@ class Exchange:
                 )
                 if self.connector.clear:
                     self.connector.close(clear=True)
-                self.comm.Abort(1)
+                MPI.COMM_WORLD.Abort(1)
             time.sleep(0.001)
         self._end()
 

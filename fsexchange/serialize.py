@@ -260,14 +260,12 @@ def _subclass(array: npt.NDArray[Any], kind: type[npt.NDArray[Any]]) -> Any:
 def _load_npy(view: memoryview) -> npt.NDArray[Any]:
     # The longest header that numpy accepts without being told to trust it is 10,000 bytes.
     head = io.BytesIO(view[: 1 << 16])
+    npy: Any = np.lib.format  # not typed before numpy 2.3
     try:
-        version = np.lib.format.read_magic(head)
-        read = (
-            np.lib.format.read_array_header_1_0
-            if version == (1, 0)
-            else np.lib.format.read_array_header_2_0
+        old = npy.read_magic(head) == (1, 0)
+        shape, fortran, dtype = (
+            npy.read_array_header_1_0(head) if old else npy.read_array_header_2_0(head)
         )
-        shape, fortran, dtype = read(head)
         data = view[head.tell() :]
         if dtype.hasobject:
             raise SerializationError("the .npy file holds Python objects: load it by numpy.load")

@@ -157,7 +157,7 @@ def test_variable_width_strings() -> None:
     np.testing.assert_array_equal(got, array)
 
 
-class Tagged(np.ndarray):
+class Tagged(np.ndarray[Any, Any]):
     """A subclass without anything to say of its own pickling."""
 
 
@@ -219,8 +219,8 @@ def test_contiguous_arrays_are_not_copied_and_strided_once() -> None:
             assert any(np.shares_memory(frame, array) for frame in frames)
             assert sum(f.nbytes for f in frames if not np.shares_memory(f, array)) < 1000
     strided = np.zeros(1 << 20)[::2]
-    for obj in (strided, [strided, strided]):
-        assert sum(len(frame) for frame in serialize(obj)) < strided.nbytes + 1000
+    for strided_obj in (strided, [strided, strided]):
+        assert sum(len(frame) for frame in serialize(strided_obj)) < strided.nbytes + 1000
 
 
 def test_arrays_loaded_are_views_of_the_buffer_and_aligned() -> None:
