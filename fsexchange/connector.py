@@ -7,7 +7,7 @@ import errno
 import itertools
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -329,20 +329,21 @@ class FileConnector:
         pieces, nbytes = files.flatten(obj)
         self._check_open()
         path = f"{self.store_dir}/{filename}"
+        note = ""
+        if "/" not in filename:
+            # Not a name of ours: without a note the owner could not tell it from a user's file.
+            note = f"{self.store_dir}/{self._writer('set').name}/{CLAIM}{filename}"
+        elif _length(key) not in (-1, nbytes):
+            note = f"{path}.set"  # readers with the old length look for it
         try:
-            if "/" not in filename:
-                # Not a name of ours: without this note the owner could not tell it from a user's
-                # file. Made before the object, so that a crash leaves no object without a note.
-                self._note(f"{self.store_dir}/{self._writer('set').name}/{CLAIM}{filename}")
-            elif _length(key) not in (-1, nbytes):
-                # Before the object, too: readers with the old length look for it.
-                self._note(f"{path}.set")
-            if self.markers:
-                self._set_marked(path, pieces, nbytes)
-            else:
-                temporary = f"{os.path.dirname(path)}/.{os.urandom(8).hex()}.tmp"
-                files.create(temporary, pieces, nbytes)
-                self._publish(temporary, path)
+            # Before the object, so that a crash leaves no object without its note.
+            with self._noted(note):
+                if self.markers:
+                    self._set_marked(path, pieces, nbytes)
+                else:
+                    temporary = f"{os.path.dirname(path)}/.{os.urandom(8).hex()}.tmp"
+                    files.create(temporary, pieces, nbytes)
+                    self._publish(temporary, path)
         except FileExistsError as error:
             if not self.write_once:
                 raise self._explain(error, "write", path) from error
@@ -436,9 +437,20 @@ class FileConnector:
         except OSError as error:
             raise self._explain(error, "look at", name) from error
 
-    def _note(self, path: str) -> None:
-        with contextlib.suppress(FileExistsError):
-            files.create(path, [], 0)
+    @contextlib.contextmanager
+    def _noted(self, note: str) -> Iterator[None]:
+        """Make the empty file `note`, if any, for the object that the block puts in place."""
+        try:
+            if note:
+                files.create(note, [], 0)
+        except FileExistsError:
+            note = ""  # an earlier object's, which stays
+        try:
+            yield
+        except BaseException:
+            if note:
+                files.unlink(note)  # what is under the name is not ours: a user's file, maybe
+            raise
 
     def _mark(self, path: str) -> None:
         try:

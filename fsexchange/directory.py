@@ -118,32 +118,42 @@ class Directory:
 
     def keep(self) -> None:
         """End this process's ownership and leave the store to everyone, for good."""
-        owner, self._owner = self._owner, None
-        if owner is not None and owner.clear:
-            self._release()
+        owner = self._owner
+        if self._give_up() and owner is not None and owner.clear:
             _write_record(self.path, owner._replace(clear=False), replace=True)
 
     def clear(self) -> None:
         """Remove every object and the directory, if nothing of others is in it.
 
         Whoever holds a mapping of an object keeps it. Files that fsexchange did not make stay,
-        with a warning.
+        with a warning. Nothing is done where the store is gone, or has another owner by now.
         """
-        self._owner = None
-        self._release()
+        if not self._give_up():
+            return
         try:
             files.unlink(self._witness)  # first: from here on a missing object is a closed store
             _clear(self.path)
         except OSError as error:
             raise explain(error, "clear the store at", self._witness) from error
 
-    def _release(self) -> None:
+    def _give_up(self) -> bool:
+        """End this process's ownership, if any; tell whether the store is still this one's."""
+        owner, self._owner = self._owner, None
         if self._exit_handler is not None:
             self._exit_handler()
             self._exit_handler = None
         if self._heartbeat is not None:
             self._heartbeat.stop()
             self._heartbeat = None
+        try:
+            now = _read_record(self.path)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
+                return False
+            raise explain(error, "look at", _record(self.path)) from error
+        # Somebody may have cleared it and made another store in its place, or held this owner
+        # for dead after minutes without a sign of life, and adopted it.
+        return now.store_id == self.store_id and owner in (None, now)
 
     def _at_exit(self) -> None:
         if self.owned:

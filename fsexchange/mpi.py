@@ -89,11 +89,13 @@ def connect(
             "write_once": write_once,
             "trust_directory": trust_directory,
         }
-        connector = _share(comm, store_dir, root, hosts, options)
+        connector, ours = _share(comm, store_dir, root, hosts, options)
     except Exception:
         comm.Free()  # every rank is here: the error is one of all
         raise
-    return Exchange(comm, connector, hosts, abort_timeout=abort_timeout)
+    return Exchange(
+        comm, connector, hosts, clear_on_abort=ours and clear, abort_timeout=abort_timeout
+    )
 
 
 class Exchange:
@@ -124,6 +126,7 @@ class Exchange:
         connector: FileConnector,
         hosts: list[str],
         *,
+        clear_on_abort: bool,
         abort_timeout: float,
     ) -> None:
         self.comm = comm
@@ -132,6 +135,7 @@ class Exchange:
         self.hosts = hosts
         self.connector = connector
         self.abort_timeout = abort_timeout
+        self._clear_on_abort = clear_on_abort
         self._closed = False
 
     def __repr__(self) -> str:
@@ -209,7 +213,7 @@ class Exchange:
                     file=sys.stderr,
                     flush=True,
                 )
-                if self.connector.clear:
+                if self._clear_on_abort:
                     self.connector.close(clear=True)
                 MPI.COMM_WORLD.Abort(1)
             time.sleep(0.001)
@@ -258,23 +262,27 @@ def _share(
     root: int,
     hosts: list[str],
     options: dict[str, Any],
-) -> FileConnector:
-    """Return this rank's connector, once all ranks have one to the same directory."""
+) -> tuple[FileConnector, bool]:
+    """Return this rank's connector, once all ranks have one to the same directory.
+
+    And whether the root owns it, or has only attached to a store that was there.
+    """
     connector: FileConnector | None = None
-    offer: dict[str, Any] | Exception
+    offer: tuple[dict[str, Any], bool] | Exception
     if comm.rank == root:
         try:
             connector = FileConnector(_choose(store_dir, hosts), **options)
-            offer = connector.config()
+            offer = connector.config(), connector.owned
         except Exception as error:  # whatever it is, the others must not wait for the offer
             offer = error
     offer = comm.bcast(offer if comm.rank == root else None, root)
     if isinstance(offer, Exception):
         raise offer
+    config, ours = offer
     verdict = ""
     if connector is None:
         try:
-            connector = _attach(offer)
+            connector = _attach(config)
         except Exception as error:  # here, too: the others wait for the verdict
             verdict = f"{hosts[comm.rank]}: {error}"
     verdicts = comm.allgather(verdict)
@@ -282,7 +290,7 @@ def _share(
     if blind or connector is None:
         if connector is not None:
             connector.close()
-        path, first = offer["store_dir"], min(blind)
+        path, first = config["store_dir"], min(blind)
         raise NotSharedError(
             f"{len(blind)} of {comm.size} ranks do not see {path}, which rank {root} on "
             f"{hosts[root]} opened: ranks {', '.join(map(str, blind))} on "
@@ -291,7 +299,7 @@ def _share(
             path=path,
             ranks=blind,
         )
-    return connector
+    return connector, ours
 
 
 def _choose(store_dir: str | os.PathLike[str] | None, hosts: list[str]) -> str:

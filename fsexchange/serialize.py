@@ -328,11 +328,15 @@ def _pickle(obj: Any) -> tuple[bytes, list[memoryview]]:
     """Return the pickle of `obj` and its out-of-band buffers; plain pickle first, it is faster."""
     try:
         return _pickle_with(_Pickler, obj)
-    except (_ByValueError, pickle.PicklingError, AttributeError, TypeError):
-        pass
+    except MemoryError:
+        raise
+    except Exception:
+        pass  # a class's own __reduce__ may raise anything; cloudpickle will say it again
     try:
         return _pickle_with(_CloudPickler, obj)
-    except Exception as error:  # a class's own __reduce__ may raise anything
+    except MemoryError:
+        raise
+    except Exception as error:
         raise SerializationError(
             f"cannot serialize a {type(obj).__module__}.{type(obj).__qualname__}: {error}"
         ) from error

@@ -244,7 +244,7 @@ class TestContract:
 
     def test_evict_while_another_thread_gets(self, connector: FileConnector) -> None:
         """Never an exception but the documented results: the whole object or None."""
-        rounds = 10_000 if not connector.markers else 2_000
+        rounds = 10_000
         content = b"x" * 1000
         keys = iter([connector.put(content) for _ in range(rounds)])
         current = [next(keys)]
@@ -465,6 +465,26 @@ def test_users_own_files_survive_clearing(config: dict[str, Any], base_dir: Path
     assert not (store / "plain-name").exists()
     left = {str(p.relative_to(store)) for p in store.rglob("*") if p.is_file()}
     assert left == {*mine, f"{key.filename.split('/')[0]}/in-a-writers-directory.txt"}
+
+
+def test_users_file_under_a_plain_name_survives_a_refused_set(base_dir: Path) -> None:
+    connector = FileConnector(base_dir / "store", write_once=True)
+    (base_dir / "store" / "results").write_bytes(b"mine")
+    with pytest.raises(KeyExistsError):
+        connector.set(FileKey("results"), b"other")
+    with pytest.warns(UserWarning, match="not removed"):
+        connector.close()
+    assert (base_dir / "store" / "results").read_bytes() == b"mine"
+
+
+def test_late_close_of_a_cleared_store_spares_the_next_one_in_its_place(base_dir: Path) -> None:
+    owner = FileConnector(base_dir / "store")
+    FileConnector(base_dir / "store").close(clear=True)
+    with FileConnector(base_dir / "store") as successor:
+        key = successor.put(b"x")
+        assert successor.owned
+        owner.close()
+        assert successor.get(key) == b"x"
 
 
 def test_close_overrides(base_dir: Path) -> None:

@@ -195,6 +195,17 @@ def _adopt(path: str, start: Any, results: Any) -> None:
     connector.close(clear=False)
 
 
+def test_owner_held_for_dead_leaves_the_store_to_its_heir(base_dir: Path) -> None:
+    owner = FileConnector(base_dir / "store")
+    record = base_dir / "store" / ".fsexchange"
+    mine = Owner.from_json(record.read_text())
+    record.write_text(mine._replace(pid=mine.pid + 1, host="elsewhere").to_json())  # adopted
+    owner.close()
+    with FileConnector(base_dir / "store") as attached:
+        assert attached.store_id == mine.store_id
+        attached.close(clear=True)
+
+
 def test_of_many_heirs_one_adopts(base_dir: Path) -> None:
     for _ in range(5):
         process, _ = _owner(base_dir / "store")

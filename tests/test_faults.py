@@ -140,7 +140,9 @@ def test_kill_at_any_system_call_leaves_the_whole_object_or_none(
                     assert owner.get(owner.put(b"goes on")) == b"goes on"
                     owner.set(owner.new_key(), b"goes on")
             assert owner.owned or verb == "close"
-        assert not store.exists(), list(store.rglob("*"))
+        # Killed before its very last system call, close leaves an empty directory.
+        assert not list(store.rglob("*"))
+        assert not store.exists() or (verb, call) == ("close", "rmdir")
     # The kills did hit the verb: before, and where it has several calls, also after its point.
     assert "before" in outcomes
 

@@ -96,6 +96,16 @@ def test_rank_that_raises_while_others_wait_ends_the_job(n: int, tmp_path: Path)
     assert not (tmp_path / "store").exists()
 
 
+def test_aborted_job_leaves_a_store_that_is_not_its_own(tmp_path: Path) -> None:
+    with FileConnector(tmp_path / "store") as owner:
+        key = owner.put(b"x")
+        body = ranks(2, "one_rank_raises_in_a_store_of_another", tmp_path)
+        status, out = mpirun(*body, timeout=30)
+        assert status != 0
+        assert "aborting the job" in out
+        assert owner.get(key) == b"x"
+
+
 @pytest.mark.parametrize("n", [1, 2, 4])
 def test_killed_root_ends_the_job_and_leaves_a_store_to_adopt(n: int, tmp_path: Path) -> None:
     status, out = mpirun(*ranks(n, "one_rank_is_killed", tmp_path), timeout=30)

@@ -342,6 +342,15 @@ def one_rank_raises_while_others_wait() -> None:
         ex.allgather_keys(None)
 
 
+def one_rank_raises_in_a_store_of_another() -> None:
+    """Launched with a store in place that outlives the job."""
+    with connect(comm, base / "store", abort_timeout=1) as ex:
+        assert not ex.connector.owned
+        if rank == size - 1:
+            raise KeyError("the reason")
+        ex.allgather_keys(None)
+
+
 def one_rank_is_killed() -> None:
     with connect(comm, base / "store") as ex:
         ex.connector.put(b"left behind")
