@@ -73,7 +73,7 @@ def find_filesystem(path: str) -> FileSystem:
     return FileSystem(kind, POLICIES.get(kind, _CAREFUL))
 
 
-# A space in a mount point is written \\040: proc(5).
+# A space in a mount point is written \040, a # in a source \043: proc(5).
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
@@ -86,7 +86,9 @@ def _mounted_kind(path: str) -> str:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
             for line in mounts:
                 left, _, right = line.partition(" - ")
-                fields, kind = left.split(), right.split()[0]
+                fields, (kind, source, *_) = left.split(), right.split()
+                if kind == "fuse" and r"\043" in source:
+                    kind = "fuse." + source.split(r"\043")[0]  # as libfuse has it: type#source
                 if fields[2] == wanted:
                     return kind
                 # btrfs subvolumes show devices that no mount has: there the longest path counts.
