@@ -7,13 +7,13 @@ import errno
 import itertools
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from fsexchange import files
-from fsexchange.directory import CLAIM, attach_directory, open_directory
+from fsexchange import files, publish
+from fsexchange.directory import attach_directory, open_directory
 from fsexchange.errors import (
     CorruptObjectError,
     FsExchangeError,
@@ -24,9 +24,10 @@ from fsexchange.errors import (
 )
 from fsexchange.filesystem import Policy, explain, find_filesystem
 from fsexchange.keys import FileKey, check_key
+from fsexchange.layout import CLAIM
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer, Self
+    from typing_extensions import Self
 
     from fsexchange.files import Buffers, BytesLike
 
@@ -219,7 +220,7 @@ class FileConnector:
         try:
             files.create(path, pieces, nbytes)
             if self.markers:
-                self._mark(path)
+                publish.mark(path)
         except OSError as error:
             raise self._explain(error, "write", path) from error
         return FileKey(filename, nbytes)
@@ -260,11 +261,10 @@ class FileConnector:
         tries = _TRIES
         while True:
             try:
-                if self.markers:
-                    return self._get_marked(path, nbytes)
-                if nbytes >= 0 or self._may_open(path):
-                    return files.read(path, nbytes, mappable=self._policy.mappable)
-                break
+                if nbytes < 0 and not self._may_open(path):
+                    break
+                read = publish.read_marked if self.markers else files.read
+                return read(path, nbytes, mappable=self._policy.mappable)
             except FileNotFoundError:
                 break
             except CorruptObjectError:
@@ -278,8 +278,9 @@ class FileConnector:
         self._directory.check()
         return None
 
-    def get_batch(self, keys: Sequence[FileKey]) -> list[BytesLike | None]:
-        """Return several objects in the order of their keys, None for each that is missing."""
+    def get_batch(self, keys: Sequence[FileKey]) -> list[Any]:
+        """Return what `get` returns for each of several keys, in their order."""
+        # Any, as ProxyStore has a type of its own for buffers, and lists are invariant.
         return [self.get(key) for key in keys]
 
     def exists(self, key: FileKey) -> bool:
@@ -337,13 +338,13 @@ class FileConnector:
             note = f"{path}.set"  # readers with the old length look for it
         try:
             # Before the object, so that a crash leaves no object without its note.
-            with self._noted(note):
+            with publish.noted(note):
                 if self.markers:
-                    self._set_marked(path, pieces, nbytes)
+                    publish.by_marker(path, pieces, nbytes, once=self.write_once)
+                elif self.write_once:
+                    publish.by_link(path, pieces, nbytes)
                 else:
-                    temporary = f"{os.path.dirname(path)}/.{os.urandom(8).hex()}.tmp"
-                    files.create(temporary, pieces, nbytes)
-                    self._publish(temporary, path)
+                    publish.by_rename(path, pieces, nbytes)
         except FileExistsError as error:
             if not self.write_once:
                 raise self._explain(error, "write", path) from error
@@ -423,12 +424,12 @@ class FileConnector:
         if self._policy.lookup == "open":
             return True
         folder, _, name = path.rpartition("/")
-        return name in files.listing(folder)
+        return (f"{name}.ready" if self.markers else name) in files.listing(folder)
 
     def _is_there(self, path: str, key: FileKey) -> bool:
         name = f"{path}.ready" if self.markers else path
         try:
-            if _length(key) < 0 and not self._may_open(name):
+            if _length(key) < 0 and not self._may_open(path):
                 return False
             os.stat(name)
             return True
@@ -436,63 +437,3 @@ class FileConnector:
             return False
         except OSError as error:
             raise self._explain(error, "look at", name) from error
-
-    @contextlib.contextmanager
-    def _noted(self, note: str) -> Iterator[None]:
-        """Make the empty file `note`, if any, for the object that the block puts in place."""
-        try:
-            if note:
-                files.create(note, [], 0)
-        except FileExistsError:
-            note = ""  # an earlier object's, which stays
-        try:
-            yield
-        except BaseException:
-            if note:
-                files.unlink(note)  # what is under the name is not ours: a user's file, maybe
-            raise
-
-    def _mark(self, path: str) -> None:
-        try:
-            files.create(f"{path}.ready", [], 0)
-        except FileExistsError:
-            pass
-        except BaseException:
-            files.unlink(path)
-            raise
-
-    def _publish(self, temporary: str, path: str) -> None:
-        try:
-            if self.write_once:
-                try:
-                    os.link(temporary, path)
-                except FileExistsError:
-                    # NFS: the server may have done it and lost its answer, link(2), BUGS.
-                    if os.stat(temporary).st_nlink != 2:
-                        raise
-                os.unlink(temporary)
-            else:
-                os.rename(temporary, path)
-        except BaseException:
-            files.unlink(temporary)
-            raise
-
-    def _set_marked(self, path: str, pieces: Sequence[Buffer], nbytes: int) -> None:
-        if not self.write_once:
-            # In this order a reader that finds a marker before and the same one after reading
-            # has read one whole object.
-            files.unlink(f"{path}.ready")
-            files.unlink(path)
-        files.create(path, pieces, nbytes)
-        self._mark(path)
-
-    def _get_marked(self, path: str, nbytes: int) -> BytesLike:
-        marker = f"{path}.ready"
-        if nbytes < 0 and not self._may_open(marker):
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), marker)
-        while True:
-            before = os.stat(marker)
-            data = files.read(path, nbytes, mappable=self._policy.mappable)
-            after = os.stat(marker)
-            if (before.st_mtime_ns, before.st_ctime_ns) == (after.st_mtime_ns, after.st_ctime_ns):
-                return data

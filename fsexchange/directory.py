@@ -1,15 +1,5 @@
 """The directory of one store: who owns it, whether it is still there, and how it ends.
 
-    store_dir/                         0700
-        .fsexchange                    the owner's record; nobody may own twice (O_EXCL)
-        .fsexchange-<id>               the witness: exists as long as the store is open
-        <writer>/                      one per writing process, 16 hex digits
-            <number>                   an object (keys, connector)
-            <number>.ready             with markers: the object is whole
-            <number>.set               the object was replaced by one of another length
-            .<random>.tmp              an object on its way to its name
-            .claim-<name>              <name> beside the writers' directories is an object, too
-
 The witness has a name of its own, so that no client can remember it from an earlier store in the
 same place, nor its absence from a time before. It goes first when the store is cleared: whoever
 misses an object afterwards learns why.
@@ -20,34 +10,15 @@ from __future__ import annotations
 import atexit
 import errno
 import os
-import re
 import stat
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 
-from fsexchange import files
+from fsexchange import files, layout, sweep
 from fsexchange.errors import StoreClosedError, StoreError, UntrustedDirectoryError
 from fsexchange.filesystem import explain, find_filesystem
-from fsexchange.keys import FileKey, check_key
 from fsexchange.owner import Heartbeat, Owner
-
-_RECORD = ".fsexchange"
-_ADOPTION = ".fsexchange-adopt"
-
-#: Prefix of the file that says: the plain name behind it is an object of this store.
-CLAIM = ".claim-"
-
-_TEMPORARY = r"\.[0-9a-f]{16}\.tmp"
-_WRITER = re.compile(r"[0-9a-f]{16}")
-_WRITERS_FILE = re.compile(rf"[0-9]+(\.ready|\.set)?|{_TEMPORARY}|{re.escape(CLAIM)}.*")
-_STORES_FILE = re.compile(
-    rf"\.fsexchange-([0-9a-f]{{16}}|adopt|probe-[0-9a-f]{{16}}|[0-9a-f]{{16}}-keep)|{_TEMPORARY}"
-)
-
-# What NFS and FUSE rename a removed file to until its last user closes it.
-_IN_USE = (".nfs", ".fuse_hidden")
 
 # Seconds for what another process does in milliseconds: writing its record, adopting, clearing.
 _PATIENCE = 10.0
@@ -64,13 +35,13 @@ class Directory:
         self.path = path
         self.store_id = store_id
         self.markers = markers
-        self._witness = _witness(path, store_id)
+        self._witness = layout.witness(path, store_id)
         self._owner = owner
         self._heartbeat: Heartbeat | None = None
         self._exit_handler: Callable[[], object] | None = None
         if owner is not None and owner.clear:
             if owner.heartbeat:
-                self._heartbeat = Heartbeat(_record(path))
+                self._heartbeat = Heartbeat(layout.record(path))
             self._exit_handler = _call_at_exit(self._at_exit)
 
     @property
@@ -111,7 +82,7 @@ class Directory:
             owner = _read_record(self.path)
             if not owner.clear:
                 return f"the store is kept, made by {owner}"
-            state = "is gone" if owner.is_dead(_record(self.path)) else "seems to be alive"
+            state = "is gone" if owner.is_dead(layout.record(self.path)) else "seems to be alive"
             return f"its owner, {owner}, {state}"
         except (OSError, StoreError):
             return "its owner is not known"
@@ -132,7 +103,7 @@ class Directory:
             return
         try:
             files.unlink(self._witness)  # first: from here on a missing object is a closed store
-            _clear(self.path)
+            sweep.remove_store(self.path)
         except OSError as error:
             raise explain(error, "clear the store at", self._witness) from error
 
@@ -150,7 +121,7 @@ class Directory:
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
                 return False
-            raise explain(error, "look at", _record(self.path)) from error
+            raise explain(error, "look at", layout.record(self.path)) from error
         # Somebody may have cleared it and made another store in its place, or held this owner
         # for dead after minutes without a sign of life, and adopted it.
         return now.store_id == self.store_id and owner in (None, now)
@@ -186,7 +157,7 @@ def open_directory(path: str, *, clear: bool, markers: bool, trust: bool) -> Dir
     except OSError as error:
         if isinstance(error, StoreError):
             raise
-        raise explain(error, "open a store in", _record(path)) from error
+        raise explain(error, "open a store in", layout.record(path)) from error
     raise AssertionError("not reached: patience ends with an error")
 
 
@@ -239,7 +210,7 @@ def check_trust(path: str, *, trust: bool) -> None:
 
 def _own(path: str, *, clear: bool, markers: bool) -> Directory | None:
     """Make a store at `path`; None if there is one."""
-    if os.path.lexists(_record(path)):
+    if os.path.lexists(layout.record(path)):
         return None
     owner = Owner.this_process(
         os.urandom(8).hex(),
@@ -248,11 +219,11 @@ def _own(path: str, *, clear: bool, markers: bool) -> Directory | None:
         heartbeat=find_filesystem(path).policy.network,
     )
     # The witness before the record: a record without one is a store that is being cleared.
-    files.create(_witness(path, owner.store_id), [], 0)
+    files.create(layout.witness(path, owner.store_id), [], 0)
     try:
         _write_record(path, owner)
     except BaseException as error:
-        files.unlink(_witness(path, owner.store_id))
+        files.unlink(layout.witness(path, owner.store_id))
         if isinstance(error, FileExistsError):
             return None  # another process was faster: it owns
         raise
@@ -263,9 +234,9 @@ def _join(path: str, clear: bool, markers: bool) -> Directory | None:
     """Attach to the store at `path`, or adopt it from a dead owner; None if it went meanwhile."""
     try:
         owner = _read_record(path)
-        if owner.clear and owner.is_dead(_record(path)):
+        if owner.clear and owner.is_dead(layout.record(path)):
             return _adopt(path, owner, clear=clear)
-        if not os.path.lexists(_witness(path, owner.store_id)):
+        if not os.path.lexists(layout.witness(path, owner.store_id)):
             return None  # its owner is clearing it
     except FileNotFoundError:
         return None
@@ -281,7 +252,7 @@ def _join(path: str, clear: bool, markers: bool) -> Directory | None:
 
 def _adopt(path: str, dead: Owner, *, clear: bool) -> Directory | None:
     """Become the owner of a dead owner's store, objects included; None if another was faster."""
-    claim = f"{path}/{_ADOPTION}"
+    claim = layout.adoption(path)
     try:
         files.create(claim, [], 0)
     except FileExistsError:
@@ -290,10 +261,10 @@ def _adopt(path: str, dead: Owner, *, clear: bool) -> Directory | None:
         # Another process may have adopted it, and ended its claim, since we read the record.
         if _read_record(path) != dead:
             return None
-        if not os.path.lexists(_witness(path, dead.store_id)):
+        if not os.path.lexists(layout.witness(path, dead.store_id)):
             # Its owner was killed while clearing: what is left is no store any more.
-            _sweep(path)
-            files.unlink(_record(path))
+            sweep.remove_objects(path)
+            files.unlink(layout.record(path))
             return None
         owner = Owner.this_process(
             dead.store_id, clear=clear, markers=dead.markers, heartbeat=dead.heartbeat
@@ -314,32 +285,24 @@ def _make(path: str) -> None:
         raise explain(error, "make the store's directory", path) from error
 
 
-def _record(path: str) -> str:
-    return f"{path}/{_RECORD}"
-
-
-def _witness(path: str, store_id: str) -> str:
-    return f"{path}/{_RECORD}-{store_id}"
-
-
 def _write_record(path: str, owner: Owner, *, replace: bool = False) -> None:
     data = owner.to_json().encode()
     if not replace:
-        files.create(_record(path), [data], len(data))
+        files.create(layout.record(path), [data], len(data))
         return
-    temporary = _witness(path, owner.store_id) + "-keep"
+    temporary = layout.renewal(path, owner.store_id)
     files.unlink(temporary)
     files.create(temporary, [data], len(data))
-    os.replace(temporary, _record(path))
+    os.replace(temporary, layout.record(path))
 
 
 def _read_record(path: str) -> Owner:
     for _ in _patiently(
-        f"the owner's record {_record(path)} is unreadable; if no process uses the store, remove "
-        "that file"
+        f"the owner's record {layout.record(path)} is unreadable; if no process uses the store, "
+        "remove that file"
     ):
         try:
-            return Owner.from_json(bytes(files.read(_record(path))).decode())
+            return Owner.from_json(bytes(files.read(layout.record(path))).decode())
         except ValueError:
             pass  # its writer is between creating it and writing it
     raise AssertionError("not reached: patience ends with an error")
@@ -364,82 +327,3 @@ def _closed(path: str, store_id: str) -> StoreClosedError:
         path=path,
         errno=errno.ENOENT,
     )
-
-
-# ---- clearing -----------------------------------------------------------------------------------
-
-
-def _clear(path: str) -> None:
-    """Remove what fsexchange made in `path`, then `path`; come back for writers still at work."""
-    deadline = time.monotonic() + _PATIENCE
-    while True:
-        foreign, busy = _sweep(path)
-        if not foreign and not busy:
-            files.unlink(_record(path))
-            try:
-                os.rmdir(path)
-                return
-            except FileNotFoundError:
-                return
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    return  # a mount point, or a parent that is not ours: empty is all we can do
-        elif not busy or time.monotonic() > deadline:
-            break
-        time.sleep(0.01)
-    files.unlink(_record(path))
-    left = sorted(foreign + busy)
-    warnings.warn(
-        f"{path} was not removed: it holds what fsexchange did not make "
-        f"({', '.join(left[:3])}{', ...' if len(left) > 3 else ''})",
-        stacklevel=4,
-    )
-
-
-def _sweep(path: str) -> tuple[list[str], list[str]]:
-    """Remove what fsexchange made in `path` but its record; return what remains.
-
-    That is, names of others, and names that will go when whoever uses them is done.
-    """
-    foreign: list[str] = []
-    busy: list[str] = []
-    for name in files.listing(path):
-        if _WRITER.fullmatch(name):
-            for left in _sweep_writer(path, name):
-                (busy if _is_passing(left) else foreign).append(f"{name}/{left}")
-    for name in files.listing(path):
-        if _STORES_FILE.fullmatch(name):
-            files.unlink(f"{path}/{name}")
-        elif name.startswith(_IN_USE):
-            busy.append(name)
-        elif name != _RECORD and not _WRITER.fullmatch(name):
-            foreign.append(name)
-    return foreign, busy
-
-
-def _sweep_writer(path: str, writer: str) -> list[str]:
-    """Remove a writer's directory; return the names in it if it cannot be."""
-    try:
-        names = os.listdir(f"{path}/{writer}")
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    for name in names:
-        if name.startswith(CLAIM):
-            plain = check_key(FileKey(name[len(CLAIM) :]))
-            files.unlink(f"{path}/{plain}.ready")
-            files.unlink(f"{path}/{plain}")
-        if _WRITERS_FILE.fullmatch(name):
-            files.unlink(f"{path}/{writer}/{name}")
-    try:
-        os.rmdir(f"{path}/{writer}")
-    except OSError:
-        return list(files.listing(f"{path}/{writer}"))
-    return []
-
-
-def _is_passing(name: str) -> bool:
-    """Tell whether a name that was not there a moment ago will be swept the next time.
-
-    It is a writer's that was at work while we swept, or that of a removed file in use.
-    """
-    return _WRITERS_FILE.fullmatch(name) is not None or name.startswith(_IN_USE)

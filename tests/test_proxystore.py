@@ -44,6 +44,8 @@ def store(request: pytest.FixtureRequest, base_dir: Path) -> Iterator[Any]:
 
 def test_protocols(tmp_path: Path) -> None:
     with FileConnector(tmp_path / "store") as connector:
+        typed: Connector[FileKey] = connector  # to mypy, too
+        assert typed is connector
         assert isinstance(connector, Connector)
         assert isinstance(connector, DeferrableConnector)
 

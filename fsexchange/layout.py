@@ -1,0 +1,58 @@
+"""Names in a store's directory.
+
+store_dir/                         0700
+    .fsexchange                    the owner's record; nobody may own twice (O_EXCL)
+    .fsexchange-<id>               the witness: exists as long as the store is open
+    .fsexchange-adopt              a dead owner's store is being adopted
+    <writer>/                      one per writing process, 16 hex digits
+        <number>                   an object, whose key is <writer>/<number>
+        <number>.ready             with markers: the object is whole
+        <number>.set               the object was replaced by one of another length
+        .<random>.tmp              an object on its way to its name
+        .claim-<name>              <name> beside the writers' directories is an object, too
+"""
+
+from __future__ import annotations
+
+import re
+
+#: Prefix of the file that says: the plain name behind it is an object of this store.
+CLAIM = ".claim-"
+
+_RECORD = ".fsexchange"
+_RANDOM = r"[0-9a-f]{16}"
+_TEMPORARY = rf"\.{_RANDOM}\.tmp"
+
+#: A writer's directory.
+WRITER = re.compile(_RANDOM)
+
+#: What fsexchange makes in a writer's directory.
+IN_WRITER = re.compile(rf"[0-9]+(\.ready|\.set)?|{_TEMPORARY}|{re.escape(CLAIM)}.*")
+
+#: What fsexchange makes beside the writers' directories, but for the record and plain names.
+BESIDE_WRITERS = re.compile(
+    rf"{re.escape(_RECORD)}-({_RANDOM}(-renewed)?|adopt|probe-{_RANDOM})|{_TEMPORARY}"
+)
+
+#: What NFS and FUSE rename a removed file to until its last user closes it.
+IN_USE = (".nfs", ".fuse_hidden")
+
+
+def record(path: str) -> str:
+    """Return the path of the owner's record in the store at `path`."""
+    return f"{path}/{_RECORD}"
+
+
+def witness(path: str, store_id: str) -> str:
+    """Return the path of the file that exists as long as the store is open."""
+    return f"{path}/{_RECORD}-{store_id}"
+
+
+def renewal(path: str, store_id: str) -> str:
+    """Return where a new record is written before it replaces the old one."""
+    return f"{path}/{_RECORD}-{store_id}-renewed"
+
+
+def adoption(path: str) -> str:
+    """Return the path of the file that one adopter at a time can make."""
+    return f"{path}/{_RECORD}-adopt"

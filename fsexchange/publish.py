@@ -1,0 +1,99 @@
+"""Ways to put a whole object in place under a name that others may already be looking for.
+
+Free functions of paths and buffers, as in `files`; the connector chooses among them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from fsexchange import files
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from fsexchange.files import BytesLike
+
+
+def by_rename(path: str, pieces: Sequence[Buffer], nbytes: int) -> None:
+    """Publish by rename(2): readers see what was there before, or all of the new object."""
+    temporary = _write_beside(path, pieces, nbytes)
+    try:
+        os.rename(temporary, path)
+    except BaseException:
+        files.unlink(temporary)
+        raise
+
+
+def by_link(path: str, pieces: Sequence[Buffer], nbytes: int) -> None:
+    """Publish by link(2), which replaces nothing: `FileExistsError`, of racing writers for one."""
+    temporary = _write_beside(path, pieces, nbytes)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        # NFS: the server may have done it and lost its answer, link(2), BUGS.
+        if os.stat(temporary).st_nlink != 2:
+            raise
+    finally:
+        files.unlink(temporary)
+
+
+def by_marker(path: str, pieces: Sequence[Buffer], nbytes: int, *, once: bool) -> None:
+    """Publish by an empty file `<path>.ready`, where there is no atomic rename.
+
+    Whoever sets an object `once` claims the name by creating it: `FileExistsError`.
+    """
+    if not once:
+        # In this order a reader that finds a marker before and the same one after reading has
+        # read one whole object.
+        files.unlink(f"{path}.ready")
+        files.unlink(path)
+    files.create(path, pieces, nbytes)
+    mark(path)
+
+
+def mark(path: str) -> None:
+    """Make the marker of a whole object; if that fails the object goes, too."""
+    try:
+        files.create(f"{path}.ready", [], 0)
+    except FileExistsError:
+        pass
+    except BaseException:
+        files.unlink(path)
+        raise
+
+
+def read_marked(path: str, nbytes: int, *, mappable: bool) -> BytesLike:
+    """Return an object that has a marker, whole even if it is being replaced; else no such file."""
+    marker = f"{path}.ready"
+    while True:
+        before = os.stat(marker)
+        data = files.read(path, nbytes, mappable=mappable)
+        after = os.stat(marker)
+        if (before.st_mtime_ns, before.st_ctime_ns) == (after.st_mtime_ns, after.st_ctime_ns):
+            return data
+
+
+@contextlib.contextmanager
+def noted(note: str) -> Iterator[None]:
+    """Make the empty file `note`, if any, for the object that the block puts in place."""
+    try:
+        if note:
+            files.create(note, [], 0)
+    except FileExistsError:
+        note = ""  # an earlier object's, which stays
+    try:
+        yield
+    except BaseException:
+        if note:
+            files.unlink(note)  # what is under the name is not ours: a user's file, maybe
+        raise
+
+
+def _write_beside(path: str, pieces: Sequence[Buffer], nbytes: int) -> str:
+    temporary = f"{os.path.dirname(path)}/.{os.urandom(8).hex()}.tmp"
+    files.create(temporary, pieces, nbytes)
+    return temporary
