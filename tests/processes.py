@@ -56,6 +56,12 @@ def lacking(what: str) -> None:
     pytest.skip(what)
 
 
+def needs_room(path: Path, gibibytes: int) -> None:
+    """Skip where a file system is too small for a test of large objects."""
+    if shutil.disk_usage(path).free < gibibytes << 30:
+        lacking(f"{gibibytes} GiB free in {path.parent}")
+
+
 def unprivileged() -> int | None:
     """Return the uid for a process whom permissions stop: root is stopped by none."""
     return NOBODY if os.geteuid() == 0 else None

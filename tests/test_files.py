@@ -12,7 +12,7 @@ import pytest
 
 from fsexchange import CorruptObjectError, files
 
-from .processes import lacking, python
+from .processes import lacking, needs_room, python
 
 STRIDED = memoryview(bytes(range(100)))[::3]
 SQUARE = np.arange(12, dtype="<i4").reshape(3, 4)
@@ -65,6 +65,7 @@ def test_what_has_no_bytes_is_a_type_error(obj: Any, tmp_path: Path) -> None:
 
 def test_more_than_two_gib_in_one_buffer_and_in_many(shm_dir: Path) -> None:
     """One writev moves 0x7ffff000 bytes at the most: writev(2)."""
+    needs_room(shm_dir, 6)
     python(
         """
         import os, sys

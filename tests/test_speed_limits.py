@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .processes import python, strace
+from .processes import needs_room, python, strace
 
 CALLS = """
 import os, sys
@@ -60,6 +60,7 @@ def test_system_calls_a_verb(shm_dir: Path) -> None:
 @pytest.mark.parametrize("how", ["bytes", "serialize"])
 def test_put_and_get_of_a_gibibyte_take_no_memory(how: str, shm_dir: Path) -> None:
     """Peak memory rises by less than 1 % of the array; the result is writable, and one's own."""
+    needs_room(shm_dir, 3)
     python(
         """
         import resource, sys
