@@ -96,7 +96,6 @@ DTYPES += ["S3", "U3", "V4", ">i4", ">f8", ">U2", "S0"]
 ARRAYS = {
     **{f"dtype {dtype}": np.ones(5, dtype) for dtype in DTYPES},
     "datetime": np.array(["2026-01-02", "NaT"], "M8[ns]"),
-    "datetime of no unit": np.array(["NaT"], "M8"),
     "big-endian datetime": np.array(["2026-01-02"], ">M8[D]"),
     "timedelta": np.array([1, 2], "m8[25s]"),
     "object": np.array([1, "a", None, [2]], dtype=object),
