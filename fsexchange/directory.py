@@ -19,6 +19,7 @@ from fsexchange import files, layout, sweep
 from fsexchange.errors import StoreClosedError, StoreError, UntrustedDirectoryError
 from fsexchange.filesystem import explain, find_filesystem
 from fsexchange.owner import Heartbeat, Owner
+from fsexchange.process import Process
 
 # Seconds for what another process does in milliseconds: writing its record, adopting, clearing.
 _PATIENCE = 10.0
@@ -47,7 +48,7 @@ class Directory:
     @property
     def owned(self) -> bool:
         """Whether the calling process owns the store; a forked child does not."""
-        return self._owner is not None and self._owner.pid == os.getpid()
+        return self._owner is not None and self._owner.process.pid == os.getpid()
 
     def check(self) -> None:
         """Raise `StoreClosedError` unless the store is still there."""
@@ -81,9 +82,9 @@ class Directory:
         try:
             owner = _read_record(self.path)
             if not owner.clear:
-                return f"the store is kept, made by {owner}"
+                return f"the store is kept, made by {owner.process}"
             state = "is gone" if owner.is_dead(layout.record(self.path)) else "seems to be alive"
-            return f"its owner, {owner}, {state}"
+            return f"its owner, {owner.process}, {state}"
         except (OSError, StoreError):
             return "its owner is not known"
 
@@ -212,8 +213,9 @@ def _own(path: str, *, clear: bool, markers: bool) -> Directory | None:
     """Make a store at `path`; None if there is one."""
     if os.path.lexists(layout.record(path)):
         return None
-    owner = Owner.this_process(
+    owner = Owner(
         os.urandom(8).hex(),
+        Process.this(),
         clear=clear,
         markers=markers,
         heartbeat=find_filesystem(path).policy.network,
@@ -242,8 +244,8 @@ def _join(path: str, clear: bool, markers: bool) -> Directory | None:
         return None
     if markers and not owner.markers:
         raise StoreError(
-            f"the store at {path} was made without markers by {owner}; leave out markers=True, "
-            "or choose another store_dir",
+            f"the store at {path} was made without markers by {owner.process}; leave out "
+            "markers=True, or choose another store_dir",
             path=path,
             errno=errno.EINVAL,
         )
@@ -266,8 +268,12 @@ def _adopt(path: str, dead: Owner, *, clear: bool) -> Directory | None:
             sweep.remove_objects(path)
             files.unlink(layout.record(path))
             return None
-        owner = Owner.this_process(
-            dead.store_id, clear=clear, markers=dead.markers, heartbeat=dead.heartbeat
+        owner = Owner(
+            dead.store_id,
+            Process.this(),
+            clear=clear,
+            markers=dead.markers,
+            heartbeat=dead.heartbeat,
         )
         _write_record(path, owner, replace=True)
         return Directory(path, owner, owner.store_id, markers=owner.markers)

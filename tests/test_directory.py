@@ -18,6 +18,7 @@ import pytest
 from fsexchange import FileConnector, FileKey, StoreError, UntrustedDirectoryError
 from fsexchange import owner as owner_module
 from fsexchange.owner import Heartbeat, Owner
+from fsexchange.process import Process
 
 from .processes import python, unprivileged
 
@@ -199,7 +200,8 @@ def test_owner_held_for_dead_leaves_the_store_to_its_heir(base_dir: Path) -> Non
     owner = FileConnector(base_dir / "store")
     record = base_dir / "store" / ".fsexchange"
     mine = Owner.from_json(record.read_text())
-    record.write_text(mine._replace(pid=mine.pid + 1, host="elsewhere").to_json())  # adopted
+    heir = mine.process._replace(pid=mine.process.pid + 1, host="elsewhere")
+    record.write_text(mine._replace(process=heir).to_json())  # adopted
     owner.close()
     with FileConnector(base_dir / "store") as attached:
         assert attached.store_id == mine.store_id
@@ -293,7 +295,7 @@ def test_markers_are_the_stores(base_dir: Path) -> None:
 def test_record_says_who_owns(base_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     with FileConnector(base_dir / "store"):
-        record = json.loads((base_dir / "store" / ".fsexchange").read_text())
+        record = json.loads((base_dir / "store" / ".fsexchange").read_text())["process"]
     assert record["host"] == socket.gethostname()
     assert record["pid"] == os.getpid()
     assert record["uid"] == os.geteuid()
@@ -303,22 +305,26 @@ def test_record_says_who_owns(base_dir: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_owner_is_known_dead_only_when_proven(tmp_path: Path) -> None:
     record = tmp_path / "record"
     record.touch()
-    here = Owner.this_process("0" * 16, clear=True, markers=False, heartbeat=False)
-    assert Owner.from_json(here.to_json()) == here
-    assert not here.is_dead(str(record))
-    assert here._replace(started=here.started - 100).is_dead(str(record))  # its pid, used again
-    unknown = here._replace(host="elsewhere")
+    here = Process.this()
+
+    def is_dead(process: Process, *, heartbeat: bool = False) -> bool:
+        owner = Owner("0" * 16, process, clear=True, markers=False, heartbeat=heartbeat)
+        assert Owner.from_json(owner.to_json()) == owner
+        return owner.is_dead(str(record))
+
+    assert not is_dead(here)
+    assert is_dead(here._replace(started=here.started - 100))  # its pid, used again
+    elsewhere = here._replace(host="elsewhere")
     os.utime(record, (0, 0))
-    assert not unknown.is_dead(str(record))  # sends no signs of life, so silence proves nothing
-    beating = unknown._replace(heartbeat=True)
-    assert beating.is_dead(str(record))
+    assert not is_dead(elsewhere)  # sends no signs of life, so silence proves nothing
+    assert is_dead(elsewhere, heartbeat=True)
     os.utime(record)
-    assert not beating.is_dead(str(record))
+    assert not is_dead(elsewhere, heartbeat=True)
     os.utime(record, (time.time() - 400,) * 2)
-    assert beating.is_dead(str(record))
+    assert is_dead(elsewhere, heartbeat=True)
     # A reboot, or a container beside ours: the pid says nothing.
-    assert not here._replace(boot_id="x", started=0.0).is_dead(str(record))
-    assert not here._replace(pid_namespace="x", started=0.0).is_dead(str(record))
+    assert not is_dead(here._replace(boot_id="x", started=0.0))
+    assert not is_dead(here._replace(pid_namespace="x", started=0.0))
     assert [path.name for path in tmp_path.iterdir()] == ["record"]  # the probe is gone
 
 
