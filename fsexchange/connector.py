@@ -22,21 +22,15 @@ from fsexchange.errors import (
     StoreClosedError,
     WaitTimeoutError,
 )
-from fsexchange.filesystem import Policy, explain, find_filesystem
+from fsexchange.filesystem import Policy, find_filesystem
 from fsexchange.keys import FileKey, check_key
 from fsexchange.layout import CLAIM
+from fsexchange.watch import Watch, until
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from fsexchange.files import Buffers, BytesLike
-
-# Seconds between two looks for an object that is waited for: from a system call's to a person's.
-_FIRST_PAUSE, _LONGEST_PAUSE = 50e-6, 50e-3
-
-# What a network file system says of a name that is being replaced: open it again.
-_REPLACED = (errno.ESTALE, errno.EREMOTEIO)
-_TRIES = 10
 
 # Identity of this process; a forked child gets its own, and with it directories of its own to
 # write to. (Comparing pids would cost a system call a put.)
@@ -132,17 +126,20 @@ class FileConnector:
         self.write_once = write_once
         self.trust_directory = trust_directory
         if store_id is None:
-            self._directory = open_directory(
+            self.directory = open_directory(
                 self.store_dir, clear=clear, markers=markers, trust=trust_directory
             )
         else:
-            self._directory = attach_directory(
+            self.directory = attach_directory(
                 self.store_dir, store_id, markers=markers, trust=trust_directory
             )
-        self.store_id = self._directory.store_id
-        self.markers = self._directory.markers
+        # `directory` and `policy` are for the layers above.
+        self.store_id = self.directory.store_id
+        self.markers = self.directory.markers
         self._closed = False
         self._writers: dict[str, _Writer] = {}
+        self._watches: list[Watch] = []
+        self._watches_of = _process
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "owner" if self.owned else "attached"
@@ -165,7 +162,7 @@ class FileConnector:
     @property
     def owned(self) -> bool:
         """Whether `close` in this process ends the store."""
-        return self._directory.owned
+        return self.directory.owned
 
     def config(self) -> dict[str, Any]:
         """Return what `from_config` needs to attach to this very store, from any process."""
@@ -194,11 +191,12 @@ class FileConnector:
         nothing.
         """
         if clear or (clear is None and self.clear and self.owned):
-            self._directory.clear()
+            self.directory.clear()
         elif self.owned:
-            self._directory.keep()
+            self.directory.keep()
         self._closed = True
         self._writers.clear()
+        self._watches.clear()
 
     def put(self, obj: Buffers) -> FileKey:
         """Write one object and return its key.
@@ -222,7 +220,7 @@ class FileConnector:
             if self.markers:
                 publish.mark(path)
         except OSError as error:
-            raise self._explain(error, "write", path) from error
+            raise self.directory.explain(error, "write", path) from error
         return FileKey(filename, nbytes)
 
     def put_batch(self, objs: Sequence[Buffers]) -> list[FileKey]:
@@ -258,13 +256,15 @@ class FileConnector:
         self._check_open()
         nbytes = _length(key)
         path = f"{self.store_dir}/{filename}"
-        tries = _TRIES
+        # Small objects are never mapped: the kind of file system need not be found out for them.
+        mappable = 0 <= nbytes < files.MAP_FROM or self.policy.mappable
+        tries = publish.TRIES
         while True:
             try:
                 if nbytes < 0 and not self._may_open(path):
                     break
                 read = publish.read_marked if self.markers else files.read
-                return read(path, nbytes, mappable=self._policy.mappable)
+                return read(path, nbytes, mappable=mappable)
             except FileNotFoundError:
                 break
             except CorruptObjectError:
@@ -273,9 +273,9 @@ class FileConnector:
                 nbytes = -1  # replaced by set, whole, with another length than the key's
             except OSError as error:
                 tries -= 1
-                if error.errno not in _REPLACED or not tries:
-                    raise self._explain(error, "read", path) from error
-        self._directory.check()
+                if error.errno not in publish.REPLACED or not tries:
+                    raise self.directory.explain(error, "read", path) from error
+        self.directory.check()
         return None
 
     def get_batch(self, keys: Sequence[FileKey]) -> list[Any]:
@@ -294,7 +294,7 @@ class FileConnector:
         self._check_open()
         if self._is_there(f"{self.store_dir}/{filename}", key):
             return True
-        self._directory.check()
+        self.directory.check()
         return False
 
     def evict(self, key: FileKey) -> None:
@@ -308,21 +308,23 @@ class FileConnector:
         except FileNotFoundError:
             pass
         except OSError as error:
-            raise self._explain(error, "remove", path) from error
+            raise self.directory.explain(error, "remove", path) from error
 
     def new_key(self, obj: object = None) -> FileKey:
         """Return a key for an object that any process can `set` later. `obj` is ignored."""
         # Its objects are looked for in listings, which must stay short: they have a directory
         # apart from those of put.
-        writer = self._writer("new_key")
+        writer = self._writer("new_key", signed=True)
         return FileKey(f"{writer.name}/{next(writer.numbers)}")
 
-    def set(self, key: FileKey, obj: Buffers) -> None:
+    def set(self, key: FileKey, obj: Buffers, *, write_once: bool | None = None) -> None:
         """Put an object in place under a key; readers see none of it or all of it.
 
-        A second `set` replaces the object (the last one wins), or with `write_once` is a
-        `KeyExistsError`. With `markers`, a replacement is whole for readers that are fsexchange's
-        own, and only one process may set a key at a time, as there is no atomic rename.
+        A second `set` replaces the object (the last one wins), or with `write_once` (None: as the
+        connector was made) is a `KeyExistsError`, of racing processes for all but one.
+
+        With `markers`, a replacement is whole for readers that are fsexchange's own, and only one
+        process may set a key at a time, as there is no atomic rename.
 
         Raises what `put` raises. The key may be a plain name of your choosing.
         """
@@ -330,6 +332,7 @@ class FileConnector:
         pieces, nbytes = files.flatten(obj)
         self._check_open()
         path = f"{self.store_dir}/{filename}"
+        once = self.write_once if write_once is None else write_once
         note = ""
         if "/" not in filename:
             # Not a name of ours: without a note the owner could not tell it from a user's file.
@@ -340,27 +343,30 @@ class FileConnector:
             # Before the object, so that a crash leaves no object without its note.
             with publish.noted(note):
                 if self.markers:
-                    publish.by_marker(path, pieces, nbytes, once=self.write_once)
-                elif self.write_once:
+                    publish.by_marker(path, pieces, nbytes, once=once)
+                elif once:
                     publish.by_link(path, pieces, nbytes)
                 else:
                     publish.by_rename(path, pieces, nbytes)
         except FileExistsError as error:
-            if not self.write_once:
-                raise self._explain(error, "write", path) from error
+            if not once:
+                raise self.directory.explain(error, "write", path) from error
             raise KeyExistsError(
                 f"{key} is set already and stays as it is (write_once)", path=path
             ) from None
         except OSError as error:
-            raise self._explain(error, "write", path) from error
+            raise self.directory.explain(error, "write", path) from error
 
     def wait(self, key: FileKey, timeout: float | None = None) -> None:
-        """Return once there is an object under the key, looking every 50 us to 50 ms.
+        """Return once there is an object under the key.
+
+        On file systems of one host the kernel tells, within a millisecond; on others it is looked
+        for, every 50 ms after a while, in a way that does not hide it.
 
         Raises
         ------
         WaitTimeoutError
-            There is none after `timeout` seconds (None: wait for ever).
+            There is none after `timeout` seconds (None: wait for ever); it says what is known.
         MissingObjectError
             The key is from `put`, so its object was there and has been evicted for good.
         StoreClosedError
@@ -369,29 +375,40 @@ class FileConnector:
         filename = check_key(key)
         self._check_open()
         path = f"{self.store_dir}/{filename}"
-        deadline = None if timeout is None else time.monotonic() + timeout
-        pause = _FIRST_PAUSE
-        while not self._is_there(path, key):
-            now = time.monotonic()
-            late = deadline is not None and now >= deadline
-            if late or pause in (_FIRST_PAUSE, _LONGEST_PAUSE):
-                self._directory.check()
+
+        def check() -> None:
+            self.directory.check()
             if _length(key) >= 0:
                 raise MissingObjectError(f"{key} was evicted from {self.store_dir}", path=path)
-            if deadline is not None and late:
-                raise WaitTimeoutError(
-                    f"{key} in {self.store_dir} was never set, or evicted again, within "
-                    f"{timeout:g} s; {self._directory.describe_owner()}",
-                    path=path,
-                    timeout=timeout,
-                )
-            time.sleep(pause if deadline is None else min(pause, deadline - now))
-            pause = min(2 * pause, _LONGEST_PAUSE)
+
+        if not until(
+            lambda: self._is_there(path, key),
+            os.path.dirname(path),
+            deadline=None if timeout is None else time.monotonic() + timeout,
+            watches=self.watches(),
+            check=check,
+        ):
+            raise WaitTimeoutError(
+                f"{key} in {self.store_dir} was never set, or evicted again, within {timeout:g} s; "
+                + self.directory.describe(filename),
+                path=path,
+                timeout=timeout,
+            )
+
+    def watches(self) -> list[Watch] | None:
+        """Return this process's idle watches, for `until`; None if the store cannot be watched."""
+        if self.policy.network:
+            return None
+        if self._watches_of is not _process:
+            # A forked child would take the events that its parent waits for.
+            self._watches, self._watches_of = [], _process
+        return self._watches
 
     # ---- how ------------------------------------------------------------------------------------
 
     @cached_property
-    def _policy(self) -> Policy:
+    def policy(self) -> Policy:
+        """What may be asked of the file system that the store is on."""
         return find_filesystem(self.store_dir).policy
 
     def _check_open(self) -> None:
@@ -402,29 +419,16 @@ class FileConnector:
                 errno=errno.EBADF,
             )
 
-    def _writer(self, purpose: str) -> _Writer:
+    def _writer(self, purpose: str, *, signed: bool = False) -> _Writer:
         """Return this process's directory for one purpose; threads that race each get one."""
         writer = self._writers.get(purpose)
         if writer is None or writer.process is not _process:
             self._check_open()
-            writer = self._writers[purpose] = _Writer(self._directory.make_writer())
+            writer = self._writers[purpose] = _Writer(self.directory.make_writer(signed=signed))
         return writer
 
-    def _explain(self, error: OSError, doing: str, path: str) -> FsExchangeError:
-        """Return what to raise: a lost store explains a missing directory."""
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
-            try:
-                self._directory.check()
-            except FsExchangeError as closed:
-                return closed
-        return explain(error, doing, path)
-
     def _may_open(self, path: str) -> bool:
-        """Tell whether to open a name that may not exist yet: policy of the file system."""
-        if self._policy.lookup == "open":
-            return True
-        folder, _, name = path.rpartition("/")
-        return (f"{name}.ready" if self.markers else name) in files.listing(folder)
+        return self.policy.may_open(f"{path}.ready" if self.markers else path)
 
     def _is_there(self, path: str, key: FileKey) -> bool:
         name = f"{path}.ready" if self.markers else path
@@ -436,4 +440,4 @@ class FileConnector:
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise self._explain(error, "look at", name) from error
+            raise self.directory.explain(error, "look at", name) from error

@@ -8,15 +8,22 @@ misses an object afterwards learns why.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import errno
 import os
 import stat
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 
 from fsexchange import files, layout, sweep
-from fsexchange.errors import StoreClosedError, StoreError, UntrustedDirectoryError
+from fsexchange.errors import (
+    FsExchangeError,
+    StoreClosedError,
+    StoreError,
+    UntrustedDirectoryError,
+)
 from fsexchange.filesystem import explain, find_filesystem
 from fsexchange.owner import Heartbeat, Owner
 from fsexchange.process import Process
@@ -60,8 +67,20 @@ class Directory:
                 raise _closed(self.path, self.store_id) from None
             raise explain(error, "look into the store at", self._witness) from error
 
-    def make_writer(self) -> str:
-        """Return the name of a new directory inside, which is the caller's alone to write to."""
+    def explain(self, error: OSError, doing: str, path: str) -> FsExchangeError:
+        """Return what to raise for an error at `path`: a lost store explains what is missing."""
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
+            try:
+                self.check()
+            except FsExchangeError as closed:
+                return closed
+        return explain(error, doing, path)
+
+    def make_writer(self, *, signed: bool) -> str:
+        """Return the name of a new directory inside, which is the caller's alone to write to.
+
+        A signed one says which process made it.
+        """
         name = os.urandom(8).hex()
         path = f"{self.path}/{name}"
         try:
@@ -75,18 +94,34 @@ class Directory:
             # The store was cleared just before the mkdir: its owner will not come by again.
             os.rmdir(path)
             raise
+        if signed:
+            text = Process.this().to_json().encode()
+            try:
+                files.create(f"{path}/{layout.SIGNATURE}", [text], len(text))
+            except OSError as error:
+                raise explain(error, "sign the directory", path) from error
         return name
 
-    def describe_owner(self) -> str:
-        """Return who owns the store and whether that process lives, for a message."""
+    def describe(self, filename: str) -> str:
+        """Return what is known of who could set an object, for the message of a time-out."""
+        found = []
+        try:
+            signature = f"{self.path}/{os.path.dirname(filename)}/{layout.SIGNATURE}"
+            maker = Process.from_json(bytes(files.read(signature)).decode())
+            state = {True: "is gone", False: "is alive", None: "is not to be seen from here"}
+            found.append(f"{maker}, which made the key, {state[maker.is_gone()]}")
+        except (OSError, ValueError):
+            pass  # a plain name, which nobody made
         try:
             owner = _read_record(self.path)
-            if not owner.clear:
-                return f"the store is kept, made by {owner.process}"
-            state = "is gone" if owner.is_dead(layout.record(self.path)) else "seems to be alive"
-            return f"its owner, {owner.process}, {state}"
+            dead = owner.is_dead(layout.record(self.path))
+            if owner.clear:
+                found.append(
+                    f"the store's owner, {owner.process}, {'is gone' if dead else 'lives'}"
+                )
         except (OSError, StoreError):
-            return "its owner is not known"
+            found.append("the store's owner is not known")
+        return "; ".join(found)
 
     def keep(self) -> None:
         """End this process's ownership and leave the store to everyone, for good."""
@@ -173,6 +208,17 @@ def attach_directory(path: str, store_id: str, *, markers: bool, trust: bool) ->
     return hold
 
 
+def default_directory() -> str:
+    """Return a new path in memory, or where that has less than 1 GiB free, for temporary files."""
+    base = "/dev/shm"
+    try:
+        status = os.statvfs(base)
+        roomy = status.f_bavail * status.f_frsize >= 1 << 30 and os.access(base, os.W_OK)
+    except OSError:
+        roomy = False
+    return f"{base if roomy else tempfile.gettempdir()}/fsexchange-{os.urandom(8).hex()}"
+
+
 def check_trust(path: str, *, trust: bool) -> None:
     """Raise unless `path` is a directory that only the calling user can change.
 
@@ -220,6 +266,10 @@ def _own(path: str, *, clear: bool, markers: bool) -> Directory | None:
         markers=markers,
         heartbeat=find_filesystem(path).policy.network,
     )
+    # Before anybody can look for it: an early look may hide it from a host, and there is no
+    # listing that would show it without one.
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(f"{path}/{layout.NAMES}", 0o700)
     # The witness before the record: a record without one is a store that is being cleared.
     files.create(layout.witness(path, owner.store_id), [], 0)
     try:

@@ -11,6 +11,7 @@ import os
 import re
 from typing import Literal, NamedTuple
 
+from fsexchange import files
 from fsexchange.errors import StoreError
 
 
@@ -25,6 +26,13 @@ class Policy(NamedTuple):
     """How to look for a name that may not exist yet. One early `open` or `stat` can leave a
     negative entry in the client's cache, which hides the file from the whole node for up to 30 s
     after it was made; a directory listing leaves none."""
+
+    def may_open(self, path: str) -> bool:
+        """Tell whether to open a name that may not exist yet: it does, or no cache remembers."""
+        if self.lookup == "open":
+            return True
+        folder, name = os.path.split(path)
+        return name in files.listing(folder)
 
 
 class FileSystem(NamedTuple):

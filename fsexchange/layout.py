@@ -4,11 +4,13 @@ store_dir/                         0700
     .fsexchange                    the owner's record; nobody may own twice (O_EXCL)
     .fsexchange-<id>               the witness: exists as long as the store is open
     .fsexchange-adopt              a dead owner's store is being adopted
+    .fsexchange-names/             names for people: the key of each in a file
     <writer>/                      one per writing process, 16 hex digits
         <number>                   an object, whose key is <writer>/<number>
         <number>.ready             with markers: the object is whole
         <number>.set               the object was replaced by one of another length
         .<random>.tmp              an object on its way to its name
+        .process                   who made the keys of new_key here
         .claim-<name>              <name> beside the writers' directories is an object, too
 """
 
@@ -19,6 +21,12 @@ import re
 #: Prefix of the file that says: the plain name behind it is an object of this store.
 CLAIM = ".claim-"
 
+#: Name of the file that says who made the keys of a writer's directory.
+SIGNATURE = ".process"
+
+#: Name of the directory of names.
+NAMES = ".fsexchange-names"
+
 _RECORD = ".fsexchange"
 _RANDOM = r"[0-9a-f]{16}"
 _TEMPORARY = rf"\.{_RANDOM}\.tmp"
@@ -27,7 +35,9 @@ _TEMPORARY = rf"\.{_RANDOM}\.tmp"
 WRITER = re.compile(_RANDOM)
 
 #: What fsexchange makes in a writer's directory.
-IN_WRITER = re.compile(rf"[0-9]+(\.ready|\.set)?|{_TEMPORARY}|{re.escape(CLAIM)}.*")
+IN_WRITER = re.compile(
+    rf"[0-9]+(\.ready|\.set)?|{_TEMPORARY}|{re.escape(CLAIM)}.*|{re.escape(SIGNATURE)}"
+)
 
 #: What fsexchange makes beside the writers' directories, but for the record and plain names.
 BESIDE_WRITERS = re.compile(

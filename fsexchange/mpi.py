@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import socket
 import sys
-import tempfile
 import time
 import traceback
 from types import TracebackType
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mpi4py import MPI
 
 from fsexchange.connector import FileConnector
+from fsexchange.directory import default_directory
 from fsexchange.errors import FsExchangeError, NotSharedError, RemoteError, StoreClosedError
 from fsexchange.filesystem import find_filesystem
 from fsexchange.keys import RECORD_SIZE, FileKey
@@ -54,7 +54,8 @@ def connect(
         Any intracommunicator; a duplicate of it is used, so that no message mixes with yours.
     store_dir:
         Directory that all ranks see under the same path; the root's counts. None: the root's
-        `$FSEXCHANGE_DIR`; else, if all ranks are on one host, a new directory in /dev/shm.
+        `$FSEXCHANGE_DIR`; else, if all ranks are on one host, a new directory in /dev/shm, or for
+        temporary files where that has less than 1 GiB free.
     root:
         Rank that makes the directory, and clears it when all have closed.
     clear, markers, write_once, trust_directory:
@@ -213,6 +214,7 @@ class Exchange:
                     file=sys.stderr,
                     flush=True,
                 )
+                time.sleep(0.5)  # an abort overtakes what mpirun has still to print
                 if self._clear_on_abort:
                     self.connector.close(clear=True)
                 MPI.COMM_WORLD.Abort(1)
@@ -311,8 +313,7 @@ def _choose(store_dir: str | os.PathLike[str] | None, hosts: list[str]) -> str:
             f"the ranks are on {len(set(hosts))} hosts ({', '.join(sorted(set(hosts))[:3])}, ...) "
             "and share no memory: pass a store_dir that all of them mount, or set $FSEXCHANGE_DIR"
         )
-    memory = "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir()
-    return f"{memory}/fsexchange-{os.urandom(8).hex()}"
+    return default_directory()
 
 
 def _attach(config: dict[str, Any]) -> FileConnector:

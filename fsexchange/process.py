@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from typing import NamedTuple
@@ -36,6 +37,18 @@ class Process(NamedTuple):
             uid=os.geteuid(),
             job=_job_id(),
         )
+
+    @classmethod
+    def from_json(cls, text: str) -> Process:
+        """Return the identity in `text`; `ValueError` if it is none or only half of one."""
+        try:
+            return cls(**json.loads(text))
+        except TypeError as error:
+            raise ValueError(str(error)) from None
+
+    def to_json(self) -> str:
+        """Return what `from_json` reads."""
+        return json.dumps(self._asdict())
 
     def __str__(self) -> str:
         job = f", job {self.job}" if self.job else ""

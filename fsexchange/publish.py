@@ -6,11 +6,17 @@ Free functions of paths and buffers, as in `files`; the connector chooses among 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from fsexchange import files
+
+#: What a network file system says to a reader of a name that is being replaced: open it again,
+#: so many times.
+REPLACED = (errno.ESTALE, errno.EREMOTEIO)
+TRIES = 10
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -33,10 +39,14 @@ def by_link(path: str, pieces: Sequence[Buffer], nbytes: int) -> None:
     temporary = _write_beside(path, pieces, nbytes)
     try:
         os.link(temporary, path)
-    except FileExistsError:
+    except OSError as error:
         # NFS: the server may have done it and lost its answer, link(2), BUGS.
-        if os.stat(temporary).st_nlink != 2:
-            raise
+        if error.errno == errno.EEXIST and os.stat(temporary).st_nlink == 2:
+            return
+        # sshfs: to the loser of a race its server says no more than EPERM.
+        if error.errno == errno.EPERM and os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from None
+        raise
     finally:
         files.unlink(temporary)
 

@@ -56,8 +56,15 @@ def remove_objects(path: str) -> tuple[list[str], list[str]]:
             for left in _remove_writer(path, name):
                 passing = layout.IN_WRITER.fullmatch(left) or left.startswith(layout.IN_USE)
                 (busy if passing else foreign).append(f"{name}/{left}")
+    for name in files.listing(f"{path}/{layout.NAMES}"):
+        files.unlink(f"{path}/{layout.NAMES}/{name}")
     for name in files.listing(path):
-        if layout.BESIDE_WRITERS.fullmatch(name):
+        if name == layout.NAMES:
+            try:
+                os.rmdir(f"{path}/{name}")
+            except OSError:
+                busy.append(name)  # somebody is naming an object, or one of the files is in use
+        elif layout.BESIDE_WRITERS.fullmatch(name):
             files.unlink(f"{path}/{name}")
         elif name.startswith(layout.IN_USE):
             busy.append(name)

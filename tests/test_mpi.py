@@ -55,6 +55,7 @@ SAME_ON_ALL = [
     "key_verbs",
     "no_key_on_one_rank",
     "every_verb_between_first_and_last",
+    "futures_and_names_between_first_and_last",
     "another_root",
     "split_and_nested",
     "root_cannot_create",

@@ -21,8 +21,10 @@ from fsexchange import (
     FileConnector,
     FileKey,
     InvalidKeyError,
+    KeyExistsError,
     NotSharedError,
     RemoteError,
+    Store,
     StoreClosedError,
     StoreError,
 )
@@ -186,6 +188,46 @@ def every_verb_between_first_and_last() -> None:
     else:
         raise AssertionError("no error")
     clone.close()
+
+
+def futures_and_names_between_first_and_last() -> None:
+    """Waited for from the start, long before they are set; each within a second of that."""
+    with connect(comm, base / "store") as ex:
+        store = Store(ex.connector)
+        futures = comm.bcast([store.future() for _ in range(3)] if rank == 0 else None)
+        assert not any(future.done() for future in futures)
+        assert "mesh" not in store.names
+        comm.Barrier()
+        for n, future in enumerate(futures):
+            if rank == size - 1:
+                time.sleep(0.7)  # the others wait already
+                future.set_result(np.full(200_000, n) if n else time.time())
+            value = future.result(timeout=60)
+            if n == 0:
+                assert time.time() - value < 1
+            else:
+                assert (value == n).all()
+        if rank == size - 1:
+            time.sleep(0.7)
+            store.put("named", name="mesh")
+        store.wait("mesh", timeout=60)
+        assert store.get("mesh") == "named"
+        assert list(store.names) == ["mesh"]
+        winners = 0
+        try:
+            futures[0].set_result("again")
+            winners += 1
+        except KeyExistsError:
+            pass
+        assert comm.allreduce(winners) == 0
+        race = comm.bcast(store.future() if rank == 0 else None)
+        comm.Barrier()
+        try:
+            race.set_result(rank)
+            winners += 1
+        except KeyExistsError:
+            pass
+        assert comm.allreduce(winners) == 1
 
 
 def another_root() -> None:
