@@ -15,7 +15,10 @@ from fsexchange.errors import (
     UntrustedDirectoryError,
     WaitTimeoutError,
 )
+from fsexchange.future import Future
 from fsexchange.keys import FileKey
+from fsexchange.ref import Ref
+from fsexchange.store import Store
 
 __version__ = "0.1.0"
 
@@ -24,12 +27,15 @@ __all__ = [
     "FileConnector",
     "FileKey",
     "FsExchangeError",
+    "Future",
     "InvalidKeyError",
     "KeyExistsError",
     "MissingObjectError",
     "NotSharedError",
+    "Ref",
     "RemoteError",
     "SerializationError",
+    "Store",
     "StoreClosedError",
     "StoreError",
     "UntrustedDirectoryError",

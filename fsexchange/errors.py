@@ -44,25 +44,55 @@ def _rebuild(
 
 
 class InvalidKeyError(FsExchangeError, ValueError):
-    """The key names no object that this store can hold; nothing was touched."""
+    """The key names no object that this store can hold; nothing was touched.
+
+    >>> from fsexchange import FileKey
+    >>> FileKey.parse("../x")
+    Traceback (most recent call last):
+    fsexchange.errors.InvalidKeyError: FileKey(filename='../x', nbytes=-1, offset=0): a key's ...
+    """
 
     filename: str | None = None
 
 
 class KeyExistsError(FsExchangeError, FileExistsError):
-    """A write-once key was set a second time; the first object stays."""
+    """A write-once key or a future was set a second time; the first object stays.
+
+    >>> from fsexchange import Store
+    >>> with Store() as store:
+    ...     future = store.future()
+    ...     future.set_result(1)
+    ...     future.set_result(2)
+    Traceback (most recent call last):
+    fsexchange.errors.KeyExistsError: ... is set already and stays as it is (write_once)
+    """
 
     path: str = ""
 
 
-class MissingObjectError(FsExchangeError, LookupError):
-    """The object was evicted, so that waiting for it is in vain."""
+class MissingObjectError(FsExchangeError, KeyError):
+    """The object was evicted or never set, or nothing has this name.
+
+    >>> from fsexchange import Store
+    >>> with Store() as store:
+    ...     store.get("mesh")
+    Traceback (most recent call last):
+    fsexchange.errors.MissingObjectError: nothing is named 'mesh' in the store at ...
+    """
 
     path: str = ""
+
+    __str__ = Exception.__str__  # KeyError's own shows the repr
 
 
 class CorruptObjectError(FsExchangeError, ValueError):
-    """What was read is not what was written: truncated, overwritten or foreign."""
+    """What was read is not what was written: truncated, overwritten or foreign.
+
+    >>> from fsexchange.serialize import deserialize
+    >>> deserialize(b"no such object")
+    Traceback (most recent call last):
+    fsexchange.errors.CorruptObjectError: not an fsexchange object: begins with b'no such ...
+    """
 
     path: str = ""
     expected: int = -1
@@ -72,25 +102,60 @@ class CorruptObjectError(FsExchangeError, ValueError):
 
 
 class SerializationError(FsExchangeError, TypeError):
-    """The object cannot be turned into bytes, or the bytes into an object here."""
+    """The object cannot be turned into bytes, or the bytes into an object here.
+
+    >>> import threading
+    >>> from fsexchange import Store
+    >>> with Store() as store:
+    ...     store.put(threading.Lock())
+    Traceback (most recent call last):
+    fsexchange.errors.SerializationError: cannot serialize a _thread.lock: ...
+    """
 
 
 class StoreError(FsExchangeError, OSError):
-    """The file system refused; `errno` is the operating system's."""
+    """The file system refused; `errno` is the operating system's.
+
+    >>> from fsexchange import Store
+    >>> Store("/proc/no-such")
+    Traceback (most recent call last):
+    fsexchange.errors.StoreError: cannot make the store's directory /proc/no-such (proc): ...
+    """
 
     path: str = ""
 
 
 class StoreClosedError(StoreError):
-    """The store is gone: its owner removed it, or this connector was closed."""
+    """The store is gone: its owner removed it, or this connector was closed.
+
+    >>> from fsexchange import Store
+    >>> with Store() as store:
+    ...     key = store.put(1)
+    >>> store.get(key)
+    Traceback (most recent call last):
+    fsexchange.errors.StoreClosedError: this connector to ... was closed; make another one
+    """
 
 
 class UntrustedDirectoryError(StoreError, PermissionError):
-    """The directory is a symlink, another user's, or writable by others."""
+    """The directory is a symlink, another user's, or writable by others.
+
+    >>> from fsexchange import Store
+    >>> Store("/dev/shm")
+    Traceback (most recent call last):
+    fsexchange.errors.UntrustedDirectoryError: /dev/shm ...: whoever can put files there can ...
+    """
 
 
 class WaitTimeoutError(FsExchangeError, TimeoutError):
-    """What was waited for did not come in time."""
+    """What was waited for did not come in time.
+
+    >>> from fsexchange import Store
+    >>> with Store() as store:
+    ...     store.future().result(timeout=0)
+    Traceback (most recent call last):
+    fsexchange.errors.WaitTimeoutError: ... was never set, or evicted again, within 0 s; ...
+    """
 
     path: str = ""
     timeout: float = 0.0
@@ -98,7 +163,12 @@ class WaitTimeoutError(FsExchangeError, TimeoutError):
 
 
 class NotSharedError(FsExchangeError, OSError):
-    """Some ranks do not see the directory that root made."""
+    """Some ranks do not see the directory that root made.
+
+    >>> error = NotSharedError("1 of 4 ranks ...", path="/scratch", ranks={3: "hostb: ..."})
+    >>> list(error.ranks)
+    [3]
+    """
 
     path: str = ""
     ranks: Mapping[int, str] = MappingProxyType({})
@@ -106,7 +176,11 @@ class NotSharedError(FsExchangeError, OSError):
 
 
 class RemoteError(FsExchangeError, RuntimeError):
-    """Another rank failed in its part of this call."""
+    """Another rank or process failed in its part of this call.
+
+    >>> RemoteError("rank 3 (hostb) passed no key", rank=3, host="hostb").rank
+    3
+    """
 
     rank: int = -1
     host: str = ""

@@ -38,14 +38,14 @@ def test_hillshade_is_the_same_picture_on_any_number_of_ranks(tmp_path: Path) ->
 
 @pytest.mark.parametrize("n", [1, 2, 4])
 def test_readme_mpirun_example(n: int, tmp_path: Path) -> None:
-    (tmp_path / "script.py").write_text(BLOCKS[0])
+    (tmp_path / "script.py").write_text(BLOCKS[1])
     status, out = mpirun("-n", str(n), sys.executable, "-m", "mpi4py", tmp_path / "script.py")
     assert status == 0, out
     assert 1980 < float(out) < 2020  # the mean of the sums of 4000 random numbers
 
 
 def test_readme_pool_example(tmp_path: Path) -> None:
-    (tmp_path / "script.py").write_text(BLOCKS[1])
+    (tmp_path / "script.py").write_text(BLOCKS[2])
     out = subprocess.run(
         [sys.executable, tmp_path / "script.py"], capture_output=True, text=True, timeout=60
     )
@@ -53,9 +53,59 @@ def test_readme_pool_example(tmp_path: Path) -> None:
     assert out.stdout.count("1000000.0") == 8
 
 
+def test_readme_store_example(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(BLOCKS[0])
+    assert run(tmp_path / "script.py").splitlines() == [
+        "10000000.0",
+        "{'any': 'object'}",
+        "[1, 2, 3] ['mesh/coarse']",
+    ]
+
+
 def test_readme_examples_are_short() -> None:
     lengths = [len(re.findall(r"^.*\S", block, re.M)) for block in BLOCKS]
-    assert lengths == [14, 10]
+    assert lengths == [11, 14, 10]
+
+
+def run(*command: str | Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", *map(str, command)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_workers_of_a_pool_share_one_copy() -> None:
+    """Near one copy of the array in all, against one for each of the four by pickling."""
+    out = run("examples/pool_shared_array.py", "64")
+    times = {how: float(n) for how, n in re.findall(r"by (\w+): .* hold ([\d.]+) times", out)}
+    assert 0.9 < times["Ref"] < 1.3, out
+    assert times["pickling"] > 3.9, out
+
+
+def test_producer_and_consumer() -> None:
+    lines = run("examples/producer_consumer.py").splitlines()
+    assert lines == [
+        "step 0: mean 0.0",
+        "step 1: mean 1.0",
+        "step 2: mean 2.0",
+        "step 3: failed, step 3 does not converge",
+        "step 4: mean 4.0",
+    ]
+
+
+def test_two_scripts_find_each_others_data_by_name(tmp_path: Path) -> None:
+    assert "mesh/coarse, mesh/fine" in run("examples/write_mesh.py", tmp_path / "store")
+    lines = run("examples/read_mesh.py", tmp_path / "store").splitlines()
+    assert lines == [
+        "mesh/coarse: (100, 100) points, to 0.990990990990991 m",
+        "mesh/fine: (1000, 1000) points, to 1.0 m",
+    ]
+    assert not (tmp_path / "store").exists()
 
 
 def test_examples_are_short_and_start_with_what_they_are_for() -> None:

@@ -1,0 +1,128 @@
+"""Names for people: "mesh/coarse" instead of a key, for scripts that start hours apart."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, MutableMapping
+from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote
+
+from fsexchange import files, layout, publish
+from fsexchange.errors import InvalidKeyError, MissingObjectError, WaitTimeoutError
+from fsexchange.keys import FileKey
+from fsexchange.watch import until
+
+if TYPE_CHECKING:
+    from fsexchange.connector import FileConnector
+
+# NAME_MAX of every file system in use, less room for the temporary file's ending: limits.h.
+_LONGEST = 230
+
+
+class Names(MutableMapping[str, FileKey]):
+    """The names in a store, each of one key; `store.names`.
+
+    Naming replaces what the name stood for, at once: readers find the old key or the new one. The
+    object of the old key stays until it is evicted. Names last as long as the store.
+
+    Any text is a name if it has a printable character and at most 230 bytes once characters other
+    than letters, digits and `_.-~` are written as %XX; else `InvalidKeyError`. On a network file
+    system a replaced name may stand for its old key for as long as the mount caches, seconds.
+
+    >>> from fsexchange import Store
+    >>> with Store() as store:
+    ...     key = store.put([1, 2, 3], name="mesh/coarse")
+    ...     sorted(store.names), store.names["mesh/coarse"] == key
+    (['mesh/coarse'], True)
+    """
+
+    def __init__(self, connector: FileConnector) -> None:
+        self._connector = connector
+        self._folder = f"{connector.store_dir}/{layout.NAMES}"
+
+    def __getitem__(self, name: str) -> FileKey:
+        path = self._path(name)
+        tries = publish.TRIES
+        while tries:
+            try:
+                if not self._connector.policy.may_open(path):
+                    break
+                return FileKey.parse(bytes(files.read(path)).decode())
+            except FileNotFoundError:
+                break
+            except OSError as error:
+                tries -= 1
+                if error.errno not in publish.REPLACED or not tries:
+                    raise self._connector.directory.explain(error, "read", path) from error
+        self._connector.directory.check()
+        raise MissingObjectError(
+            f"nothing is named {name!r} in the store at {self._connector.store_dir}", path=path
+        )
+
+    def __setitem__(self, name: str, key: FileKey) -> None:
+        path = self._path(name)
+        text = str(FileKey.unpack(key.pack())).encode()  # proven to be a key
+        try:
+            publish.by_rename(path, [text], len(text))
+        except OSError as error:
+            raise self._connector.directory.explain(error, "write", path) from error
+
+    def __delitem__(self, name: str) -> None:
+        path = self._path(name)
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            self._connector.directory.check()
+            raise MissingObjectError(
+                f"nothing is named {name!r} in the store at {self._connector.store_dir}", path=path
+            ) from None
+        except OSError as error:
+            raise self._connector.directory.explain(error, "remove", path) from error
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            found = [unquote(name) for name in files.listing(self._folder) if name[0] != "."]
+        except OSError as error:
+            raise self._connector.directory.explain(error, "list", self._folder) from error
+        if not found:
+            self._connector.directory.check()
+        return iter(found)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._connector.store_dir!r}, {len(self)} names)"
+
+    def wait(self, name: str, timeout: float | None = None) -> None:
+        """Return once there is such a name; `WaitTimeoutError` after `timeout` seconds."""
+        path = self._path(name)
+        if not until(
+            lambda: name in self,
+            self._folder,
+            deadline=None if timeout is None else time.monotonic() + timeout,
+            watches=self._connector.watches(),
+            check=self._connector.directory.check,
+        ):
+            raise WaitTimeoutError(
+                f"nothing was named {name!r} in the store at {self._connector.store_dir} within "
+                f"{timeout:g} s",
+                path=path,
+                timeout=timeout,
+            )
+
+    def _path(self, name: str) -> str:
+        """Return the file of a name, proven to be in the directory of names."""
+        if not isinstance(name, str) or not name.strip() or not name.isprintable():
+            raise InvalidKeyError(f"not a name: {name!r}; a name is printable text", filename=None)
+        quoted = quote(name, safe="")
+        if quoted.startswith("."):
+            quoted = "%2E" + quoted[1:]  # neither hidden nor a way out
+        if len(quoted) > _LONGEST:
+            raise InvalidKeyError(
+                f"{name[:40]!r}... is too long a name: {len(quoted)} bytes as a file name, where "
+                f"{_LONGEST} are allowed",
+                filename=name,
+            )
+        return f"{self._folder}/{quoted}"

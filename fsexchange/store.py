@@ -1,0 +1,236 @@
+"""Store: any Python object in, a small handle out, through files that processes share."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fsexchange.cache import Cache
+from fsexchange.connector import FileConnector
+from fsexchange.directory import default_directory
+from fsexchange.errors import MissingObjectError
+from fsexchange.files import MAP_FROM
+from fsexchange.future import Failure, Future
+from fsexchange.keys import FileKey
+from fsexchange.names import Names
+from fsexchange.ref import Ref
+from fsexchange.serialize import deserialize, serialize
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from fsexchange.files import BytesLike
+
+T = TypeVar("T")
+
+# Stands for "no default": None is an ordinary value.
+_NO_DEFAULT: Any = object()
+
+
+class Store:
+    """Objects in a directory that processes share, each under a key, some under a name as well.
+
+    A store pickles to a few hundred bytes and attaches where it is unpickled. Wherever an object is
+    meant, verbs take a key, a name or a `Ref`. Objects are written once: what you `get` is yours,
+    writable, and changes neither the stored object nor anybody else's.
+
+    Parameters
+    ----------
+    connector:
+        A `FileConnector`, or the path of a directory to make or attach to. None: the directory
+        `$FSEXCHANGE_DIR`, else a private one in /dev/shm, or in the directory for temporary files
+        where that has less than 1 GiB free.
+    clear:
+        For a path: False keeps the objects for later processes. See `FileConnector`, also for who
+        deletes.
+    cache:
+        Keep up to so many bytes of what was read, for the next `get` of the same key; 0 is none.
+        What is mapped needs none. A cached object may outlive its eviction by another process.
+
+    Raises
+    ------
+    StoreError, UntrustedDirectoryError
+        As `FileConnector`.
+
+    Notes
+    -----
+    Threads may share a store; no lock is held while objects are read or written.
+
+    >>> import numpy as np
+    >>> with Store() as store:
+    ...     key = store.put({"weights": np.arange(3.0), "name": "first"})
+    ...     store.get(key)["weights"].sum()
+    np.float64(3.0)
+    """
+
+    def __init__(
+        self,
+        connector: FileConnector | str | os.PathLike[str] | None = None,
+        *,
+        clear: bool = True,
+        cache: int = 0,
+    ) -> None:
+        if not isinstance(connector, FileConnector):
+            path = connector or os.environ.get("FSEXCHANGE_DIR") or default_directory()
+            connector = FileConnector(path, clear=clear)
+        self.connector = connector
+        self._cache = Cache(cache) if cache else None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.connector!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        exc_traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        size = self._cache.limit if self._cache else 0
+        return _attach, (type(self), self.connector.config(), size)
+
+    def close(self) -> None:
+        """End the use of this store; in the owner's process, remove it with all its objects."""
+        self.connector.close()
+
+    def put(self, obj: Any, *, name: str | None = None, checksum: bool = False) -> FileKey:
+        """Write one object and return its key; with `name` also name it, in the place of another.
+
+        Parameters
+        ----------
+        checksum:
+            Guard the contents of arrays by a CRC-32, too: about a second for 1 GiB, and as much
+            for each `get`.
+
+        Raises
+        ------
+        SerializationError
+            The object cannot be pickled.
+        StoreError
+            The file system refuses; nothing is left of the object.
+        """
+        key = self.connector.put(serialize(obj, checksum=checksum))
+        if name is not None:
+            self.names[name] = key
+        return key
+
+    def put_batch(self, objs: Iterable[Any]) -> list[FileKey]:
+        """Write several objects and return their keys in order; all of them or none."""
+        return self.connector.put_batch([serialize(obj) for obj in objs])
+
+    def get(self, key: FileKey | str | Ref[Any], default: Any = _NO_DEFAULT) -> Any:
+        """Return an object; arrays are views of a private mapping, or of memory read into.
+
+        Raises
+        ------
+        MissingObjectError
+            It was evicted or never set, or nothing has this name, and there is no `default`.
+        CorruptObjectError, SerializationError
+            See `deserialize`.
+        StoreClosedError
+            The store is gone, and the object with it.
+
+        >>> with Store() as store:
+        ...     key = store.put(None, name="nothing/at all")
+        ...     store.get("nothing/at all"), store.get("something", default="else")
+        (None, 'else')
+        """
+        found = self._find(key)
+        cache = self._cache
+        data: BytesLike | None = cache.get(found) if cache and found else None
+        if data is None:
+            data = None if found is None else self.connector.get(found)
+            if found is None or data is None:
+                if default is _NO_DEFAULT:
+                    raise self._missing(key)
+                return default
+            if cache and (len(data) < MAP_FROM or not self.connector.policy.mappable):
+                cache.put(found, data)
+        obj = deserialize(data)
+        if type(obj) is Failure:
+            obj.throw()
+        return obj
+
+    def get_batch(
+        self, keys: Sequence[FileKey | str | Ref[Any]], default: Any = _NO_DEFAULT
+    ) -> list[Any]:
+        """Return what `get` returns for each of several keys, in their order."""
+        return [self.get(key, default) for key in keys]
+
+    def exists(self, key: FileKey | str | Ref[Any]) -> bool:
+        """Tell whether there is such an object."""
+        found = self._find(key)
+        return found is not None and self.connector.exists(found)
+
+    def evict(self, key: FileKey | str | Ref[Any]) -> None:
+        """Remove an object, and the name it was given by; no error if there is none.
+
+        Whoever has its arrays mapped keeps them.
+        """
+        found = self._find(key)
+        if found is not None:
+            self.connector.evict(found)
+            if self._cache:
+                self._cache.discard(found)
+        if isinstance(key, str):
+            with contextlib.suppress(MissingObjectError):
+                del self.names[key]
+
+    def wait(self, key: FileKey | str | Ref[Any], timeout: float | None = None) -> None:
+        """Return once there is an object under a key or name; `WaitTimeoutError` in seconds.
+
+        See `FileConnector.wait` for what else it raises, and for how soon it returns.
+        """
+        if isinstance(key, str):
+            self.names.wait(key, timeout)
+        found = self._find(key)
+        if found is None:
+            raise self._missing(key)
+        self.connector.wait(found, timeout)
+
+    def ref(self, obj: T) -> Ref[T]:
+        """Put an object and return a handle on it, to be passed to other processes.
+
+        >>> with Store() as store:
+        ...     ref = store.ref([1, 2, 3])
+        ...     ref.get()
+        [1, 2, 3]
+        """
+        return Ref(self, self.put(obj))
+
+    def future(self) -> Future[Any]:
+        """Return a handle on an object that any process can set, once, and many can wait for."""
+        return Future(self, self.connector.new_key())
+
+    @cached_property
+    def names(self) -> Names:
+        """Names for people and for later processes: a mutable mapping from name to key."""
+        return Names(self.connector)
+
+    def _find(self, key: FileKey | str | Ref[Any]) -> FileKey | None:
+        """Return the key that is meant, or None: nothing has this name."""
+        if isinstance(key, str):
+            return self.names.get(key)
+        return key.key if isinstance(key, Ref) else key
+
+    def _missing(self, key: FileKey | str | Ref[Any]) -> MissingObjectError:
+        path = self.connector.store_dir
+        if isinstance(key, str):
+            return MissingObjectError(f"nothing is named {key!r} in the store at {path}", path=path)
+        return MissingObjectError(
+            f"{self._find(key)} is not in the store at {path}: it was evicted or never set",
+            path=path,
+        )
+
+
+def _attach(kind: type[Store], config: dict[str, Any], cache: int) -> Store:
+    return kind(FileConnector.from_config(config), cache=cache)

@@ -1,0 +1,212 @@
+"""Future: set once by anyone, waited for by many, and honest when nothing comes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fsexchange import (
+    FileConnector,
+    Future,
+    KeyExistsError,
+    RemoteError,
+    Store,
+    StoreClosedError,
+    WaitTimeoutError,
+)
+
+CONFIGS: list[dict[str, Any]] = [{}, {"markers": True}, {"write_once": True}]
+
+
+@pytest.fixture(params=CONFIGS, ids=["rename", "markers", "write_once"])
+def store(request: pytest.FixtureRequest, base_dir: Path) -> Any:
+    with Store(FileConnector(base_dir / "store", **request.param)) as store:
+        yield store
+
+
+@pytest.mark.parametrize("result", [None, 7, "x", [1, 2], np.ones((300, 1000))])
+def test_result_is_what_was_set(store: Store, result: Any) -> None:
+    future = store.future()
+    copy: Future[Any] = pickle.loads(pickle.dumps(future))
+    assert not future.done()
+    assert not copy.done()
+    copy.set_result(result)
+    assert future.done()
+    np.testing.assert_equal(future.result(timeout=10), result)
+    np.testing.assert_equal(copy.ref.get(), result)
+    assert future.exception() is None
+    assert future == copy
+    assert hash(future) == hash(copy)
+    assert len(pickle.dumps(future)) < 500
+
+
+def test_second_set_is_an_error(store: Store) -> None:
+    future = store.future()
+    future.set_result(1)
+    with pytest.raises(KeyExistsError):
+        future.set_result(2)
+    with pytest.raises(KeyExistsError):
+        future.set_exception(ValueError())
+    assert future.result() == 1
+
+
+class CustomError(Exception):
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+    def __reduce__(self) -> Any:
+        return CustomError, (self.code, str(self))
+
+
+class CannotBeUnpickledError(Exception):
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+def _fail(future: Future[Any], kind: str) -> None:
+    try:
+        if kind == "custom":
+            raise CustomError(42, "mine")
+        if kind == "lock":
+            error = ValueError("holds a lock")
+            error.lock = threading.Lock()  # type: ignore[attr-defined]
+            raise error
+        raise CannotBeUnpickledError(1, 2)
+    except Exception as error:
+        future.set_exception(error)
+
+
+def test_exception_is_raised_with_its_traceback(store: Store) -> None:
+    future = store.future()
+    process = multiprocessing.get_context("spawn").Process(target=_fail, args=(future, "custom"))
+    process.start()
+    for raises in (future.result, future.ref.get, pickle.loads(pickle.dumps(future)).result):
+        if raises == future.ref.get:
+            future.exception(timeout=30)
+        with pytest.raises(CustomError) as caught:
+            raises()
+        assert caught.value.code == 42
+        assert "in _fail" in str(caught.value.__cause__)
+    error = future.exception(timeout=1)
+    assert isinstance(error, CustomError)
+    process.join()
+    process.close()
+
+
+@pytest.mark.parametrize("kind", ["lock", "unpicklable"])
+def test_exception_that_cannot_travel_is_told_by_another(store: Store, kind: str) -> None:
+    future = store.future()
+    _fail(future, kind)
+    with pytest.raises(RemoteError, match="holds a lock|1 and 2") as caught:
+        future.result()
+    assert "in _fail" in str(caught.value.__cause__)
+
+
+def _race(future: Future[int], start: Any, results: Any) -> None:
+    start.wait()
+    try:
+        future.set_result(os.getpid())
+        results.put(os.getpid())
+    except KeyExistsError:
+        results.put(None)
+
+
+def test_of_racing_processes_one_sets(store: Store) -> None:
+    context = multiprocessing.get_context("fork")
+    for _ in range(5):
+        future: Future[int] = store.future()
+        start, results = context.Barrier(4), context.Queue()
+        racers = [context.Process(target=_race, args=(future, start, results)) for _ in range(4)]
+        for racer in racers:
+            racer.start()
+        set_by = [results.get(timeout=30) for _ in racers]
+        for racer in racers:
+            racer.join()
+            racer.close()
+        results.close()
+        results.join_thread()
+        assert sum(pid is not None for pid in set_by) == 1
+        assert future.result() in set_by
+
+
+def test_many_wait_for_one(store: Store) -> None:
+    future: Future[str] = store.future()
+    got: list[str] = []
+    waiters = [
+        threading.Thread(
+            target=lambda: got.append(pickle.loads(pickle.dumps(future)).result(timeout=30))
+        )
+        for _ in range(8)
+    ]
+    for waiter in waiters:
+        waiter.start()
+    time.sleep(0.3)
+    future.set_result("x")
+    for waiter in waiters:
+        waiter.join()
+    assert got == ["x"] * 8
+
+
+def test_time_out_tells_who_is_alive(store: Store) -> None:
+    with pytest.raises(WaitTimeoutError, match=rf"process {os.getpid()} .* is alive.*lives"):
+        store.future().result(timeout=0.05)
+    maker = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from fsexchange import Store\n"
+            "import os; print(os.getpid(), Store(sys.argv[1]).connector.new_key())",
+            store.connector.store_dir,
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    from fsexchange import FileKey
+
+    with pytest.raises(WaitTimeoutError, match=f"process {maker[0]} .* made the key, is gone"):
+        store.wait(FileKey.parse(maker[1]), timeout=0.05)
+
+
+def test_store_that_ends_ends_the_wait(store: Store) -> None:
+    for pause in (0, 0.3):  # before and after the wait has settled down
+        owner = Store(store.connector.store_dir + f"-{pause}")
+        future = pickle.loads(pickle.dumps(owner.future()))
+        timer = threading.Timer(pause, owner.close)
+        timer.start()
+        start = time.monotonic()
+        with pytest.raises(StoreClosedError):
+            future.result(timeout=60)
+        assert time.monotonic() - start < 30
+        timer.join()
+
+
+def test_waiting_is_idle(store: Store) -> None:
+    """Under a hundredth of a core after the first second; counted by the kernel."""
+    future = store.future()
+    with pytest.raises(WaitTimeoutError):
+        future.result(timeout=1)
+    before = time.thread_time()
+    with pytest.raises(WaitTimeoutError):
+        future.result(timeout=3)
+    assert time.thread_time() - before < 0.03
+
+
+def test_result_evicted_is_gone(store: Store) -> None:
+    future = store.future()
+    future.set_result(1)
+    future.ref.evict()
+    assert not future.done()
+    with pytest.raises(WaitTimeoutError, match="evicted again"):
+        future.result(timeout=0.01)

@@ -1,0 +1,151 @@
+"""Names: any sensible text, replaced at once, confined to their directory."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fsexchange import FileKey, InvalidKeyError, MissingObjectError, Store, StoreClosedError
+
+from .processes import python
+
+
+@pytest.fixture
+def store(base_dir: Path) -> Iterator[Store]:
+    with Store(base_dir / "store") as store:
+        yield store
+    assert not (base_dir / "store").exists()
+
+
+GOOD = [
+    "mesh",
+    "mesh/coarse",
+    "../../etc/passwd",
+    "/etc/passwd",
+    "..",
+    ".",
+    ".hidden",
+    "with space and ümläut 漢字",
+    "a%2Fb",
+    "-rf *",
+    "~/x",
+    "x" * 230,
+    ".fsexchange",
+    "x.tmp",
+]
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_any_sensible_text_is_a_name(store: Store, name: str) -> None:
+    key = store.put("x", name=name)
+    assert store.names[name] == key
+    assert list(store.names) == [name]
+    assert store.get(name) == "x"
+    assert store.exists(name)
+    inside = {p.parent.name for p in Path(store.connector.store_dir).rglob("*") if p.is_file()}
+    assert inside <= {"store", ".fsexchange-names", key.filename.split("/")[0]}
+    store.evict(name)
+    assert name not in store.names
+    assert not store.exists(key)
+    store.evict(name)
+
+
+@pytest.mark.parametrize("name", ["", " ", "\0", "a\0b", "a\nb", "x" * 231, "ü" * 100, "\udc80"])
+def test_what_is_no_name_is_refused(store: Store, name: str) -> None:
+    key = store.put("x")
+    for use in (lambda: store.put("y", name=name), lambda: store.names.__setitem__(name, key)):
+        with pytest.raises(InvalidKeyError, match="name"):
+            use()
+    for ask in (store.get, store.exists, store.evict, store.wait):
+        with pytest.raises(InvalidKeyError):
+            ask(name)
+
+
+def test_names_are_a_mutable_mapping(store: Store) -> None:
+    names = store.names
+    assert dict(names) == {}
+    assert len(names) == 0
+    keys = {"b/2": store.put(2), "a/1": store.put(1)}
+    names.update(keys)
+    assert dict(names) == keys
+    assert "a/1" in names
+    assert "c" not in names
+    assert 7 not in [*names]
+    assert names.get("c") is None
+    assert names.pop("a/1") == keys["a/1"]
+    with pytest.raises(KeyError, match="nothing is named 'a/1'"):
+        names["a/1"]
+    with pytest.raises(MissingObjectError):
+        del names["a/1"]
+    with pytest.raises(InvalidKeyError):
+        names["x"] = FileKey("../x")
+    names.clear()
+    assert list(names) == []
+    assert store.get(keys["b/2"]) == 2  # the object stays
+    assert "0 names" in repr(names)
+
+
+def test_name_is_replaced_at_once(store: Store) -> None:
+    keys = [store.put(n) for n in range(10)]
+    store.names["current"] = keys[0]
+    done = threading.Event()
+
+    def replace() -> None:
+        for n in range(1000):
+            store.names["current"] = keys[n % 10]
+        done.set()
+
+    thread = threading.Thread(target=replace)
+    thread.start()
+    seen = set()
+    while not done.is_set():
+        seen.add(store.names["current"])
+        assert list(store.names) == ["current"]
+    thread.join()
+    assert seen <= set(keys)
+    assert store.get("current") == 9
+    assert store.get(keys[0]) == 0  # what it stood for before stays
+
+
+def test_name_of_an_evicted_object_says_so(store: Store) -> None:
+    key = store.put("x", name="mesh")
+    store.evict(key)
+    assert not store.exists("mesh")
+    with pytest.raises(MissingObjectError, match="mesh"):
+        store.get("mesh")
+
+
+def test_names_are_visible_to_other_processes(store: Store) -> None:
+    store.put({"made": "here"}, name="from parent")
+    python(
+        """
+        import sys
+        from fsexchange import Store
+        store = Store(sys.argv[1])
+        assert store.get("from parent") == {"made": "here"}
+        store.put([1, 2], name="from child")
+        """,
+        store.connector.store_dir,
+    )
+    assert sorted(store.names) == ["from child", "from parent"]
+    assert store.get("from child") == [1, 2]
+
+
+def test_names_of_a_closed_store_are_an_error(base_dir: Path) -> None:
+    owner = Store(base_dir / "store")
+    owner.put(1, name="mesh")
+    attached = Store(base_dir / "store")
+    owner.close()
+    for use in (
+        lambda: attached.names["mesh"],
+        lambda: list(attached.names),
+        lambda: attached.get("mesh"),
+        lambda: attached.names.__setitem__("x", FileKey("x")),
+        lambda: attached.names.__delitem__("mesh"),
+        lambda: attached.wait("other", timeout=60),
+    ):
+        with pytest.raises(StoreClosedError):
+            use()

@@ -1,0 +1,320 @@
+"""Store: any object in, small handles out, in threads and processes of every kind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fsexchange
+from fsexchange import (
+    FileConnector,
+    FileKey,
+    MissingObjectError,
+    Ref,
+    SerializationError,
+    Store,
+    StoreClosedError,
+)
+from fsexchange.cache import Cache
+
+from .processes import python
+
+
+@pytest.fixture(params=[{}, {"markers": True}], ids=["rename", "markers"])
+def store(request: pytest.FixtureRequest, base_dir: Path) -> Iterator[Store]:
+    with Store(FileConnector(base_dir / "store", **request.param)) as store:
+        yield store
+    assert not (base_dir / "store").exists()
+
+
+OBJECTS: list[Any] = [
+    None,
+    0,
+    "text",
+    b"bytes",
+    [1, {"a": None}],
+    np.arange(10),
+    np.ones((300, 1000)),
+    {},
+]
+
+
+def test_get_returns_what_was_put(store: Store) -> None:
+    for obj in OBJECTS:
+        key = store.put(obj)
+        for handle in (key, Ref[Any](store, key)):
+            np.testing.assert_equal(store.get(handle), obj)
+        assert type(store.get(key)) is type(obj)
+        assert store.exists(key)
+    keys = store.put_batch(OBJECTS)
+    np.testing.assert_equal(store.get_batch(keys), OBJECTS)
+    assert store.put_batch(iter(())) == []
+
+
+def test_missing_is_an_error_unless_there_is_a_default(store: Store) -> None:
+    key = store.put("x", name="mesh")
+    store.evict(key)
+    for handle in (key, "mesh", "never named", store.connector.new_key()):
+        assert not store.exists(handle)
+        assert store.get(handle, default=7) == 7
+        assert store.get(handle, None) is None
+        with pytest.raises(MissingObjectError) as caught:
+            store.get(handle)
+        assert isinstance(caught.value, LookupError)
+        assert store.connector.store_dir in str(caught.value)
+        assert (handle if isinstance(handle, str) else handle.filename) in str(caught.value)
+    kept = store.put(1)
+    assert store.get_batch([kept, key], default=None) == [1, None]
+    with pytest.raises(MissingObjectError):
+        store.get_batch([kept, key])
+
+
+def test_what_is_got_is_ones_own(store: Store) -> None:
+    key = store.put(np.zeros(1 << 18))
+    mine, other = store.get(key), store.get(key)
+    mine[:] = 1
+    assert not other.any()
+    assert not store.get(key).any()
+
+
+def test_what_cannot_be_stored_leaves_nothing(store: Store) -> None:
+    with pytest.raises(SerializationError):
+        store.put(threading.Lock(), name="lock")
+    with pytest.raises(SerializationError):
+        store.put_batch([1, threading.Lock()])
+    assert "lock" not in store.names
+    assert not [p for p in Path(store.connector.store_dir).rglob("*/*") if p.is_file()]
+
+
+def test_wait_for_a_name_and_for_its_object(store: Store) -> None:
+    def later() -> None:
+        time.sleep(0.1)
+        store.put([1], name="mesh")
+
+    thread = threading.Thread(target=later)
+    thread.start()
+    store.wait("mesh", timeout=30)
+    assert store.get("mesh") == [1]
+    thread.join()
+    with pytest.raises(TimeoutError, match="nothing was named 'other'"):
+        store.wait("other", timeout=0.01)
+    key = store.put(1)
+    store.evict(key)
+    with pytest.raises(MissingObjectError):
+        store.wait(key)
+
+
+def test_without_an_argument_it_is_private_and_temporary(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FSEXCHANGE_DIR", raising=False)
+    with Store() as one, Store() as other:
+        assert one.connector.store_dir != other.connector.store_dir
+        path = Path(one.connector.store_dir)
+        assert path.stat().st_mode & 0o777 == 0o700
+        assert path.parent in (Path("/dev/shm"), Path(os.environ.get("TMPDIR", "/tmp")))
+    assert not path.exists()
+
+
+def test_environment_names_the_directory(base_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FSEXCHANGE_DIR", str(base_dir / "named"))
+    with Store() as store, Store() as other:
+        assert store.connector.store_dir == str(base_dir / "named")
+        assert other.get(store.put(1)) == 1
+
+
+def test_small_shared_memory_is_left_alone(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container with 64 MiB of it."""
+    out = python(
+        """
+        import os, sys
+        import fsexchange.directory as directory
+        real = os.statvfs
+        directory.os.statvfs = lambda path: real(sys.argv[1])
+        print(directory.default_directory())
+        """,
+        "/proc",  # has no free bytes at all
+        env={"TMPDIR": str(shm_dir)},
+    ).stdout
+    assert out.startswith(f"{shm_dir}/fsexchange-")
+
+
+def test_kept_for_later_processes(base_dir: Path) -> None:
+    with Store(base_dir / "kept", clear=False) as store:
+        store.put(np.arange(3), name="mesh/coarse")
+    out = python(
+        """
+        import sys
+        from fsexchange import Store
+        with Store(sys.argv[1]) as store:
+            print(sorted(store.names), store.get("mesh/coarse").sum())
+        """,
+        base_dir / "kept",
+    ).stdout
+    assert out == "['mesh/coarse'] 3\n"
+    Store(base_dir / "kept").connector.close(clear=True)
+
+
+# ---- processes and threads -----------------------------------------------------------------------
+
+
+def _double(store: Store, key: FileKey) -> FileKey:
+    return store.put(2 * store.get(key))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_store_is_passed_to_processes(method: str, store: Store) -> None:
+    key = store.put(np.ones(1000))
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        keys = pool.starmap(_double, [(store, key)] * 4, chunksize=1)
+        pool.close()
+        pool.join()
+    assert [store.get(k).sum() for k in keys] == [2000.0] * 4
+
+
+def test_pickled_store_is_small_and_attaches(store: Store) -> None:
+    assert len(pickle.dumps(store)) < 400
+    clone = pickle.loads(pickle.dumps(store))
+    assert clone.get(store.put(1)) == 1
+    clone.close()
+    assert store.get(store.put(1)) == 1
+    store.close()
+    with pytest.raises(StoreClosedError):
+        pickle.loads(pickle.dumps(store))
+
+
+def test_fork_while_other_threads_put_and_get(shm_dir: Path) -> None:
+    python(
+        """
+        import os, sys, threading, warnings
+        from fsexchange import Store
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork in a thread is the point here
+        store = Store(sys.argv[1], cache=1 << 20)
+        stop, wrong = threading.Event(), []
+        def work(n):
+            while not stop.is_set():
+                if store.get(store.put([n] * 100)) != [n] * 100:
+                    wrong.append(n)
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for n in range(30):
+            if not os.fork():
+                os._exit(store.get(store.put({"child": n})) != {"child": n})
+            assert os.wait()[1] == 0
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert not wrong
+        """,
+        shm_dir / "store",
+    )
+
+
+def test_eight_threads_hammer_one_store_with_evictions(shm_dir: Path) -> None:
+    """For 10 s: every get is right or MissingObjectError."""
+    with Store(shm_dir / "store", cache=100_000) as store:
+        stop = time.monotonic() + 10
+        live: list[tuple[FileKey, int]] = [(store.put([0] * 50), 0)]
+        problems: list[BaseException] = []
+        counts = {"right": 0, "missing": 0}
+
+        def work(seed: int) -> None:
+            random = np.random.default_rng(seed)
+            try:
+                while time.monotonic() < stop:
+                    n = int(random.integers(1000))
+                    match n % 4:
+                        case 0:
+                            live.append((store.put([n] * 50), n))
+                        case 1 if len(live) > 20:
+                            store.evict(live.pop(n % 20)[0])
+                        case _:
+                            key, value = live[n % len(live)]
+                            try:
+                                assert store.get(key) == [value] * 50
+                                counts["right"] += 1
+                            except MissingObjectError:
+                                counts["missing"] += 1
+            except IndexError:
+                work(seed + 100)  # the list shrank under us: the test's own race
+            except BaseException as error:
+                problems.append(error)
+
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not problems
+    assert counts["right"] > 1000
+
+
+# ---- cache --------------------------------------------------------------------------------------
+
+
+def test_cache_serves_copies_within_its_bounds(base_dir: Path) -> None:
+    with Store(base_dir / "store", cache=5000) as store:
+        key = store.put(np.zeros(100))
+        mine = store.get(key)
+        mine[:] = 7
+        again = store.get(key)
+        assert not again.any()  # of one's own
+        again[:] = 8
+        (Path(store.connector.store_dir) / key.filename).unlink()
+        assert not store.get(key).any()  # from memory
+        for n in range(10):
+            store.get(store.put(np.full(100, n)))
+        with pytest.raises(MissingObjectError):
+            store.get(key)  # had to go
+        kept = store.put(1)
+        store.get(kept)
+        store.evict(kept)
+        with pytest.raises(MissingObjectError):
+            store.get(kept)
+        future = store.future()
+        future.set_result(1)
+        assert store.get(future.ref) == 1
+        assert pickle.loads(pickle.dumps(store)).get(future.ref) == 1
+
+
+def test_cache_is_bounded_in_bytes() -> None:
+    cache = Cache(1000)
+    keys = [FileKey(f"{n:016x}/0", 300) for n in range(5)]
+    for key in keys:
+        cache.put(key, bytes(300))
+        cache.get(keys[0])
+    assert [cache.get(key) is not None for key in keys] == [True, False, False, True, True]
+    cache.put(keys[1], bytes(1001))
+    assert cache.get(keys[1]) is None
+    cache.put(FileKey("promise"), b"x")
+    assert cache.get(FileKey("promise")) is None  # may be set again
+    cache.put(keys[0], bytes(10))
+    assert cache._nbytes == 610
+    for key in keys:
+        cache.discard(key)
+    assert cache._nbytes == 0
+
+
+def test_store_without_a_cache_has_none(base_dir: Path) -> None:
+    with Store(base_dir / "store") as store:
+        key = store.put(1)
+        store.get(key)
+        (Path(store.connector.store_dir) / key.filename).unlink()
+        assert not store.exists(key)
+        assert store.get(key, default=None) is None
+
+
+def test_every_public_name_has_an_example() -> None:
+    """Which doctest runs."""
+    lacking = [
+        n for n in fsexchange.__all__ if ">>> " not in (getattr(fsexchange, n).__doc__ or "")
+    ]
+    assert not lacking
