@@ -13,7 +13,6 @@ import errno
 import os
 import stat
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 
@@ -114,11 +113,10 @@ class Directory:
             pass  # a plain name, which nobody made
         try:
             owner = _read_record(self.path)
-            dead = owner.is_dead(layout.record(self.path))
             if owner.clear:
-                found.append(
-                    f"the store's owner, {owner.process}, {'is gone' if dead else 'lives'}"
-                )
+                dead = owner.is_dead(layout.record(self.path))
+                fate = "is gone" if dead else "seems to be alive"
+                found.append(f"the store's owner, {owner.process}, {fate}")
         except (OSError, StoreError):
             found.append("the store's owner is not known")
         return "; ".join(found)
@@ -216,7 +214,11 @@ def default_directory() -> str:
         roomy = status.f_bavail * status.f_frsize >= 1 << 30 and os.access(base, os.W_OK)
     except OSError:
         roomy = False
-    return f"{base if roomy else tempfile.gettempdir()}/fsexchange-{os.urandom(8).hex()}"
+    if not roomy:
+        import tempfile  # 3 ms, and rarely needed
+
+        base = tempfile.gettempdir()
+    return f"{base}/fsexchange-{os.urandom(8).hex()}"
 
 
 def check_trust(path: str, *, trust: bool) -> None:

@@ -72,6 +72,11 @@ def connect(
         The root cannot make it.
     ValueError
         Not an intracommunicator; no store_dir and several hosts; a wrong or disputed root.
+
+    >>> with connect(MPI.COMM_SELF) as ex:
+    ...     key = ex.bcast_key(ex.connector.put(b"an object"))
+    ...     bytes(ex.connector.get(key))
+    b'an object'
     """
     if not isinstance(comm, MPI.Intracomm):
         raise ValueError("connect takes an intracommunicator; merge this one first: Merge()")
@@ -118,7 +123,11 @@ class Exchange:
     hosts:
         The host name of each rank.
     connector:
-        This rank's `FileConnector`: put, get, evict.
+        This rank's `FileConnector`: put, get, evict. `Store(ex.connector)` takes any object.
+
+    >>> with connect(MPI.COMM_SELF) as ex:
+    ...     ex.allgather_keys(FileKey("a"))
+    [FileKey(filename='a', nbytes=-1, offset=0)]
     """
 
     def __init__(

@@ -108,7 +108,11 @@ def serialize(obj: Any, *, checksum: bool = False) -> Frames:
 
 
 def dumps(obj: Any, *, checksum: bool = False) -> bytes:
-    """Return the frames of `obj` joined: one copy more, for whoever wants a single bytes."""
+    """Return the frames of `obj` joined: one copy more, for whoever wants a single bytes.
+
+    >>> deserialize(dumps([1, 2]))
+    [1, 2]
+    """
     return b"".join(serialize(obj, checksum=checksum))
 
 
@@ -124,6 +128,9 @@ def deserialize(buffer: Buffer) -> Any:
         Truncated, changed, or not written by `serialize`.
     SerializationError
         Whole, but of a newer version of the format, or of a class that is not importable here.
+
+    >>> deserialize(bytearray(b"".join(serialize(np.arange(3)))))
+    array([0, 1, 2])
     """
     view = memoryview(buffer)
     if view.format != "B" or view.ndim != 1:

@@ -56,12 +56,11 @@ def until(
                 return False
             if watch is None and watches is not None and pause > _WATCH_AFTER:
                 try:
-                    fresh = watches.pop() if watches else Watch()
-                    fresh.add(folder)
-                    watch = fresh
+                    watch = _take(watches)
+                    watch.add(folder)
                     continue  # it may have come before the watch did
                 except OSError:
-                    watches = None  # too many watches, or the directory is gone: look on
+                    watch = watches = None  # too many watches, or the directory is gone: look on
             rest = _LOOK_EVERY if deadline is None else deadline - now
             if watch is not None:
                 watch.wait(min(rest, _LOOK_EVERY))
@@ -73,6 +72,13 @@ def until(
         if watch is not None and watches is not None:
             watch.remove()
             watches.append(watch)
+
+
+def _take(watches: list[Watch]) -> Watch:
+    try:
+        return watches.pop()  # not after asking whether there is one: another thread may take it
+    except IndexError:
+        return Watch()
 
 
 class Watch:

@@ -184,7 +184,7 @@ def test_time_out_tells_that_the_owner_is_gone(base_dir: Path) -> None:
     attached = FileConnector(base_dir / "store")
     process.kill()
     process.wait()
-    with pytest.raises(TimeoutError, match=rf"process {process.pid} on .* is gone"):
+    with pytest.raises(TimeoutError, match=rf"owner, process {process.pid} on .* is gone"):
         attached.wait(attached.new_key(), timeout=0.01)
 
 
