@@ -10,7 +10,6 @@ import socket
 import sys
 import time
 import traceback
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from mpi4py import MPI
@@ -154,16 +153,11 @@ class Exchange:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        exc_traceback: TracebackType | None,
-    ) -> None:
-        if exc_value is None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None:
             self.close()
         elif not self._closed:
-            self._follow_or_abort(exc_value)
+            self._follow_or_abort(error)
 
     def bcast_key(self, key: FileKey | None = None, root: int = 0) -> FileKey | None:
         """Return the root's key on every rank; the others' `key` is ignored."""

@@ -27,8 +27,9 @@ class Names(MutableMapping[str, FileKey]):
     object of the old key stays until it is evicted. Names last as long as the store.
 
     Any text is a name if it has a printable character and at most 230 bytes once characters other
-    than letters, digits and `_.-~` are written as %XX; else `InvalidKeyError`. On a network file
-    system a replaced name may stand for its old key for as long as the mount caches, seconds.
+    than letters, digits and `_-~` are written as %XX; else `InvalidKeyError`. On a network file
+    system a replaced name may stand for its old key for as long as the mount caches, seconds. With
+    `markers` there is a moment without the name between its old key and its new one.
 
     >>> from fsexchange import Store
     >>> with Store() as store:
@@ -46,9 +47,11 @@ class Names(MutableMapping[str, FileKey]):
         tries = publish.TRIES
         while tries:
             try:
-                if not self._connector.policy.may_open(path):
+                marker = f"{path}.ready" if self._connector.markers else path
+                if not self._connector.policy.may_open(marker):
                     break
-                return FileKey.parse(bytes(files.read(path)).decode())
+                read = publish.read_marked if self._connector.markers else files.read
+                return FileKey.parse(bytes(read(path, -1, mappable=False)).decode())
             except FileNotFoundError:
                 break
             except OSError as error:
@@ -64,13 +67,18 @@ class Names(MutableMapping[str, FileKey]):
         path = self._path(name)
         text = str(FileKey.unpack(key.pack())).encode()  # proven to be a key
         try:
-            publish.by_rename(path, [text], len(text))
+            if self._connector.markers:
+                publish.by_marker(path, [text], len(text), once=False)
+            else:
+                publish.by_rename(path, [text], len(text))
         except OSError as error:
             raise self._connector.directory.explain(error, "write", path) from error
 
     def __delitem__(self, name: str) -> None:
         path = self._path(name)
         try:
+            if self._connector.markers:
+                files.unlink(f"{path}.ready")
             os.unlink(path)
         except FileNotFoundError:
             self._connector.directory.check()
@@ -82,12 +90,15 @@ class Names(MutableMapping[str, FileKey]):
 
     def __iter__(self) -> Iterator[str]:
         try:
-            found = [unquote(name) for name in files.listing(self._folder) if name[0] != "."]
+            listing = files.listing(self._folder)
         except OSError as error:
             raise self._connector.directory.explain(error, "list", self._folder) from error
+        ending = ".ready" if self._connector.markers else ""
+        found = [name.removesuffix(ending) for name in listing if name.endswith(ending)]
         if not found:
             self._connector.directory.check()
-        return iter(found)
+        # Dots in names are quoted: a file with one is a marker or temporary.
+        return iter([unquote(name) for name in found if "." not in name])
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -116,9 +127,7 @@ class Names(MutableMapping[str, FileKey]):
         """Return the file of a name, proven to be in the directory of names."""
         if not isinstance(name, str) or not name.strip() or not name.isprintable():
             raise InvalidKeyError(f"not a name: {name!r}; a name is printable text", filename=None)
-        quoted = quote(name, safe="")
-        if quoted.startswith("."):
-            quoted = "%2E" + quoted[1:]  # neither hidden nor a way out
+        quoted = quote(name, safe="").replace(".", "%2E")  # neither hidden nor a way out
         if len(quoted) > _LONGEST:
             raise InvalidKeyError(
                 f"{name[:40]!r}... is too long a name: {len(quoted)} bytes as a file name, where "

@@ -191,7 +191,7 @@ def every_verb_between_first_and_last() -> None:
 
 
 def futures_and_names_between_first_and_last() -> None:
-    """Waited for from the start, long before they are set; each within a second of that."""
+    """Waited for from the start, long before they are set."""
     with connect(comm, base / "store") as ex:
         store = Store(ex.connector)
         futures = comm.bcast([store.future() for _ in range(3)] if rank == 0 else None)
@@ -204,7 +204,7 @@ def futures_and_names_between_first_and_last() -> None:
                 future.set_result(np.full(200_000, n) if n else time.time())
             value = future.result(timeout=60)
             if n == 0:
-                assert time.time() - value < 1
+                assert time.time() - value < 15  # not the 30 s of a negative entry
             else:
                 assert (value == n).all()
         if rank == size - 1:
