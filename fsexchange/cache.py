@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,12 @@ class Cache:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self._renew()
+        # A child forked while another thread held the lock would wait for it for ever.
+        this = weakref.ref(self)
+        os.register_at_fork(after_in_child=lambda: _renew(this()))
+
+    def _renew(self) -> None:
         self._kept: OrderedDict[FileKey, bytes] = OrderedDict()
         self._nbytes = 0
         self._lock = threading.Lock()
@@ -39,7 +47,7 @@ class Cache:
 
         Only objects of `put`, which never change.
         """
-        if key.nbytes < 0 or len(data) > self.limit:
+        if getattr(key, "nbytes", -1) < 0 or len(data) > self.limit:
             return
         copy = bytes(data)
         with self._lock:
@@ -53,3 +61,8 @@ class Cache:
         """Forget an object."""
         with self._lock:
             self._nbytes -= len(self._kept.pop(key, b""))
+
+
+def _renew(cache: Cache | None) -> None:
+    if cache is not None:
+        cache._renew()

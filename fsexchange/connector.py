@@ -44,6 +44,10 @@ def _in_forked_child() -> None:
 os.register_at_fork(after_in_child=_in_forked_child)
 
 
+# In the name of a claim that all sets of a plain name by one process share.
+_SHARED = 16 * "0"
+
+
 class _Writer:
     """One directory that only the calling process creates names in, and its next number."""
 
@@ -120,6 +124,8 @@ class FileConnector:
         trust_directory: bool = False,
         store_id: str | None = None,
     ) -> None:
+        if not os.fspath(store_dir):
+            raise ValueError("store_dir is empty; pass the path of a directory")
         self.store_dir = os.path.abspath(os.fspath(store_dir))
         self.clear = clear
         self.write_once = write_once
@@ -246,10 +252,8 @@ class FileConnector:
         StoreError
             The file system refuses.
         """
-        filename = check_key(key)
-        self._check_open()
+        path = self._path(key)
         nbytes = _length(key)
-        path = f"{self.store_dir}/{filename}"
         # Small objects are never mapped: the kind of file system need not be found out for them.
         mappable = 0 <= nbytes < files.MAP_FROM or self.policy.mappable
         tries = publish.TRIES
@@ -284,21 +288,20 @@ class FileConnector:
         For an object that another host evicts it may be True for as long as this host's mount
         caches attributes, up to 30 s by default on NFS.
         """
-        filename = check_key(key)
-        self._check_open()
-        if self._is_there(f"{self.store_dir}/{filename}", key):
+        if self._is_there(self._path(key), key):
             return True
         self.directory.check()
         return False
 
     def evict(self, key: FileKey) -> None:
         """Remove an object; no error if there is none. Whoever has it mapped keeps it."""
-        path = f"{self.store_dir}/{check_key(key)}"
-        self._check_open()
+        path = self._path(key)
         try:
             if self.markers:
                 files.unlink(f"{path}.ready")  # first: a marker promises an object
             os.unlink(path)
+            if "/" not in key.filename and "set" in self._writers:
+                files.unlink(self._claim(key.filename, _SHARED))
         except FileNotFoundError:
             pass
         except OSError as error:
@@ -318,19 +321,20 @@ class FileConnector:
         connector was made) is a `KeyExistsError`, of racing processes for all but one.
 
         With `markers`, a replacement is whole for readers that are fsexchange's own, and only one
-        process may set a key at a time, as there is no atomic rename.
+        process may set a key at a time, as there is no atomic rename; between two objects there
+        is a moment without one.
 
-        Raises what `put` raises. The key may be a plain name of your choosing.
+        Raises what `put` raises. The key may be a plain name of your choosing; it
+        takes the place of a file of that name in the directory.
         """
-        filename = check_key(key)
+        path = self._path(key)
         pieces, nbytes = files.flatten(obj)
-        self._check_open()
-        path = f"{self.store_dir}/{filename}"
         once = self.write_once if write_once is None else write_once
         note = ""
-        if "/" not in filename:
+        if "/" not in key.filename:
             # Not a name of ours: without a note the owner could not tell it from a user's file.
-            note = f"{self.store_dir}/{self._writer('set').name}/{CLAIM}{filename}"
+            # One of its own where setters race, as the losers take theirs away.
+            note = self._claim(key.filename, os.urandom(8).hex() if once else _SHARED)
         elif _length(key) not in (-1, nbytes):
             note = f"{path}.set"  # readers with the old length look for it
         try:
@@ -366,11 +370,10 @@ class FileConnector:
         StoreClosedError
             The store is gone.
         """
-        filename = check_key(key)
-        self._check_open()
-        path = f"{self.store_dir}/{filename}"
+        path = self._path(key)
 
         def check() -> None:
+            self.check_open()
             self.directory.check()
             if _length(key) >= 0:
                 raise MissingObjectError(f"{key} was evicted from {self.store_dir}", path=path)
@@ -384,7 +387,7 @@ class FileConnector:
         ):
             raise WaitTimeoutError(
                 f"{key} in {self.store_dir} was never set, or evicted again, within {timeout:g} s; "
-                + self.directory.describe(filename),
+                + self.directory.describe(key.filename),
                 path=path,
                 timeout=timeout,
             )
@@ -403,9 +406,15 @@ class FileConnector:
     @cached_property
     def policy(self) -> Policy:
         """What may be asked of the file system that the store is on."""
-        return find_filesystem(self.store_dir).policy
+        try:
+            return find_filesystem(self.store_dir).policy
+        except OSError as error:
+            raise self.directory.explain(
+                error, "find the file system of", self.store_dir
+            ) from error
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise `StoreClosedError` if this connector was closed."""
         if self._closed:
             raise StoreClosedError(
                 f"this connector to {self.store_dir} was closed; make another one",
@@ -413,11 +422,22 @@ class FileConnector:
                 errno=errno.EBADF,
             )
 
+    def _path(self, key: FileKey) -> str:
+        filename = check_key(key)
+        self.check_open()
+        if "/" not in filename:
+            self.directory.check()  # another store in this place may have the same plain name
+        return f"{self.store_dir}/{filename}"
+
+    def _claim(self, filename: str, token: str) -> str:
+        """Return the note that says: the file of this plain name is an object."""
+        return f"{self.store_dir}/{self._writer('set').name}/{CLAIM}{token}-{filename}"
+
     def _writer(self, purpose: str, *, signed: bool = False) -> _Writer:
         """Return this process's directory for one purpose; threads that race each get one."""
         writer = self._writers.get(purpose)
         if writer is None or writer.process is not _process:
-            self._check_open()
+            self.check_open()
             writer = self._writers[purpose] = _Writer(self.directory.make_writer(signed=signed))
         return writer
 

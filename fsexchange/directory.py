@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from fsexchange import files, layout, sweep
+from fsexchange import files, layout, publish, sweep
 from fsexchange.errors import (
     FsExchangeError,
     StoreClosedError,
@@ -90,15 +90,15 @@ class Directory:
         try:
             self.check()
         except BaseException:
-            # The store was cleared just before the mkdir: its owner will not come by again.
-            os.rmdir(path)
+            # The store was cleared just before the mkdir: its owner may not come by again.
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
             raise
-        if signed:
-            text = Process.this().to_json().encode()
-            try:
-                files.create(f"{path}/{layout.SIGNATURE}", [text], len(text))
-            except OSError as error:
-                raise explain(error, "sign the directory", path) from error
+        text = Process.this().to_json().encode() if signed else b""
+        try:
+            files.create(f"{path}/{layout.SIGNATURE}", [text] if text else [], len(text))
+        except OSError as error:
+            raise self.explain(error, "sign the directory", path) from error
         return name
 
     def describe(self, filename: str) -> str:
@@ -124,41 +124,61 @@ class Directory:
     def keep(self) -> None:
         """End this process's ownership and leave the store to everyone, for good."""
         owner = self._owner
-        if self._give_up() and owner is not None and owner.clear:
-            _write_record(self.path, owner._replace(clear=False), replace=True)
+        if owner is not None and owner.clear and self._current(owner) is not None:
+            try:
+                _write_record(self.path, owner._replace(clear=False), replace=True)
+            except OSError as error:
+                raise explain(error, "keep the store at", layout.record(self.path)) from error
+        self._give_up()
 
     def clear(self) -> None:
         """Remove every object and the directory, if nothing of others is in it.
 
         Whoever holds a mapping of an object keeps it. Files that fsexchange did not make stay,
-        with a warning. Nothing is done where the store is gone, or has another owner by now.
+        with a warning. Nothing is done where the store is gone, or has another owner by now. If it
+        fails, it can be tried again.
         """
-        if not self._give_up():
-            return
-        try:
-            files.unlink(self._witness)  # first: from here on a missing object is a closed store
-            sweep.remove_store(self.path)
-        except OSError as error:
-            raise explain(error, "clear the store at", self._witness) from error
+        now = self._current(self._owner)
+        if now is not None:
+            try:
+                if not now.clear:
+                    # A kept store, by hand: were we killed on the way, the next to come could not
+                    # tell that it is to go, and that nobody is at it any more.
+                    ending = now._replace(process=Process.this(), clear=True)
+                    _write_record(self.path, ending, replace=True)
+                files.unlink(self._witness)  # first: then a missing object is a closed store
+                sweep.remove_store(self.path)
+            except OSError as error:
+                if isinstance(error, StoreError):
+                    raise
+                raise explain(error, "clear the store at", self._witness) from error
+        self._give_up()
 
-    def _give_up(self) -> bool:
-        """End this process's ownership, if any; tell whether the store is still this one's."""
-        owner, self._owner = self._owner, None
+    def _current(self, owner: Owner | None) -> Owner | None:
+        """Return the store's record if it is still this store's, and `owner`'s; else None.
+
+        Somebody may have cleared it and made another store in its place, or held this owner for
+        dead after minutes without a sign of life, and adopted it.
+        """
+        try:
+            now = _read_record(self.path)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
+                return None
+            if isinstance(error, StoreError):
+                raise
+            raise explain(error, "look at", layout.record(self.path)) from error
+        return now if now.store_id == self.store_id and owner in (None, now) else None
+
+    def _give_up(self) -> None:
+        """End this process's ownership, if any."""
+        self._owner = None
         if self._exit_handler is not None:
             self._exit_handler()
             self._exit_handler = None
         if self._heartbeat is not None:
             self._heartbeat.stop()
             self._heartbeat = None
-        try:
-            now = _read_record(self.path)
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
-                return False
-            raise explain(error, "look at", layout.record(self.path)) from error
-        # Somebody may have cleared it and made another store in its place, or held this owner
-        # for dead after minutes without a sign of life, and adopted it.
-        return now.store_id == self.store_id and owner in (None, now)
 
     def _at_exit(self) -> None:
         if self.owned:
@@ -180,14 +200,16 @@ def _call_at_exit(function: Callable[[], None]) -> Callable[[], object]:
 
 def open_directory(path: str, *, clear: bool, markers: bool, trust: bool) -> Directory:
     """Own the store at `path` if there is none or its owner is proven dead; else attach to it."""
-    _make(path)
-    check_trust(path, trust=trust)
     try:
         for _ in _patiently(f"whoever opens or clears the store at {path} does not finish"):
-            hold = _own(path, clear=clear, markers=markers) or _join(path, clear, markers)
+            try:
+                _make(path)
+                check_trust(path, trust=trust)  # each time: another user may have remade it
+                hold = _own(path, clear=clear, markers=markers) or _join(path, clear, markers)
+            except FileNotFoundError:
+                continue  # an owner that was just clearing it has removed it
             if hold is not None:
                 return hold
-            _make(path)  # an owner that was just clearing it has removed it
     except OSError as error:
         if isinstance(error, StoreError):
             raise
@@ -268,32 +290,27 @@ def _own(path: str, *, clear: bool, markers: bool) -> Directory | None:
         markers=markers,
         heartbeat=find_filesystem(path).policy.network,
     )
-    # Before anybody can look for it: an early look may hide it from a host, and there is no
-    # listing that would show it without one.
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(f"{path}/{layout.NAMES}", 0o700)
-    # The witness before the record: a record without one is a store that is being cleared.
-    files.create(layout.witness(path, owner.store_id), [], 0)
     try:
         _write_record(path, owner)
-    except BaseException as error:
-        files.unlink(layout.witness(path, owner.store_id))
-        if isinstance(error, FileExistsError):
-            return None  # another process was faster: it owns
+    except FileExistsError:
+        return None  # another process was faster: it owns
+    # The rest only under our record, as the owner before us sweeps under its own.
+    try:
+        # Before anybody can look for it: an early look may hide it from a host, and there is no
+        # listing that would show it without one.
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(f"{path}/{layout.NAMES}", 0o700)
+        # Last: others attach only to a store that has its witness.
+        files.create(layout.witness(path, owner.store_id), [], 0)
+    except BaseException:
+        files.unlink(layout.record(path))
         raise
     return Directory(path, owner, owner.store_id, markers=markers)
 
 
 def _join(path: str, clear: bool, markers: bool) -> Directory | None:
     """Attach to the store at `path`, or adopt it from a dead owner; None if it went meanwhile."""
-    try:
-        owner = _read_record(path)
-        if owner.clear and owner.is_dead(layout.record(path)):
-            return _adopt(path, owner, clear=clear)
-        if not os.path.lexists(layout.witness(path, owner.store_id)):
-            return None  # its owner is clearing it
-    except FileNotFoundError:
-        return None
+    owner = _read_record(path)
     if markers and not owner.markers:
         raise StoreError(
             f"the store at {path} was made without markers by {owner.process}; leave out "
@@ -301,16 +318,19 @@ def _join(path: str, clear: bool, markers: bool) -> Directory | None:
             path=path,
             errno=errno.EINVAL,
         )
+    if owner.clear and owner.is_dead(layout.record(path)):
+        return _adopt(path, owner, clear=clear)
+    if not os.path.lexists(layout.witness(path, owner.store_id)):
+        return None  # its owner is just making or clearing it
     return Directory(path, None, owner.store_id, markers=owner.markers)
 
 
 def _adopt(path: str, dead: Owner, *, clear: bool) -> Directory | None:
     """Become the owner of a dead owner's store, objects included; None if another was faster."""
-    claim = layout.adoption(path)
-    try:
-        files.create(claim, [], 0)
-    except FileExistsError:
+    number = _claim(path)
+    if number is None:
         return None
+    adopted = False
     try:
         # Another process may have adopted it, and ended its claim, since we read the record.
         if _read_record(path) != dead:
@@ -319,6 +339,7 @@ def _adopt(path: str, dead: Owner, *, clear: bool) -> Directory | None:
             # Its owner was killed while clearing: what is left is no store any more.
             sweep.remove_objects(path)
             files.unlink(layout.record(path))
+            adopted = True
             return None
         owner = Owner(
             dead.store_id,
@@ -328,9 +349,33 @@ def _adopt(path: str, dead: Owner, *, clear: bool) -> Directory | None:
             heartbeat=dead.heartbeat,
         )
         _write_record(path, owner, replace=True)
+        adopted = True
         return Directory(path, owner, owner.store_id, markers=owner.markers)
     finally:
-        files.unlink(claim)
+        # Those of adopters that were killed go when the record has changed, which ends their use.
+        for done in range(1 if adopted else number, number + 1):
+            files.unlink(layout.adoption(path, done))
+
+
+def _claim(path: str) -> int | None:
+    """Claim the adoption of a store; return the claim's number, None if another has it.
+
+    Who was killed with a claim is passed by the next number, which again one process gets.
+    """
+    text = Process.this().to_json().encode()
+    number = 1
+    while True:
+        claim = layout.adoption(path, number)
+        try:
+            files.create(claim, [text], len(text))
+            return number
+        except FileExistsError:
+            try:
+                if not Process.from_json(bytes(files.read(claim)).decode()).is_gone():
+                    return None
+            except (FileNotFoundError, ValueError):
+                return None  # just ended, or not yet written
+        number += 1
 
 
 def _make(path: str) -> None:
@@ -346,7 +391,12 @@ def _make(path: str) -> None:
 def _write_record(path: str, owner: Owner, *, replace: bool = False) -> None:
     data = owner.to_json().encode()
     if not replace:
-        files.create(layout.record(path), [data], len(data))
+        try:
+            publish.by_link(layout.record(path), [data], len(data))  # never half of it
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+                raise
+            files.create(layout.record(path), [data], len(data))  # no links here
         return
     temporary = layout.renewal(path, owner.store_id)
     files.unlink(temporary)

@@ -103,7 +103,7 @@ def _mounted_kind(path: str) -> str:
                 point = _ESCAPE.sub(lambda octal: chr(int(octal[1], 8)), fields[4])
                 if os.path.commonpath((real, point)) == point and len(point) > longest:
                     by_path, longest = kind, len(point)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         pass
     return by_path
 
@@ -117,6 +117,8 @@ _ADVICE = {
     errno.EMFILE: "this process has too many files open: see ulimit -n",
     errno.ENFILE: "this host has too many files open",
     errno.ENOTDIR: "a part of the path is a file: choose another directory",
+    errno.EOPNOTSUPP: "it lacks what this needs; a store made with markers=True needs the least",
+    errno.ENOSYS: "it lacks what this needs; a store made with markers=True needs the least",
     errno.EIO: "the device or the file server fails: ask its administrator",
     errno.ENOENT: "its key is of another store, or something other than fsexchange removed it",
     errno.EEXIST: "another process sets it, too; without a rename only one may at a time",

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 import traceback
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
-
-import cloudpickle
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from fsexchange.errors import MissingObjectError, RemoteError
 from fsexchange.keys import FileKey
 from fsexchange.ref import Ref
-from fsexchange.serialize import deserialize, serialize
+from fsexchange.serialize import deserialize, dumps, serialize
 
 if TYPE_CHECKING:
     from fsexchange.store import Store
@@ -28,15 +25,16 @@ class Failure:
 
     def __reduce__(self) -> tuple[Any, ...]:
         try:
-            pickled = cloudpickle.dumps(self.error)
-            pickle.loads(pickled)  # not every exception that can be pickled can be unpickled
+            data = dumps(self.error)
+            deserialize(data)  # not every exception that can be pickled can be unpickled
         except Exception:
-            pickled = pickle.dumps(RemoteError(repr(self.error)))
-        return _load_failure, (pickled, self.traceback)
+            data = dumps(RemoteError(repr(self.error)))
+        return _load_failure, (data, self.traceback)
 
-    def throw(self) -> NoReturn:
-        """Raise the exception, with the traceback of where it was first raised as its cause."""
-        raise self.error from RemoteTraceback(self.traceback)
+    def exception(self) -> BaseException:
+        """Return the exception, with the traceback of where it was first raised as its cause."""
+        self.error.__cause__ = RemoteTraceback(self.traceback)
+        return self.error
 
 
 class RemoteTraceback(Exception):  # noqa: N818  (the standard library's pools have the same)
@@ -46,9 +44,13 @@ class RemoteTraceback(Exception):  # noqa: N818  (the standard library's pools h
         return f'\n"""\n{self.args[0]}"""'
 
 
-def _load_failure(pickled: bytes, text: str) -> Failure:
+def _load_failure(data: bytes, text: str) -> Failure:
     failure = Failure.__new__(Failure)
-    failure.error, failure.traceback = pickle.loads(pickled), text
+    failure.traceback = text
+    try:
+        failure.error = deserialize(data)
+    except Exception:  # its class cannot be imported here; what it said still counts
+        failure.error = RemoteError(text.rstrip().rpartition("\n")[2])
     return failure
 
 
@@ -103,7 +105,8 @@ class Future(Generic[T]):
         StoreClosedError
             The store is gone, so nothing will be set any more.
         """
-        self.ref.store.wait(self.ref.key, timeout)
+        if not self.ref.loaded:
+            self.ref.store.wait(self.ref.key, timeout)
         return self.ref.get()
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
@@ -114,7 +117,7 @@ class Future(Generic[T]):
         if data is None:
             raise MissingObjectError(f"what was set of {self!r} was evicted")
         obj = deserialize(data)
-        return obj.error if type(obj) is Failure else None
+        return obj.exception() if type(obj) is Failure else None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.ref.key} in {self.ref.store.connector.store_dir})"

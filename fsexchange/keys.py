@@ -64,7 +64,8 @@ class FileKey(NamedTuple):
     def pack(self) -> bytes:
         """Return the key as `RECORD_SIZE` bytes, little-endian, the same on every host."""
         check_key(self)
-        return _RECORD.pack(self.filename.encode("ascii"), self.nbytes, self.offset)
+        nbytes = getattr(self, "nbytes", -1)  # ProxyStore's own keys have none
+        return _RECORD.pack(self.filename.encode("ascii"), nbytes, getattr(self, "offset", 0))
 
     @classmethod
     def unpack(cls, record: bytes | bytearray | memoryview) -> FileKey:
@@ -89,16 +90,19 @@ def check_key(key: Any) -> str:
         if len(filename) <= MAX_FILENAME and _FILENAME.match(filename) is not None:
             # Packed objects have an offset; this version writes none, so a key with one is
             # damaged or from a newer version, and must not reach its neighbours' file.
-            if getattr(key, "offset", 0) == 0:
+            if getattr(key, "offset", 0) != 0:
+                reason = "this version of fsexchange reads no packed objects (offset is not 0)"
+            elif not -1 <= getattr(key, "nbytes", -1) < 1 << 63:
+                reason = "no object has so many bytes"
+            else:
                 return filename  # type: ignore[no-any-return]
-            reason = "this version of fsexchange reads no packed objects (offset is not 0)"
         else:
             reason = (
                 f"a key's file name is <writer>/<number> or one plain name of at most "
                 f"{MAX_FILENAME} letters, digits and '_.-', neither hidden nor ending in '.ready'"
             )
     except (AttributeError, TypeError):
-        filename, reason = None, "not a key: it has no file name"
+        filename, reason = None, "not a key: it has no file name, or no length in bytes"
     shown = repr(key)
     if len(shown) > 120:
         shown = shown[:100] + "..."

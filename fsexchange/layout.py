@@ -3,15 +3,15 @@
 store_dir/                         0700
     .fsexchange                    the owner's record; nobody may own twice (O_EXCL)
     .fsexchange-<id>               the witness: exists as long as the store is open
-    .fsexchange-adopt              a dead owner's store is being adopted
+    .fsexchange-adopt-<number>     a dead owner's store is being adopted
     .fsexchange-names/             names for people: the key of each in a file
     <writer>/                      one per writing process, 16 hex digits
         <number>                   an object, whose key is <writer>/<number>
         <number>.ready             with markers: the object is whole
         <number>.set               the object was replaced by one of another length
         .<random>.tmp              an object on its way to its name
-        .process                   who made the keys of new_key here
-        .claim-<name>              <name> beside the writers' directories is an object, too
+        .process                   this is a writer's; who made the keys of new_key here
+        .claim-<random>-<name>     <name> beside the writers' directories is an object, too
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ import re
 
 #: Prefix of the file that says: the plain name behind it is an object of this store.
 CLAIM = ".claim-"
+
+#: Where in the name of that file the plain name begins.
+CLAIMED_FROM = len(CLAIM) + 17
 
 #: Name of the file that says who made the keys of a writer's directory.
 SIGNATURE = ".process"
@@ -41,8 +44,14 @@ IN_WRITER = re.compile(
 
 #: What fsexchange makes beside the writers' directories, but for the record and plain names.
 BESIDE_WRITERS = re.compile(
-    rf"{re.escape(_RECORD)}-({_RANDOM}(-renewed)?|adopt|probe-{_RANDOM})|{_TEMPORARY}"
+    rf"{re.escape(_RECORD)}-({_RANDOM}(-renewed)?|probe-{_RANDOM})|{_TEMPORARY}"
 )
+
+#: A claim to adopt a dead owner's store.
+ADOPTION = re.compile(rf"{re.escape(_RECORD)}-adopt-[0-9]+")
+
+#: What goes only after all else.
+KEPT_TO_THE_END = re.compile(rf"{re.escape(_RECORD)}|{ADOPTION.pattern}")
 
 #: What NFS and FUSE rename a removed file to until its last user closes it.
 IN_USE = (".nfs", ".fuse_hidden")
@@ -63,6 +72,6 @@ def renewal(path: str, store_id: str) -> str:
     return f"{path}/{_RECORD}-{store_id}-renewed"
 
 
-def adoption(path: str) -> str:
+def adoption(path: str, number: int) -> str:
     """Return the path of the file that one adopter at a time can make."""
-    return f"{path}/{_RECORD}-adopt"
+    return f"{path}/{_RECORD}-adopt-{number}"

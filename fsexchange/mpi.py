@@ -6,6 +6,7 @@ Importing this module initialises MPI; `import fsexchange` alone never does.
 from __future__ import annotations
 
 import os
+import pickle
 import socket
 import sys
 import time
@@ -16,7 +17,7 @@ from mpi4py import MPI
 
 from fsexchange.connector import FileConnector
 from fsexchange.directory import default_directory
-from fsexchange.errors import FsExchangeError, NotSharedError, RemoteError, StoreClosedError
+from fsexchange.errors import NotSharedError, RemoteError, StoreClosedError
 from fsexchange.filesystem import find_filesystem
 from fsexchange.keys import RECORD_SIZE, FileKey
 
@@ -94,13 +95,11 @@ def connect(
             "write_once": write_once,
             "trust_directory": trust_directory,
         }
-        connector, ours = _share(comm, store_dir, root, hosts, options)
+        connector, temporary = _share(comm, store_dir, root, hosts, options)
     except Exception:
         comm.Free()  # every rank is here: the error is one of all
         raise
-    return Exchange(
-        comm, connector, hosts, clear_on_abort=ours and clear, abort_timeout=abort_timeout
-    )
+    return Exchange(comm, connector, hosts, clear_on_abort=temporary, abort_timeout=abort_timeout)
 
 
 class Exchange:
@@ -209,20 +208,25 @@ class Exchange:
         deadline = time.monotonic() + self.abort_timeout
         while not everyone.Test():
             if time.monotonic() > deadline:
-                print(
-                    "".join(traceback.format_exception(error))
-                    + f"fsexchange: rank {self.rank} ({self.hosts[self.rank]}) left its Exchange "
-                    f"by this exception, and not all of the other {self.size - 1} ranks followed "
-                    f"within {self.abort_timeout:g} s: aborting the job",
-                    file=sys.stderr,
-                    flush=True,
-                )
-                time.sleep(0.5)  # an abort overtakes what mpirun has still to print
-                if self._clear_on_abort:
-                    self.connector.close(clear=True)
-                MPI.COMM_WORLD.Abort(1)
+                try:
+                    self._give_up(error)
+                finally:
+                    MPI.COMM_WORLD.Abort(1)  # whatever fails here must not hang the others
             time.sleep(0.001)
         self._end()
+
+    def _give_up(self, error: BaseException) -> None:
+        print(
+            "".join(traceback.format_exception(error))
+            + f"fsexchange: rank {self.rank} ({self.hosts[self.rank]}) left its Exchange by this "
+            f"exception, and not all of the other {self.size - 1} ranks followed within "
+            f"{self.abort_timeout:g} s: aborting the job",
+            file=sys.stderr,
+            flush=True,
+        )
+        time.sleep(0.5)  # an abort overtakes what mpirun has still to print
+        if self._clear_on_abort:
+            self.connector.close(clear=True)
 
     def _record(self, key: FileKey | None) -> tuple[bytes, Exception | None]:
         """Return what to send for a key, and what to raise here once it is sent."""
@@ -235,7 +239,7 @@ class Exchange:
             return _NO_KEY, None
         try:
             return FileKey.pack(key), None
-        except FsExchangeError as error:
+        except Exception as error:  # whatever it is, the others wait for a record
             text = _FAILED + str(error).encode("ascii", "replace")
             return text[:RECORD_SIZE].ljust(RECORD_SIZE, b"\0"), error
 
@@ -270,20 +274,20 @@ def _share(
 ) -> tuple[FileConnector, bool]:
     """Return this rank's connector, once all ranks have one to the same directory.
 
-    And whether the root owns it, or has only attached to a store that was there.
+    And whether it ends with the root: not if that only attached to a store that was there.
     """
     connector: FileConnector | None = None
     offer: tuple[dict[str, Any], bool] | Exception
     if comm.rank == root:
         try:
             connector = FileConnector(_choose(store_dir, hosts), **options)
-            offer = connector.config(), connector.owned
+            offer = connector.config(), connector.owned and connector.clear
         except Exception as error:  # whatever it is, the others must not wait for the offer
-            offer = error
+            offer = error if _travels(error) else RemoteError(repr(error), rank=root)
     offer = comm.bcast(offer if comm.rank == root else None, root)
     if isinstance(offer, Exception):
         raise offer
-    config, ours = offer
+    config, temporary = offer
     verdict = ""
     if connector is None:
         try:
@@ -304,13 +308,22 @@ def _share(
             path=path,
             ranks=blind,
         )
-    return connector, ours
+    return connector, temporary
+
+
+def _travels(error: Exception) -> bool:
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return False
+    return True
 
 
 def _choose(store_dir: str | os.PathLike[str] | None, hosts: list[str]) -> str:
-    chosen = os.fspath(store_dir) if store_dir else os.environ.get("FSEXCHANGE_DIR")
-    if chosen:
-        return chosen
+    if store_dir is not None:
+        return os.fspath(store_dir)
+    if os.environ.get("FSEXCHANGE_DIR"):
+        return os.environ["FSEXCHANGE_DIR"]
     if len(set(hosts)) > 1:
         raise ValueError(
             f"the ranks are on {len(set(hosts))} hosts ({', '.join(sorted(set(hosts))[:3])}, ...) "

@@ -26,7 +26,7 @@ class Names(MutableMapping[str, FileKey]):
     Naming replaces what the name stood for, at once: readers find the old key or the new one. The
     object of the old key stays until it is evicted. Names last as long as the store.
 
-    Any text is a name if it has a printable character and at most 230 bytes once characters other
+    Any printable text that is not all spaces is a name, of at most 230 bytes once characters other
     than letters, digits and `_-~` are written as %XX; else `InvalidKeyError`. On a network file
     system a replaced name may stand for its old key for as long as the mount caches, seconds. With
     `markers` there is a moment without the name between its old key and its new one.
@@ -124,14 +124,20 @@ class Names(MutableMapping[str, FileKey]):
             )
 
     def _path(self, name: str) -> str:
-        """Return the file of a name, proven to be in the directory of names."""
-        if not isinstance(name, str) or not name.strip() or not name.isprintable():
-            raise InvalidKeyError(f"not a name: {name!r}; a name is printable text", filename=None)
-        quoted = quote(name, safe="").replace(".", "%2E")  # neither hidden nor a way out
-        if len(quoted) > _LONGEST:
-            raise InvalidKeyError(
-                f"{name[:40]!r}... is too long a name: {len(quoted)} bytes as a file name, where "
-                f"{_LONGEST} are allowed",
-                filename=name,
-            )
-        return f"{self._folder}/{quoted}"
+        self._connector.check_open()
+        self._connector.directory.check()  # another store in this place would have this directory
+        return f"{self._folder}/{check_name(name)}"
+
+
+def check_name(name: str) -> str:
+    """Return the file of a name, proven to be in the directory of names; `InvalidKeyError`."""
+    if not isinstance(name, str) or not name.strip() or not name.isprintable():
+        raise InvalidKeyError(f"not a name: {name!r}; a name is printable text", filename=None)
+    quoted = quote(name, safe="").replace(".", "%2E")  # neither hidden nor a way out
+    if len(quoted) > _LONGEST:
+        raise InvalidKeyError(
+            f"{name[:40]!r}... is too long a name: {len(quoted)} bytes as a file name, where "
+            f"{_LONGEST} are allowed",
+            filename=name,
+        )
+    return quoted

@@ -52,7 +52,7 @@ def by_link(path: str, pieces: Sequence[Buffer], nbytes: int) -> None:
 
 
 def by_marker(path: str, pieces: Sequence[Buffer], nbytes: int, *, once: bool) -> None:
-    """Publish by an empty file `<path>.ready`, where there is no atomic rename.
+    """Publish by a second file `<path>.ready`, where there is no atomic rename.
 
     Whoever sets an object `once` claims the name by creating it: `FileExistsError`.
     """
@@ -66,9 +66,13 @@ def by_marker(path: str, pieces: Sequence[Buffer], nbytes: int, *, once: bool) -
 
 
 def mark(path: str) -> None:
-    """Make the marker of a whole object; if that fails the object goes, too."""
+    """Make the marker of a whole object; if that fails the object goes, too.
+
+    Each marker differs from the one before: times alone do not, where they are whole seconds.
+    """
+    token = os.urandom(8).hex().encode()
     try:
-        files.create(f"{path}.ready", [], 0)
+        files.create(f"{path}.ready", [token], len(token))
     except FileExistsError:
         pass
     except BaseException:
@@ -80,11 +84,19 @@ def read_marked(path: str, nbytes: int, *, mappable: bool) -> BytesLike:
     """Return an object that has a marker, whole even if it is being replaced; else no such file."""
     marker = f"{path}.ready"
     while True:
-        before = os.stat(marker)
+        before = _token(marker)
         data = files.read(path, nbytes, mappable=mappable)
-        after = os.stat(marker)
-        if (before.st_mtime_ns, before.st_ctime_ns) == (after.st_mtime_ns, after.st_ctime_ns):
+        if _token(marker) == before:
             return data
+
+
+def _token(marker: str) -> tuple[bytes, int]:
+    """Return what tells a marker from a later one; ProxyStore's, which are empty, by their time."""
+    fd = os.open(marker, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 16), os.fstat(fd).st_mtime_ns
+    finally:
+        os.close(fd)
 
 
 @contextlib.contextmanager

@@ -52,6 +52,11 @@ class Ref(Generic[T]):
             loaded = self._loaded.setdefault("object", self.store.get(self.key))
         return cast(T, loaded)
 
+    @property
+    def loaded(self) -> bool:
+        """Whether `get` returns what it returned before, without reading anything."""
+        return bool(self._loaded)
+
     def evict(self) -> None:
         """Remove the object from the store, for everyone; what is loaded stays good."""
         self.store.evict(self.key)

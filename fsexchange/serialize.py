@@ -29,14 +29,16 @@ A plain `.npy` file is taken by `deserialize` as well (numpy.lib.format).
 
 from __future__ import annotations
 
+import copyreg
 import io
+import os
 import pickle
 import struct
 import sys
 import zlib
 from collections.abc import Callable
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import cloudpickle
 import numpy as np
@@ -99,11 +101,10 @@ def serialize(obj: Any, *, checksum: bool = False) -> Frames:
     elif kind is bytearray:
         return _frames(_BYTEARRAY, b"", [memoryview(obj)], checksum)
     elif kind is memoryview:
-        try:
-            body, data = _array_frames(np.asarray(obj))
-        except ValueError as error:
-            raise SerializationError(f"cannot serialize {obj!r}: {error}") from error
-        return _frames(_MEMORYVIEW, body, [data], checksum)
+        array = _as_array(obj)
+        if _is_plain(array.dtype):
+            body, data = _array_frames(array)
+            return _frames(_MEMORYVIEW, body, [data], checksum)
     return _frames(_PICKLE, *_pickle(obj), checksum)
 
 
@@ -193,19 +194,21 @@ def _parse(view: memoryview) -> tuple[int, memoryview, list[memoryview]]:
         raise _truncated(total, size)
     body_start = _HEAD.size + 8 * count
     end = body_start + body_size
+    if end > size:
+        raise _changed()
     crc = zlib.crc32(view[_HEAD.size : end], zlib.crc32(view[:_CRC_AT]))
+    if crc != wanted and not flags & _CHECKSUM:
+        raise _changed()
     body = view[body_start:end]
     buffers = []
-    for at in range(_HEAD.size, min(body_start, size - 7), 8):
+    for at in range(_HEAD.size, body_start, 8):
         start = end + -end % _ALIGNMENT
         end = start + int.from_bytes(view[at : at + 8], "little")
         buffers.append(view[start:end])
         if flags & _CHECKSUM:
             crc = zlib.crc32(buffers[-1], crc)
     if crc != wanted or kind > _MEMORYVIEW:
-        raise CorruptObjectError(
-            "the object was changed since it was written: its CRC-32 is not the one in its header"
-        )
+        raise _changed()
     return kind, body, buffers
 
 
@@ -217,6 +220,12 @@ def _truncated(expected: int, actual: int) -> CorruptObjectError:
     )
 
 
+def _changed() -> CorruptObjectError:
+    return CorruptObjectError(
+        "the object was changed since it was written: its CRC-32 is not the one in its header"
+    )
+
+
 # ---- arrays -------------------------------------------------------------------------------------
 
 
@@ -224,7 +233,12 @@ def _is_plain(dtype: np.dtype[Any]) -> bool:
     """Tell whether `dtype.str` says all there is to say of a dtype: no fields, no objects."""
     if dtype.isbuiltin == 1:
         return not dtype.hasobject
-    return dtype.kind in "biufcmMSUV" and dtype.metadata is None and np.dtype(dtype.str) == dtype
+    if dtype.kind not in "biufcmMSUV" or dtype.metadata is not None:
+        return False
+    try:
+        return np.dtype(dtype.str) == dtype
+    except TypeError:  # another library's, such as the 8-bit floats of ml_dtypes
+        return False
 
 
 def _array_frames(array: npt.NDArray[Any]) -> tuple[bytes, memoryview]:
@@ -242,9 +256,32 @@ def _array_bytes(array: npt.NDArray[Any]) -> tuple[str, memoryview]:
         else:
             array = np.ascontiguousarray(array)
     if array.nbytes == 0:
-        return order, memoryview(b"")
+        return order, memoryview(bytearray())
     # By way of uint8, as memoryviews of datetimes and of many structured dtypes do not exist.
-    return order, array.reshape(-1).view(np.uint8).data
+    flat = array.reshape(-1).view(np.uint8)
+    if not flat.flags.writeable:
+        # Pickle would load a read-only array again, though what is loaded is the reader's own.
+        flat = np.asarray(_Writable(flat))
+    return order, flat.data
+
+
+class _Writable:
+    """Shows read-only memory as writable, to a pickler that only reads it."""
+
+    def __init__(self, flat: npt.NDArray[np.uint8]) -> None:
+        self._flat = flat  # keeps the memory
+        address = flat.__array_interface__["data"][0]
+        self.__array_interface__ = {**flat.__array_interface__, "data": (address, False)}
+
+
+def _as_array(view: memoryview) -> npt.NDArray[Any]:
+    try:
+        array = np.asarray(view)
+    except (ValueError, RuntimeError) as error:  # formats that numpy cannot read, its own among
+        raise SerializationError(f"cannot serialize {view!r}: {error}") from error
+    if array.dtype.hasobject:
+        raise SerializationError(f"cannot serialize {view!r}: it shows objects in memory")
+    return array
 
 
 def _load_array(body: memoryview, data: memoryview) -> npt.NDArray[Any]:
@@ -264,12 +301,29 @@ def _subclass(array: npt.NDArray[Any], kind: type[npt.NDArray[Any]]) -> Any:
     return array.view(kind)
 
 
+def _masked(
+    data: npt.NDArray[Any], mask: npt.NDArray[Any] | None, fill_value: Any, hard: bool
+) -> Any:
+    array: Any = np.ma.MaskedArray(
+        data, mask=np.ma.nomask if mask is None else mask, hard_mask=hard, copy=False
+    )
+    array._fill_value = fill_value
+    return array
+
+
+def _memoryview(array: npt.NDArray[Any]) -> memoryview:
+    return array.data
+
+
 def _load_npy(view: memoryview) -> npt.NDArray[Any]:
     # The longest header that numpy accepts without being told to trust it is 10,000 bytes.
     head = io.BytesIO(view[: 1 << 16])
     npy: Any = np.lib.format  # not typed before numpy 2.3
     try:
-        old = npy.read_magic(head) == (1, 0)
+        version = npy.read_magic(head)
+        if version > (2, 0):
+            raise SerializationError(f".npy of version {version}: load it by numpy.load")
+        old = version == (1, 0)
         shape, fortran, dtype = (
             npy.read_array_header_1_0(head) if old else npy.read_array_header_2_0(head)
         )
@@ -307,28 +361,75 @@ def _reduce_array(obj: Any) -> Any:
     kind = type(obj)
     if obj.dtype.hasobject or obj.dtype.kind not in "biufcmMSUV":
         return NotImplemented
+    if kind is np.ma.MaskedArray:
+        data, mask = obj.view(np.ndarray), np.ma.getmask(obj)
+        mask = None if mask is np.ma.nomask else mask
+        return _masked, (data, mask, obj._fill_value, obj.hardmask)
     if kind is not np.ndarray:
         if any(getattr(kind, name) is not getattr(np.ndarray, name) for name in _PICKLING):
-            return NotImplemented  # has more to say than its elements: MaskedArray
+            return NotImplemented  # has more to say than its elements
+        if kind in copyreg.dispatch_table:
+            return NotImplemented
         return _subclass, (obj.view(np.ndarray), kind)
     order, data = _array_bytes(obj)
     return _ndarray, (pickle.PickleBuffer(data), obj.dtype, obj.shape, order)
 
 
+_MAINS = ("__main__", "__mp_main__")  # a script, and the same in a spawned child of its own
+
+
+def _reduce_buffer(obj: Any) -> Any:
+    if isinstance(obj, np.ndarray):
+        return _reduce_array(obj)
+    return _memoryview, (_as_array(obj),)
+
+
 class _Pickler(pickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, np.ndarray):
-            return _reduce_array(obj)
-        if isinstance(obj, (type, FunctionType)) and obj.__module__ == "__main__":
+        if isinstance(obj, (np.ndarray, memoryview)):
+            return _reduce_buffer(obj)
+        if isinstance(obj, (type, FunctionType, TypeVar)) and obj.__module__ in _MAINS:
             raise _ByValueError
         return NotImplemented
 
 
 class _CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, np.ndarray):
-            return _reduce_array(obj)
+        if isinstance(obj, (np.ndarray, memoryview)):
+            return _reduce_buffer(obj)
+        if isinstance(obj, (type, FunctionType)) and obj.__module__ in _MAINS:
+            file, name = _main_file(obj.__module__), obj.__qualname__
+            if obj.__module__ == "__mp_main__":
+                cloudpickle.register_pickle_by_value(sys.modules["__mp_main__"])
+            if file and _named(obj.__module__, name) is obj:
+                return _from_main, (file, name, cloudpickle.dumps(obj))
         return super().reducer_override(obj)
+
+
+def _from_main(file: str, name: str, by_value: bytes) -> Any:
+    """Return a function or class of a script: this process's own if it runs the same script.
+
+    So that `isinstance` and `except` hold among the processes of one script; others, which
+    cannot import it, get a copy.
+    """
+    for module in _MAINS:
+        if _main_file(module) == file:
+            found = _named(module, name)
+            if found is not None:
+                return found
+    return pickle.loads(by_value)
+
+
+def _main_file(module: str) -> str | None:
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return None if file is None else os.path.abspath(file)
+
+
+def _named(module: str, name: str) -> Any:
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found
 
 
 def _pickle(obj: Any) -> tuple[bytes, list[memoryview]]:

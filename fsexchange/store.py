@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,11 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fsexchange.cache import Cache
 from fsexchange.connector import FileConnector
 from fsexchange.directory import default_directory
-from fsexchange.errors import MissingObjectError
+from fsexchange.errors import FsExchangeError, InvalidKeyError, MissingObjectError
 from fsexchange.files import MAP_FROM
 from fsexchange.future import Failure, Future
 from fsexchange.keys import FileKey
-from fsexchange.names import Names
+from fsexchange.names import Names, check_name
 from fsexchange.ref import Ref
 from fsexchange.serialize import deserialize, serialize
 
@@ -74,8 +75,9 @@ class Store:
         cache: int = 0,
     ) -> None:
         if not isinstance(connector, FileConnector):
-            path = connector or os.environ.get("FSEXCHANGE_DIR") or default_directory()
-            connector = FileConnector(path, clear=clear)
+            if connector is None:
+                connector = os.environ.get("FSEXCHANGE_DIR") or default_directory()
+            connector = FileConnector(connector, clear=clear)
         self.connector = connector
         self._cache = Cache(cache) if cache else None
 
@@ -112,9 +114,16 @@ class Store:
         StoreError
             The file system refuses; nothing is left of the object.
         """
+        if name is None:
+            return self.connector.put(serialize(obj, checksum=checksum))
+        check_name(name)
         key = self.connector.put(serialize(obj, checksum=checksum))
-        if name is not None:
+        try:
             self.names[name] = key
+        except BaseException:
+            with contextlib.suppress(FsExchangeError):
+                self.connector.evict(key)
+            raise
         return key
 
     def put_batch(self, objs: Iterable[Any]) -> list[FileKey]:
@@ -139,20 +148,33 @@ class Store:
         (None, 'else')
         """
         found = self._find(key)
-        cache = self._cache
-        data: BytesLike | None = cache.get(found) if cache and found else None
-        if data is None:
-            data = None if found is None else self.connector.get(found)
-            if found is None or data is None:
+        data = None if found is None else self._read(found)
+        while data is None:
+            again = self._find(key) if isinstance(key, str) else found
+            if again == found:
                 if default is _NO_DEFAULT:
-                    raise self._missing(key)
+                    raise self._missing(key, found)
                 return default
-            if cache and (len(data) < MAP_FROM or not self.connector.policy.mappable):
-                cache.put(found, data)
+            # The name stands for another object since, and the old one was evicted.
+            found = again
+            data = None if found is None else self._read(found)
         obj = deserialize(data)
         if type(obj) is Failure:
-            obj.throw()
+            raise obj.exception()
         return obj
+
+    def _read(self, key: FileKey) -> BytesLike | None:
+        cache = self._cache
+        if cache is None:
+            return self.connector.get(key)
+        self.connector.check_open()
+        data: BytesLike | None = cache.get(key)
+        if data is None:
+            data = self.connector.get(key)
+            mapped = data is not None and len(data) >= MAP_FROM and self.connector.policy.mappable
+            if data is not None and not mapped:
+                cache.put(key, data)
+        return data
 
     def get_batch(
         self, keys: Sequence[FileKey | str | Ref[Any]], default: Any = _NO_DEFAULT
@@ -168,14 +190,14 @@ class Store:
     def evict(self, key: FileKey | str | Ref[Any]) -> None:
         """Remove an object, and the name it was given by; no error if there is none.
 
-        Whoever has its arrays mapped keeps them.
+        Whoever has its arrays mapped keeps them. Do not name another object so at the same time.
         """
         found = self._find(key)
         if found is not None:
             self.connector.evict(found)
             if self._cache:
                 self._cache.discard(found)
-        if isinstance(key, str):
+        if isinstance(key, str) and self._find(key) == found:
             with contextlib.suppress(MissingObjectError):
                 del self.names[key]
 
@@ -184,11 +206,14 @@ class Store:
 
         See `FileConnector.wait` for what else it raises, and for how soon it returns.
         """
+        start = time.monotonic()
         if isinstance(key, str):
             self.names.wait(key, timeout)
         found = self._find(key)
         if found is None:
-            raise self._missing(key)
+            raise self._missing(key, found)
+        if timeout is not None:
+            timeout = max(0.0, timeout - (time.monotonic() - start))
         self.connector.wait(found, timeout)
 
     def ref(self, obj: T) -> Ref[T]:
@@ -214,15 +239,19 @@ class Store:
         """Return the key that is meant, or None: nothing has this name."""
         if isinstance(key, str):
             return self.names.get(key)
-        return key.key if isinstance(key, Ref) else key
+        if isinstance(key, Ref):
+            if key.store.connector.store_id != self.connector.store_id:
+                raise InvalidKeyError(f"{key} is of another store than {self}", filename=None)
+            return key.key
+        return key
 
-    def _missing(self, key: FileKey | str | Ref[Any]) -> MissingObjectError:
+    def _missing(self, key: FileKey | str | Ref[Any], found: FileKey | None) -> MissingObjectError:
         path = self.connector.store_dir
-        if isinstance(key, str):
+        if found is None:
             return MissingObjectError(f"nothing is named {key!r} in the store at {path}", path=path)
+        named = f", named {key!r}," if isinstance(key, str) else ""
         return MissingObjectError(
-            f"{self._find(key)} is not in the store at {path}: it was evicted or never set",
-            path=path,
+            f"{found}{named} is not in the store at {path}: it was evicted or never set", path=path
         )
 
 

@@ -8,6 +8,7 @@ import time
 import warnings
 
 from fsexchange import files, layout
+from fsexchange.errors import InvalidKeyError
 from fsexchange.keys import FileKey, check_key
 
 # Seconds for writers still at work, and for removed files still in use.
@@ -22,21 +23,33 @@ def remove_store(path: str) -> None:
     deadline = time.monotonic() + _PATIENCE
     while True:
         foreign, busy = remove_objects(path)
-        if not foreign and not busy:
-            files.unlink(layout.record(path))
-            try:
-                os.rmdir(path)
-                return
-            except FileNotFoundError:
-                return
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    return  # a mount point, or a parent that is not ours: empty is all we can do
-        elif not busy or time.monotonic() > deadline:
+        if not busy or time.monotonic() > deadline:
             break
         time.sleep(0.01)
+    for name in foreign:
+        if "/" in name:  # a user's file in a writer's directory, which becomes the user's
+            files.unlink(f"{path}/{os.path.dirname(name)}/{layout.SIGNATURE}")
+    for name in files.listing(path):
+        if layout.ADOPTION.fullmatch(name):
+            files.unlink(f"{path}/{name}")
+    # From here on somebody may open another store in this place: nothing may be swept any more.
     files.unlink(layout.record(path))
-    left = sorted(foreign + busy)
+    while True:
+        try:
+            os.rmdir(path)
+            return
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                return  # a mount point, or a parent that is not ours: empty is all we can do
+        left = sorted(files.listing(path))
+        if os.path.basename(layout.record(path)) in left:
+            return  # somebody has
+        if foreign or busy or time.monotonic() > deadline:
+            break
+        time.sleep(0.01)  # somebody is about to, or a late writer removes its own directory
+    left = sorted(foreign + busy) or left
     warnings.warn(
         f"{path} was not removed: it holds what fsexchange did not make "
         f"({', '.join(left[:3])}{', ...' if len(left) > 3 else ''})",
@@ -45,7 +58,7 @@ def remove_store(path: str) -> None:
 
 
 def remove_objects(path: str) -> tuple[list[str], list[str]]:
-    """Remove all that fsexchange made in `path` but its record; return what remains.
+    """Remove all that fsexchange made in `path` but record and adoption; return what remains.
 
     That is, names of others, and names that will go when whoever uses them is done.
     """
@@ -55,39 +68,61 @@ def remove_objects(path: str) -> tuple[list[str], list[str]]:
         if layout.WRITER.fullmatch(name):
             for left in _remove_writer(path, name):
                 passing = layout.IN_WRITER.fullmatch(left) or left.startswith(layout.IN_USE)
-                (busy if passing else foreign).append(f"{name}/{left}")
+                (busy if passing else foreign).append(f"{name}/{left}" if left else name)
     for name in files.listing(f"{path}/{layout.NAMES}"):
-        files.unlink(f"{path}/{layout.NAMES}/{name}")
+        try:
+            files.unlink(f"{path}/{layout.NAMES}/{name}")
+        except IsADirectoryError:
+            foreign.append(f"{layout.NAMES}/{name}")
     for name in files.listing(path):
         if name == layout.NAMES:
             try:
                 os.rmdir(f"{path}/{name}")
             except OSError:
-                busy.append(name)  # somebody is naming an object, or one of the files is in use
+                if not foreign:
+                    busy.append(name)  # somebody is naming an object, or a file of it is in use
         elif layout.BESIDE_WRITERS.fullmatch(name):
             files.unlink(f"{path}/{name}")
         elif name.startswith(layout.IN_USE):
             busy.append(name)
-        elif f"{path}/{name}" != layout.record(path) and not layout.WRITER.fullmatch(name):
+        elif not layout.WRITER.fullmatch(name) and not layout.KEPT_TO_THE_END.fullmatch(name):
             foreign.append(name)
     return foreign, busy
 
 
 def _remove_writer(path: str, writer: str) -> list[str]:
-    """Remove a writer's directory; return the names in it if it cannot be."""
+    """Remove a writer's directory; return the names in it if it cannot be, "" for itself."""
+    folder = f"{path}/{writer}"
     try:
-        names = os.listdir(f"{path}/{writer}")
-    except (FileNotFoundError, NotADirectoryError):
+        if os.path.islink(folder) or not os.path.isdir(folder):
+            return [""] if os.path.lexists(folder) else []
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    if layout.SIGNATURE not in names:
+        # A user's directory that looks like a writer's, or one that a killed writer just made.
+        try:
+            os.rmdir(folder)
+        except OSError:
+            if os.path.lexists(f"{folder}/{layout.SIGNATURE}"):
+                return [layout.SIGNATURE]  # made just now
+            return [""] if os.path.lexists(folder) else []
         return []
     for name in names:
         if name.startswith(layout.CLAIM):
-            plain = check_key(FileKey(name[len(layout.CLAIM) :]))
+            try:
+                plain = check_key(FileKey(name[layout.CLAIMED_FROM :]))
+            except InvalidKeyError:
+                continue
             files.unlink(f"{path}/{plain}.ready")
             files.unlink(f"{path}/{plain}")
-        if layout.IN_WRITER.fullmatch(name):
-            files.unlink(f"{path}/{writer}/{name}")
+        if layout.IN_WRITER.fullmatch(name) and name != layout.SIGNATURE:
+            files.unlink(f"{folder}/{name}")
+    if any(name != layout.SIGNATURE for name in files.listing(folder)):
+        return [name for name in files.listing(folder) if name != layout.SIGNATURE]
+    files.unlink(f"{folder}/{layout.SIGNATURE}")  # last: by it the rest is known for ours
     try:
-        os.rmdir(f"{path}/{writer}")
+        os.rmdir(folder)
     except OSError:
-        return list(files.listing(f"{path}/{writer}"))
+        return list(files.listing(folder))
     return []

@@ -267,6 +267,67 @@ def test_owner_killed_while_clearing_is_swept_by_the_next(base_dir: Path) -> Non
             attached.get(key)
 
 
+def test_adopter_killed_with_its_claim_is_passed(base_dir: Path) -> None:
+    process, key = _owner(base_dir / "store")
+    process.kill()
+    process.wait()
+    dead = Process.this()._replace(pid=process.pid, started=1.0)
+    for number in (1, 2):
+        (base_dir / "store" / f".fsexchange-adopt-{number}").write_text(dead.to_json())
+    with FileConnector(base_dir / "store") as heir:
+        assert heir.owned
+        assert heir.get(key) == b"left behind"
+        assert not list((base_dir / "store").glob(".fsexchange-adopt-*"))
+    assert not (base_dir / "store").exists()
+
+
+def test_kept_store_whose_clearing_was_killed_can_be_opened(base_dir: Path) -> None:
+    FileConnector(base_dir / "store", clear=False).close()
+    python(
+        """
+        import os, sys
+        from fsexchange import FileConnector, sweep
+        sweep.remove_store = lambda path: os._exit(0)  # killed once the witness is gone
+        FileConnector(sys.argv[1]).close(clear=True)
+        """,
+        base_dir / "store",
+    )
+    with FileConnector(base_dir / "store") as fresh:
+        assert fresh.owned
+    assert not (base_dir / "store").exists()
+
+
+def test_markers_are_asked_for_before_adopting(base_dir: Path) -> None:
+    process, _ = _owner(base_dir / "store")
+    process.kill()
+    process.wait()
+    with pytest.raises(StoreError, match="without markers"):
+        FileConnector(base_dir / "store", markers=True)
+
+
+def test_keeping_that_fails_can_be_repeated(shm_dir: Path) -> None:
+    python(
+        """
+        import errno, os, resource, signal, sys
+        from fsexchange import FileConnector, StoreError
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        connector = FileConnector(sys.argv[1])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))
+        try:
+            connector.close(clear=False)
+        except StoreError as error:
+            assert error.errno == errno.EFBIG, error
+        else:
+            raise AssertionError("no error")
+        assert connector.owned
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        connector.close(clear=False)
+        """,
+        shm_dir / "store",
+    )
+    assert not FileConnector(shm_dir / "store").owned
+
+
 def test_half_a_record_is_waited_for_and_then_named(
     base_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,7 +59,7 @@ def test_full_disk_is_an_error_and_leaves_nothing(options: str, shm_dir: Path) -
 def test_no_inodes_left_is_an_error_and_leaves_nothing(shm_dir: Path) -> None:
     """The object fits, its marker does not."""
     before = small_tmpfs(shm_dir / "small", 40)
-    before = [word.replace("size=40m", "size=40m,nr_inodes=8") for word in before]
+    before = [word.replace("size=40m", "size=40m,nr_inodes=14") for word in before]
     python(
         """
         import errno, os, sys

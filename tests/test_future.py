@@ -122,6 +122,32 @@ def _race(future: Future[int], start: Any, results: Any) -> None:
         results.put(None)
 
 
+def test_exception_of_a_class_unknown_here_still_says_what_it_said(store: Store) -> None:
+    future = store.future()
+    code = """
+import sys, types
+module = types.ModuleType("onlythere")
+sys.modules["onlythere"] = module
+exec("class TheirError(Exception): pass", module.__dict__)
+from fsexchange import FileKey, Future, Store
+future = Future(Store(sys.argv[1]), FileKey.parse(sys.argv[2]))
+future.set_exception(module.TheirError("solver diverged at step 9"))
+"""
+    arguments = [store.connector.store_dir, str(future.ref.key)]
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True)
+    with pytest.raises(RemoteError, match="solver diverged at step 9"):
+        future.result(timeout=10)
+    assert isinstance(future.exception(), RemoteError)
+
+
+def test_what_is_loaded_stays_good(store: Store) -> None:
+    future = store.future()
+    future.set_result([1])
+    assert future.result() == [1]
+    future.ref.evict()
+    assert future.result(timeout=0) == [1]
+
+
 def test_of_racing_processes_one_sets(store: Store) -> None:
     context = multiprocessing.get_context("fork")
     for _ in range(5):

@@ -100,6 +100,16 @@ def test_key_of_a_packed_object_is_refused_by_name() -> None:
         check_key(FileKey("00c0ffee00c0ffee/7", 10, 64))
 
 
+@pytest.mark.parametrize("nbytes", [-2, 1 << 63, None, "7"])
+def test_length_that_no_object_has_is_refused(nbytes: Any) -> None:
+    for use in (check_key, FileKey.pack):
+        with pytest.raises(InvalidKeyError):
+            use(FileKey("a", nbytes))
+    with pytest.raises(InvalidKeyError):
+        FileKey.parse("a:9999999999999999999")
+
+
 def test_proxystores_own_key_is_a_key() -> None:
     file = pytest.importorskip("proxystore.connectors.file")
     assert check_key(file.FileKey(filename="abc")) == "abc"
+    assert FileKey.unpack(FileKey.pack(file.FileKey(filename="abc"))) == FileKey("abc")

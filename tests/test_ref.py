@@ -107,7 +107,10 @@ def check(store: Store, array: NDArray[np.float64]) -> None:
 """
 
 
-@pytest.mark.parametrize("checker", [["mypy", "--strict"], ["pyright"]], ids=lambda c: c[0])
+CHECKERS = [["mypy", "--strict"], ["pyright", "--pythonpath", sys.executable]]
+
+
+@pytest.mark.parametrize("checker", CHECKERS, ids=lambda checker: checker[0])
 def test_a_ref_knows_its_type(checker: list[str], tmp_path: Path) -> None:
     """All assertions hold, and the wrong argument in the last line is the one error."""
     (tmp_path / "user.py").write_text(USER)

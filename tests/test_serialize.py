@@ -327,6 +327,80 @@ def test_functions_and_classes_of_main_travel_to_other_scripts(shm_dir: Path) ->
 LOCK = threading.Lock()
 
 
+SAME_SCRIPT = """
+import enum, multiprocessing, sys
+from fsexchange import Store
+class Colour(enum.Enum):
+    RED = 1
+class Mine(Exception):
+    pass
+def work(ref, future):
+    obj, colour, function = ref.get()
+    try:
+        raise Mine(isinstance(obj, Mine), colour is Colour.RED, function is helper)
+    except Mine as error:
+        future.set_exception(error)
+def helper():
+    pass
+if __name__ == "__main__":
+    for method in ("fork", "spawn"):
+        with Store() as store:
+            future = store.future()
+            ref = store.ref((Mine(), Colour.RED, helper))
+            child = multiprocessing.get_context(method).Process(target=work, args=(ref, future))
+            child.start()
+            try:
+                future.result(timeout=60)
+            except Mine as error:
+                print(method, *error.args)
+            child.join()
+"""
+
+
+def test_classes_of_main_are_the_same_in_processes_of_one_script(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SAME_SCRIPT)
+    out = subprocess.run(
+        [sys.executable, tmp_path / "script.py"], capture_output=True, text=True, timeout=60
+    )
+    assert out.stdout.splitlines() == ["fork True True True", "spawn True True True"], out.stderr
+
+
+def test_arrays_in_containers_are_writable_whatever_they_were() -> None:
+    read_only = np.arange(1000.0)
+    read_only.flags.writeable = False
+    for array in (read_only, read_only[:10], np.zeros((0, 3)), read_only.reshape(10, 100).T):
+        got = through_a_file({"a": array})["a"]
+        assert got.flags.writeable
+        np.testing.assert_array_equal(got, array)
+    frames = [np.frombuffer(frame, np.uint8) for frame in serialize([read_only]) if len(frame)]
+    assert any(np.shares_memory(frame, read_only) for frame in frames)
+
+
+def test_memoryviews_in_containers_keep_format_and_shape() -> None:
+    for view in (memoryview(b"abc"), BASE.data, np.zeros(1000).data):
+        got = through_a_file([view, lambda: 1])[0]
+        assert type(got) is memoryview
+        assert (got.format, got.shape, got) == (view.format, view.shape, view)
+    structured = np.array([(1.5, 2)], "f8,i8").data
+    assert through_a_file(structured).format == structured.format
+    for bad in (np.array([None]).data, [np.array([None]).data]):
+        with pytest.raises(SerializationError):
+            serialize(bad)
+
+
+def test_masked_arrays_are_not_copied() -> None:
+    array = np.ma.MaskedArray(np.zeros(1 << 17), mask=np.zeros(1 << 17, bool), hard_mask=True)
+    assert len(serialize(array)[0]) < 2000
+    assert through_a_file(array).hardmask
+
+
+def test_changed_count_of_buffers_is_refused_at_once() -> None:
+    data = bytearray(dumps(np.zeros(1 << 20)))
+    data[24:28] = b"\xff" * 4
+    with pytest.raises(CorruptObjectError):
+        deserialize(data)
+
+
 @pytest.mark.parametrize("obj", [LOCK, [sys.stdout], lambda lock=LOCK: lock])
 def test_what_cannot_be_pickled_is_named(obj: Any) -> None:
     with pytest.raises(SerializationError, match="cannot serialize a .*(lock|list|function)"):

@@ -313,6 +313,76 @@ def test_store_without_a_cache_has_none(base_dir: Path) -> None:
         assert store.get(key, default=None) is None
 
 
+def test_cache_does_not_hide_that_the_store_was_closed(base_dir: Path) -> None:
+    store = Store(base_dir / "store", cache=1000)
+    key = store.put(1)
+    assert store.get(key) == 1
+    store.close()
+    with pytest.raises(StoreClosedError):
+        store.get(key)
+
+
+def test_forked_child_has_a_cache_of_its_own(shm_dir: Path) -> None:
+    """Whatever thread held the lock of its parent's."""
+    python(
+        """
+        import os, sys
+        from fsexchange import Store
+        store = Store(sys.argv[1], cache=1000)
+        key = store.put(1)
+        with store._cache._lock:
+            if not (child := os.fork()):
+                os._exit(store.get(key) != 1)
+        assert os.waitpid(child, 0)[1] == 0
+        """,
+        shm_dir / "store",
+        timeout=20,
+    )
+
+
+def test_name_that_moves_on_is_never_missing(base_dir: Path) -> None:
+    """A writer names a new object and evicts the old one; readers find one or the other."""
+    with Store(base_dir / "store") as store:
+        old = store.put(-1, name="current")
+        done = threading.Event()
+
+        def move_on(old: FileKey = old) -> None:
+            for n in range(500):
+                new = store.put(n, name="current")
+                store.evict(old)
+                old = new
+            done.set()
+
+        thread = threading.Thread(target=move_on)
+        thread.start()
+        seen = {store.get("current") for _ in iter(done.is_set, True)}
+        thread.join()
+        assert store.get("current") == 499
+        assert len(seen) > 1
+
+
+def test_object_that_cannot_be_named_is_not_left(base_dir: Path) -> None:
+    with Store(base_dir / "store") as store:
+        for bad in ("", "a\tb", "x" * 300):
+            with pytest.raises(ValueError, match="name"):
+                store.put("x", name=bad)
+        (Path(store.connector.store_dir) / ".fsexchange-names").rmdir()
+        with pytest.raises(OSError, match="cannot write"):
+            store.put("x", name="good")
+        left = [p for p in Path(store.connector.store_dir).rglob("*/*") if p.name[0] != "."]
+        assert not left
+        (Path(store.connector.store_dir) / ".fsexchange-names").mkdir()
+
+
+def test_ref_of_another_store_is_refused(base_dir: Path) -> None:
+    with Store(base_dir / "one") as one, Store(base_dir / "other") as other:
+        ref = one.ref(1)
+        for use in (other.get, other.exists, other.evict, other.wait):
+            with pytest.raises(ValueError, match="another store"):
+                use(ref)
+        assert ref.get() == 1
+
+
 def test_every_public_name_has_an_example() -> None:
     """Which doctest runs."""
     public = [getattr(fsexchange, name) for name in fsexchange.__all__]

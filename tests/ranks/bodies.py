@@ -113,7 +113,7 @@ def no_key_on_one_rank() -> None:
     last = size - 1
     good = FileKey("good")
     with connect(comm, base / "store") as ex:
-        for bad in (FileKey("../x"), "text", 7):
+        for bad in (FileKey("../x"), "text", 7, FileKey("a", None), FileKey("a", 1 << 63)):  # type: ignore[arg-type]
             mine: Any = bad if rank == last else good
             calls: dict[str, Callable[[], Any]] = {
                 "bcast": partial(ex.bcast_key, mine, root=last),
