@@ -65,6 +65,8 @@ _PICKLE, _BYTES, _BYTEARRAY, _STR, _NDARRAY, _MEMORYVIEW = range(6)
 # padding, a piece of a writev.
 _OUT_OF_BAND_FROM = 512
 
+_ma: Any = np.ma  # not typed before numpy 2.3
+
 _NPY_MAGIC = b"\x93NUMPY"
 
 
@@ -304,8 +306,8 @@ def _subclass(array: npt.NDArray[Any], kind: type[npt.NDArray[Any]]) -> Any:
 def _masked(
     data: npt.NDArray[Any], mask: npt.NDArray[Any] | None, fill_value: Any, hard: bool
 ) -> Any:
-    array: Any = np.ma.MaskedArray(
-        data, mask=np.ma.nomask if mask is None else mask, hard_mask=hard, copy=False
+    array: Any = _ma.MaskedArray(
+        data, mask=_ma.nomask if mask is None else mask, hard_mask=hard, copy=False
     )
     array._fill_value = fill_value
     return array
@@ -362,8 +364,8 @@ def _reduce_array(obj: Any) -> Any:
     if obj.dtype.hasobject or obj.dtype.kind not in "biufcmMSUV":
         return NotImplemented
     if kind is np.ma.MaskedArray:
-        data, mask = obj.view(np.ndarray), np.ma.getmask(obj)
-        mask = None if mask is np.ma.nomask else mask
+        data, mask = obj.view(np.ndarray), _ma.getmask(obj)
+        mask = None if mask is _ma.nomask else mask
         return _masked, (data, mask, obj._fill_value, obj.hardmask)
     if kind is not np.ndarray:
         if any(getattr(kind, name) is not getattr(np.ndarray, name) for name in _PICKLING):

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -68,7 +69,7 @@ def _total(refs: list[Ref[npt.NDArray[np.float64]]]) -> float:
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_refs_deep_in_arguments_reach_workers(method: str, base_dir: Path) -> None:
     with Store(base_dir / "store") as store:
-        refs = [store.ref(np.full(1000, n)) for n in range(3)]
+        refs: Any = [store.ref(np.full(1000, n)) for n in range(3)]
         with multiprocessing.get_context(method).Pool(2) as pool:
             assert pool.map(_total, [refs, refs[:1], refs[1:]]) == [3000.0, 0.0, 3000.0]
             pool.close()

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from fsexchange import CorruptObjectError, FileConnector, SerializationError
+from fsexchange.directory import default_directory
 from fsexchange.serialize import deserialize, dumps, serialize
 
 from .processes import ROOT, python
@@ -26,7 +27,7 @@ from .processes import ROOT, python
 
 def through_a_file(obj: Any, *, checksum: bool = False) -> Any:
     """What a reader gets: from a bytearray when small, from a private mapping when large."""
-    with FileConnector("/dev/shm/fsexchange-test-serialize") as connector:
+    with FileConnector(default_directory()) as connector:
         got = connector.get(connector.put(serialize(obj, checksum=checksum)))
         assert got is not None
         return deserialize(got)
@@ -389,7 +390,7 @@ def test_memoryviews_in_containers_keep_format_and_shape() -> None:
 
 
 def test_masked_arrays_are_not_copied() -> None:
-    array = np.ma.MaskedArray(np.zeros(1 << 17), mask=np.zeros(1 << 17, bool), hard_mask=True)
+    array: Any = np.ma.MaskedArray(np.zeros(1 << 17), mask=np.zeros(1 << 17, bool), hard_mask=True)
     assert len(serialize(array)[0]) < 2000
     assert through_a_file(array).hardmask
 
