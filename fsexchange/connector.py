@@ -324,8 +324,8 @@ class FileConnector:
         process may set a key at a time, as there is no atomic rename; between two objects there
         is a moment without one.
 
-        Raises what `put` raises. The key may be a plain name of your choosing; it
-        takes the place of a file of that name in the directory.
+        Raises what `put` raises. The key may be a plain name of your choosing; its object takes
+        the place of a file of that name in the directory.
         """
         path = self._path(key)
         pieces, nbytes = files.flatten(obj)

@@ -208,49 +208,38 @@ def test_owner_held_for_dead_leaves_the_store_to_its_heir(base_dir: Path) -> Non
         attached.close(clear=True)
 
 
+def _open_in_six_processes(path: Path) -> tuple[list[bool], set[str]]:
+    """Have them open one directory at a time; return which own it, and the stores they see."""
+    context = multiprocessing.get_context("fork")
+    start, results = context.Barrier(6), context.Queue()
+    processes = [context.Process(target=_adopt, args=(str(path), start, results)) for _ in range(6)]
+    for process in processes:
+        process.start()
+    owned, ids = zip(*[results.get(timeout=60) for _ in processes], strict=True)
+    for process in processes:
+        process.join()
+        process.close()
+    results.close()
+    results.join_thread()
+    return list(owned), set(ids)
+
+
 def test_of_many_heirs_one_adopts(base_dir: Path) -> None:
     for _ in range(5):
         process, _ = _owner(base_dir / "store")
         process.kill()
         process.wait()
-        context = multiprocessing.get_context("fork")
-        start, results = context.Barrier(6), context.Queue()
-        heirs = [
-            context.Process(target=_adopt, args=(str(base_dir / "store"), start, results))
-            for _ in range(6)
-        ]
-        for heir in heirs:
-            heir.start()
-        owned, ids = zip(*[results.get(timeout=60) for _ in heirs], strict=True)
-        for heir in heirs:
-            heir.join()
-            heir.close()
-        results.close()
-        results.join_thread()
+        owned, ids = _open_in_six_processes(base_dir / "store")
         assert sum(owned) == 1
-        assert len(set(ids)) == 1
+        assert len(ids) == 1
         FileConnector(base_dir / "store").close(clear=True)
 
 
 def test_of_many_creators_one_owns(base_dir: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    start, results = context.Barrier(6), context.Queue()
-    creators = [
-        context.Process(target=_adopt, args=(str(base_dir / "store"), start, results))
-        for _ in range(6)
-    ]
-    for creator in creators:
-        creator.start()
-    owned, ids = zip(*[results.get(timeout=60) for _ in creators], strict=True)
-    for creator in creators:
-        creator.join()
-        creator.close()
-    results.close()
-    results.join_thread()
+    owned, (store_id,) = _open_in_six_processes(base_dir / "store")
     assert sum(owned) == 1
-    assert len(set(ids)) == 1
     left = {name for name in os.listdir(base_dir / "store") if name.startswith(".fsexchange-")}
-    assert left == {f".fsexchange-{ids[0]}", ".fsexchange-names"}
+    assert left == {f".fsexchange-{store_id}", ".fsexchange-names"}
 
 
 def test_owner_killed_while_clearing_is_swept_by_the_next(base_dir: Path) -> None:
