@@ -12,6 +12,7 @@ store_dir/                         0700
         .<random>.tmp              an object on its way to its name
         .process                   this is a writer's; who made the keys of new_key here
         .claim-<random>-<name>     <name> beside the writers' directories is an object, too
+    .<writer>.gone/                a writer's directory that is being removed
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ _TEMPORARY = rf"\.{_RANDOM}\.tmp"
 
 #: A writer's directory.
 WRITER = re.compile(_RANDOM)
+
+#: A writer's directory that its writer cannot find any more.
+LEAVING = re.compile(rf"\.{_RANDOM}\.gone")
 
 #: What fsexchange makes in a writer's directory.
 IN_WRITER = re.compile(
@@ -65,6 +69,11 @@ def record(path: str) -> str:
 def witness(path: str, store_id: str) -> str:
     """Return the path of the file that exists as long as the store is open."""
     return f"{path}/{_RECORD}-{store_id}"
+
+
+def leaving(path: str, writer: str) -> str:
+    """Return where a writer's directory goes to be removed."""
+    return f"{path}/.{writer}.gone"
 
 
 def renewal(path: str, store_id: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
@@ -65,7 +66,7 @@ def remove_objects(path: str) -> tuple[list[str], list[str]]:
     foreign: list[str] = []
     busy: list[str] = []
     for name in files.listing(path):
-        if layout.WRITER.fullmatch(name):
+        if layout.WRITER.fullmatch(name) or layout.LEAVING.fullmatch(name):
             for left in _remove_writer(path, name):
                 passing = layout.IN_WRITER.fullmatch(left) or left.startswith(layout.IN_USE)
                 (busy if passing else foreign).append(f"{name}/{left}" if left else name)
@@ -85,7 +86,10 @@ def remove_objects(path: str) -> tuple[list[str], list[str]]:
             files.unlink(f"{path}/{name}")
         elif name.startswith(layout.IN_USE):
             busy.append(name)
-        elif not layout.WRITER.fullmatch(name) and not layout.KEPT_TO_THE_END.fullmatch(name):
+        elif not any(
+            kind.fullmatch(name)
+            for kind in (layout.WRITER, layout.LEAVING, layout.KEPT_TO_THE_END)
+        ):
             foreign.append(name)
     return foreign, busy
 
@@ -99,6 +103,8 @@ def _remove_writer(path: str, writer: str) -> list[str]:
         names = os.listdir(folder)
     except FileNotFoundError:
         return []
+    if layout.LEAVING.fullmatch(writer):
+        return _empty(path, folder, names)
     if layout.SIGNATURE not in names:
         # A user's directory that looks like a writer's, or one that a killed writer just made.
         try:
@@ -108,6 +114,19 @@ def _remove_writer(path: str, writer: str) -> list[str]:
                 return [layout.SIGNATURE]  # made just now
             return [""] if os.path.lexists(folder) else []
         return []
+    if all(layout.IN_WRITER.fullmatch(name) for name in names):
+        # Out of its writer's reach, which may put without end and faster than we remove.
+        try:
+            os.rename(folder, layout.leaving(path, writer))
+        except OSError:
+            pass  # object stores do not rename directories
+        else:
+            return _empty(path, layout.leaving(path, writer), names)
+    return _empty(path, folder, names)
+
+
+def _empty(path: str, folder: str, names: list[str]) -> list[str]:
+    """Remove a writer's directory that held `names`; return what is in it if it cannot be."""
     for name in names:
         if name.startswith(layout.CLAIM):
             try:
@@ -118,11 +137,19 @@ def _remove_writer(path: str, writer: str) -> list[str]:
             files.unlink(f"{path}/{plain}")
         if layout.IN_WRITER.fullmatch(name) and name != layout.SIGNATURE:
             files.unlink(f"{folder}/{name}")
-    if any(name != layout.SIGNATURE for name in files.listing(folder)):
-        return [name for name in files.listing(folder) if name != layout.SIGNATURE]
+    left = [name for name in files.listing(folder) if name != layout.SIGNATURE]
+    if left:
+        return left
     files.unlink(f"{folder}/{layout.SIGNATURE}")  # last: by it the rest is known for ours
     try:
         os.rmdir(folder)
+    except FileNotFoundError:
+        return []
     except OSError:
-        return list(files.listing(folder))
+        # Its writer, not yet aware of the end, made a file just now: the directory is still ours.
+        with contextlib.suppress(OSError):
+            files.create(f"{folder}/{layout.SIGNATURE}", [], 0)
+        return [name for name in files.listing(folder) if name != layout.SIGNATURE] or [
+            layout.SIGNATURE
+        ]
     return []

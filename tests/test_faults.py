@@ -208,6 +208,30 @@ def test_kill_of_a_writer_in_mid_put(shm_dir: Path) -> None:
     assert not (shm_dir / "store").exists()
 
 
+def test_writers_cannot_outrun_the_owner_that_clears(shm_dir: Path) -> None:
+    """Four of them put without a pause and look at nothing: they hear of the end all the same."""
+    owner = FileConnector(shm_dir / "store")
+    clones = [FileConnector.from_config(owner.config()) for _ in range(4)]
+    ends: list[object] = []
+
+    def put(clone: FileConnector) -> None:
+        try:
+            while True:
+                clone.put(b"mine")
+        except BaseException as error:
+            ends.append(type(error))
+
+    threads = [threading.Thread(target=put, args=(clone,)) for clone in clones]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.05)
+    owner.close()
+    for thread in threads:
+        thread.join()
+    assert ends == [StoreClosedError] * 4
+    assert not (shm_dir / "store").exists()
+
+
 def test_owner_leaves_while_others_put_and_get(shm_dir: Path) -> None:
     """An error that says so, never None, in every verb of every attached connector."""
     for _ in range(10):
