@@ -252,7 +252,7 @@ class FileConnector:
         StoreError
             The file system refuses.
         """
-        path = self._path(key)
+        path = self.path(key)
         nbytes = _length(key)
         # Small objects are never mapped: the kind of file system need not be found out for them.
         mappable = 0 <= nbytes < files.MAP_FROM or self.policy.mappable
@@ -276,6 +276,30 @@ class FileConnector:
         self.directory.check()
         return None
 
+    def get_part(self, key: FileKey, offset: int, nbytes: int) -> BytesLike | None:
+        """Return `nbytes` bytes of an object from `offset` on, else as `get`; no others are read.
+
+        `CorruptObjectError` if it ends before.
+
+        >>> with FileConnector("/dev/shm/fsexchange-doctest") as connector:
+        ...     key = connector.put(b"an object")
+        ...     bytes(connector.get_part(key, 3, 6))
+        b'object'
+        """
+        if offset < 0 or nbytes < 0:
+            raise ValueError(f"no part of an object: {nbytes} bytes from {offset} on")
+        path = self.path(key)
+        mappable = nbytes < files.MAP_FROM or self.policy.mappable
+        try:
+            if _length(key) >= 0 or self._may_open(path):
+                return files.read_part(path, offset, nbytes, mappable=mappable)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise self.directory.explain(error, "read", path) from error
+        self.directory.check()
+        return None
+
     def get_batch(self, keys: Sequence[FileKey]) -> list[Any]:
         """Return what `get` returns for each of several keys, in their order."""
         # Any, as ProxyStore has a type of its own for buffers, and lists are invariant.
@@ -288,14 +312,14 @@ class FileConnector:
         For an object that another host evicts it may be True for as long as this host's mount
         caches attributes, up to 30 s by default on NFS.
         """
-        if self._is_there(self._path(key), key):
+        if self._is_there(self.path(key), key):
             return True
         self.directory.check()
         return False
 
     def evict(self, key: FileKey) -> None:
         """Remove an object; no error if there is none. Whoever has it mapped keeps it."""
-        path = self._path(key)
+        path = self.path(key)
         try:
             if self.markers:
                 files.unlink(f"{path}.ready")  # first: a marker promises an object
@@ -327,7 +351,7 @@ class FileConnector:
         Raises what `put` raises. The key may be a plain name of your choosing; its object takes
         the place of a file of that name in the directory.
         """
-        path = self._path(key)
+        path = self.path(key)
         pieces, nbytes = files.flatten(obj)
         once = self.write_once if write_once is None else write_once
         note = ""
@@ -370,7 +394,7 @@ class FileConnector:
         StoreClosedError
             The store is gone.
         """
-        path = self._path(key)
+        path = self.path(key)
 
         def check() -> None:
             self.check_open()
@@ -422,7 +446,8 @@ class FileConnector:
                 errno=errno.EBADF,
             )
 
-    def _path(self, key: FileKey) -> str:
+    def path(self, key: FileKey) -> str:
+        """Return where the object of a key is, or would be; `InvalidKeyError` if it is none."""
         filename = check_key(key)
         self.check_open()
         if "/" not in filename:

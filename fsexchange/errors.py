@@ -176,11 +176,29 @@ class NotSharedError(FsExchangeError, OSError):
 
 
 class RemoteError(FsExchangeError, RuntimeError):
-    """Another rank or process failed in its part of this call.
+    """Another rank or process failed in its part of this call; `cause` is what it raised.
 
-    >>> RemoteError("rank 3 (hostb) passed no key", rank=3, host="hostb").rank
-    3
+    >>> RemoteError("rank 3 (hostb) failed", rank=3, host="hostb", cause=KeyError(1)).cause
+    KeyError(1)
     """
 
     rank: int = -1
     host: str = ""
+    cause: BaseException | None = None
+    """What the other raised, or None: that cannot be loaded here."""
+    traceback: str = ""
+    """Where the other raised it, as text."""
+
+    def __init__(self, message: str, **attributes: Any) -> None:
+        super().__init__(message, **attributes)
+        if self.cause is not None:
+            self.__cause__ = self.cause
+        if self.traceback:
+            (self.cause or self).__cause__ = RemoteTraceback(self.traceback)
+
+
+class RemoteTraceback(Exception):  # noqa: N818  (the standard library's pools have the same)
+    """Where an exception was raised in another process, as text."""
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.args[0]}"""'

@@ -171,6 +171,21 @@ def read(path: str, nbytes: int = -1, *, mappable: bool = True) -> BytesLike:
         os.close(fd)
 
 
+def read_part(path: str, offset: int, nbytes: int, *, mappable: bool = True) -> BytesLike:
+    """Return `nbytes` bytes of a file from `offset` on, as `read` does the whole."""
+    fd = os.open(path, _READ)
+    try:
+        if nbytes >= MAP_FROM and mappable and os.fstat(fd).st_size >= offset + nbytes:
+            before = offset % mmap.ALLOCATIONGRANULARITY  # a mapping begins at a page: mmap(2)
+            mapping = _map(fd, before + nbytes, offset - before)
+            if mapping is not None:
+                return mapping[before:]
+        os.lseek(fd, offset, os.SEEK_SET)
+        return _read_all(fd, nbytes, path)
+    finally:
+        os.close(fd)
+
+
 def _read_all(fd: int, size: int, path: str) -> BytesLike:
     buffer: BytesLike = (
         bytearray(size)
@@ -215,12 +230,12 @@ def _unmap(address: int, nbytes: int) -> None:
     _munmap(address, nbytes)
 
 
-def _map(fd: int, nbytes: int) -> memoryview | None:
-    """Map a whole file copy-on-write; None where the kernel will not: no mmap, maps used up."""
+def _map(fd: int, nbytes: int, offset: int = 0) -> memoryview | None:
+    """Map a file copy-on-write; None where the kernel will not: no mmap, maps used up."""
     if len(_mapped) >= _MOST_MAPPINGS:
         return None
     protection = mmap.PROT_READ | mmap.PROT_WRITE
-    address = _mmap(None, nbytes, protection, mmap.MAP_PRIVATE, fd, 0)
+    address = _mmap(None, nbytes, protection, mmap.MAP_PRIVATE, fd, offset)
     if address == _MAP_FAILED:
         return None
     return np.asarray(_Mapping(address, nbytes)).data

@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from fsexchange.errors import MissingObjectError, RemoteError
+from fsexchange.errors import MissingObjectError, RemoteError, RemoteTraceback
 from fsexchange.keys import FileKey
 from fsexchange.ref import Ref
 from fsexchange.serialize import deserialize, dumps, serialize
@@ -35,13 +35,6 @@ class Failure:
         """Return the exception, with the traceback of where it was first raised as its cause."""
         self.error.__cause__ = RemoteTraceback(self.traceback)
         return self.error
-
-
-class RemoteTraceback(Exception):  # noqa: N818  (the standard library's pools have the same)
-    """Where an exception was raised in another process, as text."""
-
-    def __str__(self) -> str:
-        return f'\n"""\n{self.args[0]}"""'
 
 
 def _load_failure(data: bytes, text: str) -> Failure:

@@ -1,68 +1,81 @@
-"""Ranks: one store for the ranks of a communicator, and its keys exchanged among them.
+"""Exchange: the ranks of a communicator hand each other objects, large ones through files.
 
 Importing this module initialises MPI; `import fsexchange` alone never does.
 """
 
 from __future__ import annotations
 
-import os
-import pickle
-import socket
-import sys
-import time
-import traceback
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mpi4py import MPI
 
-from fsexchange.connector import FileConnector
-from fsexchange.directory import default_directory
-from fsexchange.errors import NotSharedError, RemoteError, StoreClosedError
-from fsexchange.filesystem import find_filesystem
-from fsexchange.keys import RECORD_SIZE, FileKey
+from fsexchange import arrays, packets
+from fsexchange.keyexchange import KeyExchange
+from fsexchange.mailbox import Incoming
+from fsexchange.message import (
+    HEAD_SIZE,
+    KINDS,
+    Message,
+    Outgoing,
+    decode,
+    encode,
+    encode_each,
+    evicted_if_lost,
+    failure,
+    in_file,
+    named,
+    spill,
+)
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    import numpy.typing as npt
 
-# A network file system may hide a directory from a host that looked for it too early for as long
-# as it caches the absence: 30 s by default on NFS (acdirmin, nfs(5)).
-_HIDDEN_FOR = 35.0
+    from fsexchange.keys import FileKey
 
-_NO_KEY = bytes(RECORD_SIZE)
-_FAILED = b"\xff"  # no file name of a key begins so; text follows
+# Tag of the empty message by which a reader tells a writer that it has what it needs.
+_ACK = 3
 
 
-def connect(
-    comm: MPI.Comm,
-    store_dir: str | os.PathLike[str] | None = None,
-    *,
-    root: int = 0,
-    clear: bool = True,
-    markers: bool = False,
-    write_once: bool = False,
-    trust_directory: bool = False,
-    abort_timeout: float = 30.0,
-) -> Exchange:
-    """Make one store for all ranks of `comm`; collective.
+class Exchange(KeyExchange):
+    """The ranks of a communicator, and a store they share to exchange objects of any size.
 
-    The root rank makes and owns the directory, all others attach to it, and each proves that it
-    sees the very same one. What fails on one rank is raised on all.
+    Its verbs are mpi4py's lower-case ones: `ex.bcast(obj)` does what `comm.bcast(obj)` does. Small
+    objects ride inside the messages. Of a large one the message names a file, which is written
+    once and mapped by every rank, and is gone when the verb has returned on all ranks. `put`
+    objects stay, and their keys travel by the key verbs.
+
+    Use it in a `with` statement: making and leaving it is collective. When all ranks have come to
+    its end, the root clears the store (if that is its to clear), and it is gone when they go on.
 
     Parameters
     ----------
     comm:
-        Any intracommunicator; a duplicate of it is used, so that no message mixes with yours.
+        Any intracommunicator; None: `MPI.COMM_WORLD`. Duplicates are used, so that no message
+        mixes with yours.
     store_dir:
         Directory that all ranks see under the same path; the root's counts. None: the root's
         `$FSEXCHANGE_DIR`; else, if all ranks are on one host, a new directory in /dev/shm, or for
         temporary files where that has less than 1 GiB free.
     root:
         Rank that makes the directory, and clears it when all have closed.
-    clear, markers, write_once, trust_directory:
-        As for `FileConnector`.
+    inline_limit:
+        Bytes up to which an object rides inside its message; in `allgather` the objects of all
+        ranks together. The root's counts.
     abort_timeout:
         Seconds that a rank leaving the `with` by an exception waits for the others to leave, too,
-        before it clears the store and aborts the job.
+        before it clears the store, names the missing ranks and aborts the job.
+    clear, markers, write_once, trust_directory:
+        As for `FileConnector`.
+
+    Attributes
+    ----------
+    comm, rank, size:
+        A duplicate of the communicator, for you; this rank in it, and the number of ranks.
+    hosts:
+        The host name of each rank.
+    store, put, get, evict, ref:
+        This rank's `Store` in the directory, and its verbs. `store.connector` is `connector`.
 
     Raises
     ------
@@ -73,282 +86,329 @@ def connect(
     ValueError
         Not an intracommunicator; no store_dir and several hosts; a wrong or disputed root.
 
-    >>> with connect(MPI.COMM_SELF) as ex:
-    ...     key = ex.bcast_key(ex.connector.put(b"an object"))
-    ...     bytes(ex.connector.get(key))
-    b'an object'
-    """
-    if not isinstance(comm, MPI.Intracomm):
-        raise ValueError("connect takes an intracommunicator; merge this one first: Merge()")
-    comm = comm.Dup()
-    try:
-        everyone = comm.allgather((socket.gethostname(), root))
-        hosts = [host for host, _ in everyone]
-        roots = {wanted for _, wanted in everyone}
-        if len(roots) > 1 or not 0 <= root < comm.size:
-            raise ValueError(
-                f"root must be the same rank below {comm.size} everywhere, not {sorted(roots)}"
-            )
-        options = {
-            "clear": clear,
-            "markers": markers,
-            "write_once": write_once,
-            "trust_directory": trust_directory,
-        }
-        connector, temporary = _share(comm, store_dir, root, hosts, options)
-    except Exception:
-        comm.Free()  # every rank is here: the error is one of all
-        raise
-    return Exchange(comm, connector, hosts, clear_on_abort=temporary, abort_timeout=abort_timeout)
+    Notes
+    -----
+    A rank that fails in its part of a verb (an object that cannot be pickled, a full disk) raises
+    its own error; whoever waits for its data raises `RemoteError`, which has that error, its rank
+    and host; the others go on, and the Exchange stays usable.
 
-
-class Exchange:
-    """A store that all ranks of a communicator share; made by `connect`, closed by all.
-
-    Use it in a `with` statement. Leaving it is collective: when all ranks have come to its end,
-    the root clears the store (if that is its to clear), and it is gone when they go on. A rank
-    that leaves by an exception waits for the others for `abort_timeout` seconds, then clears the
-    store and aborts the job, so that nobody hangs.
-
-    The key verbs are collective, and move `RECORD_SIZE` bytes a key, nothing of the objects. A
-    rank without a key passes None, and the others receive None for it. A rank that passes
-    something that is no key raises `InvalidKeyError`, and whoever was to receive it `RemoteError`.
-
-    Attributes
-    ----------
-    comm, rank, size:
-        The duplicated communicator, this rank in it, and the number of ranks.
-    hosts:
-        The host name of each rank.
-    connector:
-        This rank's `FileConnector`: put, get, evict. `Store(ex.connector)` takes any object.
-
-    >>> with connect(MPI.COMM_SELF) as ex:
-    ...     ex.allgather_keys(FileKey("a"))
-    [FileKey(filename='a', nbytes=-1, offset=0)]
+    >>> with Exchange(MPI.COMM_SELF) as ex:
+    ...     ex.bcast({"any": "object"}), ex.allgather(np.arange(3)), ex.get(ex.put("stays"))
+    ({'any': 'object'}, [array([0, 1, 2])], 'stays')
     """
 
-    def __init__(
-        self,
-        comm: MPI.Intracomm,
-        connector: FileConnector,
-        hosts: list[str],
-        *,
-        clear_on_abort: bool,
-        abort_timeout: float,
-    ) -> None:
-        self.comm = comm
-        self.rank = comm.rank
-        self.size = comm.size
-        self.hosts = hosts
-        self.connector = connector
-        self.abort_timeout = abort_timeout
-        self._clear_on_abort = clear_on_abort
-        self._closed = False
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        self._check()
+        self._comm.Barrier()
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(rank {self.rank} of {self.size}, {self.connector!r})"
+    def bcast(self, obj: Any, root: int = 0) -> Any:
+        """Return the root's object on every rank, a copy on the root as well."""
+        self._check(root=root)
+        return self._bcast(self._encode(obj) if self.rank == root else None, root)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is None:
-            self.close()
-        elif not self._closed:
-            self._follow_or_abort(error)
-
-    def bcast_key(self, key: FileKey | None = None, root: int = 0) -> FileKey | None:
-        """Return the root's key on every rank; the others' `key` is ignored."""
-        record, error = self._record(key if self.rank == root else None)
-        buffer = bytearray(record)
-        self.comm.Bcast(buffer, root)
+    def gather(self, sendobj: Any, root: int = 0) -> list[Any] | None:
+        """Return the objects of all ranks, in their order, on the root; None on the others."""
+        self._check(root=root)
+        sent = self._encode(sendobj)
+        messages = packets.gather(self._comm, sent.messages[0], root)
+        objs, error = None, sent.error
+        try:
+            objs = None if messages is None else self._load(enumerate(messages), last=True)
+        except Exception as caught:
+            error = caught if error is None else error
         if error is not None:
             raise error
-        return self._key(bytes(buffer), root)
+        return objs
 
-    def gather_keys(self, key: FileKey | None, root: int = 0) -> list[FileKey | None] | None:
-        """Return the keys of all ranks, in their order, on the root; None on the others."""
-        record, error = self._record(key)
-        buffer = bytearray(RECORD_SIZE * self.size) if self.rank == root else None
-        self.comm.Gather(record, buffer, root)
-        if error is not None:
-            raise error
-        return None if buffer is None else self._keys(buffer)
+    def allgather(self, sendobj: Any) -> list[Any]:
+        """Return the objects of all ranks, in their order, on every rank."""
+        self._check()
+        # Of each message every rank gets a copy, of a file every node.
+        return self._allgather(encode(self.connector, sendobj, self.inline_limit // self.size))
 
-    def allgather_keys(self, key: FileKey | None) -> list[FileKey | None]:
-        """Return the keys of all ranks, in their order, on every rank."""
-        record, error = self._record(key)
-        buffer = bytearray(RECORD_SIZE * self.size)
-        self.comm.Allgather(record, buffer)
-        if error is not None:
-            raise error
-        return self._keys(buffer)
+    def scatter(self, sendobj: Sequence[Any] | None, root: int = 0) -> Any:
+        """Return this rank's of the root's objects, one for each rank.
 
-    def close(self) -> None:
-        """Wait for all ranks, end the store, and wait until it is gone; collective."""
-        if self._closed:
+        `ValueError` on a root with more or fewer, and `RemoteError` on the others.
+        """
+        self._check(root=root)
+        sent = self._encode_each(sendobj, "scatter") if self.rank == root else None
+        message = packets.scatter(self._comm, sent.messages if sent else None, root)
+        return self._take(sent, [(root, message)], sent.readers if sent else ())[0]
+
+    def alltoall(self, sendobj: Sequence[Any]) -> list[Any]:
+        """Return the objects for this rank of all ranks, in their order; each has one for each.
+
+        `ValueError` on a rank with more or fewer, and `RemoteError` on the others.
+        """
+        self._check()
+        sent = self._encode_each(sendobj, "alltoall")
+        messages = packets.alltoall(self._comm, sent.messages)
+        return self._take(sent, enumerate(messages), sent.readers)
+
+    def send(self, obj: Any, dest: int, tag: int = 0) -> None:
+        """Send an object to one rank; never waits for the receiver, whatever the size.
+
+        Above 4 KiB it rides in the message if the receiver is there within a millisecond, else it
+        goes through a file.
+        """
+        self._check(dest=dest)
+        if dest == MPI.PROC_NULL:
             return
-        self._closed = True
-        # As in _follow_or_abort: a blocking barrier would not match its non-blocking one.
-        self.comm.Ibarrier().Wait()
-        self._end()
+        sent = self._encode(obj)
+        if sent.error is not None:
+            self._mailbox.post(sent.messages[0], dest, tag)
+            raise sent.error
+        mailbox, message = self._mailbox, sent.messages[0]
+        with evicted_if_lost(self.connector, sent):
+            number = mailbox.offer(message, dest, tag)
+        if number is None:
+            return
+        awaited = mailbox.is_awaited(dest, number)
+        if not awaited:
+            sent = spill(self.connector, message)
+        mailbox.follow(sent.messages[0], dest, number, wait=awaited)
+        if sent.error is not None:
+            raise sent.error
 
-    def _end(self) -> None:
+    def isend(self, obj: Any, dest: int, tag: int = 0) -> Request:
+        """Send an object; what is large is written to its file before this returns.
+
+        `obj` may be changed at once. The request need not be waited for.
+        """
+        self._check(dest=dest)
+        if dest == MPI.PROC_NULL:
+            return Request(self, [])
+        sent = encode(self.connector, obj, 0 if self._mailbox.crowded else self.inline_limit)
+        with evicted_if_lost(self.connector, sent):
+            requests = self._mailbox.post(sent.messages[0], dest, tag)
+        if sent.error is not None:
+            raise sent.error
+        return Request(self, requests)
+
+    def recv(
+        self,
+        buf: Any = None,
+        source: int = MPI.ANY_SOURCE,
+        tag: int = MPI.ANY_TAG,
+        status: MPI.Status | None = None,
+    ) -> Any:
+        """Wait for an object that another rank sends, and return it; `buf` is ignored."""
+        self._check()
+        status = MPI.Status() if status is None else status
+        message = self._mailbox.receive(source, tag, status)
+        return None if message is None else self.received(message, status.source)
+
+    def irecv(
+        self, buf: Any = None, source: int = MPI.ANY_SOURCE, tag: int = MPI.ANY_TAG
+    ) -> Request:
+        """Return a request for an object that another rank sends; `buf` is ignored."""
+        self._check()
+        return Request(self, Incoming(self._mailbox, source, tag))
+
+    def sendrecv(
+        self,
+        sendobj: Any,
+        dest: int,
+        sendtag: int = 0,
+        recvbuf: Any = None,
+        source: int = MPI.ANY_SOURCE,
+        recvtag: int = MPI.ANY_TAG,
+        status: MPI.Status | None = None,
+    ) -> Any:
+        """Send an object to one rank and return one that another sends; `recvbuf` is ignored."""
+        error: Exception | None = None
         try:
-            self.connector.close()
+            self.isend(sendobj, dest, sendtag)
+        except Exception as own:  # what was sent to us is received all the same
+            error = own
+        obj = self.recv(recvbuf, source, recvtag, status)
+        if error is not None:
+            raise error
+        return obj
+
+    def assemble(
+        self,
+        block: npt.ArrayLike,
+        axis: int = 0,
+        *,
+        offset: Sequence[int] | None = None,
+        shape: Sequence[int] | None = None,
+    ) -> npt.NDArray[Any]:
+        """Return the array that the blocks of all ranks make, on every rank, mapped by all.
+
+        Every rank writes its block into its place of one file: a node holds one copy, however
+        many ranks it has. See `put_blocks` for blocks, places and errors.
+
+        >>> with Exchange(MPI.COMM_SELF) as ex:
+        ...     ex.assemble(np.ones((2, 3))).shape
+        (2, 3)
+        """
+        key = self.put_blocks(block, axis, offset=offset, shape=shape)
+        mine = self.rank == self.root
+        sent = Outgoing([], key) if mine else None
+        array: npt.NDArray[Any] = self._take(sent, [(self.root, named(key))], range(self.size))[0]
+        return array
+
+    def put_blocks(
+        self,
+        block: npt.ArrayLike,
+        axis: int = 0,
+        *,
+        offset: Sequence[int] | None = None,
+        shape: Sequence[int] | None = None,
+    ) -> FileKey:
+        """Write the array that the blocks of all ranks make, and return its key on every rank.
+
+        `get(key)[a:b]` reads no pages but those, where the file system can map. The file is a
+        valid `.npy`, in Fortran order if all blocks are. It stays until it is evicted.
+
+        Parameters
+        ----------
+        block:
+            This rank's part: of the same dtype and number of dimensions everywhere, and without
+            `offset` of the same lengths but along `axis`, where it may be 0. Not of objects.
+        axis:
+            Along which the blocks follow one another in the order of ranks.
+        offset, shape:
+            Where this block begins in the whole array, and the shape of that: for decompositions
+            along several axes. The blocks of all ranks must fill it, each element once.
+
+        Raises
+        ------
+        ValueError
+            The blocks do not fit together; the same on all ranks.
+        RemoteError
+            Another rank could not write its block, and nothing is left of the others.
+        """
+        self._check()
+        described = self._attempt(lambda: arrays.describe(block, axis, offset, shape))
+        plan = arrays.plan(self._allgather(described))
+        root, made = self.root, None
+        if self.rank == root:
+            made = self._attempt(lambda: arrays.create(self.connector, plan))
+        key: FileKey = self._bcast(made, root)
+        try:
+            self._allgather(
+                self._attempt(lambda: arrays.write(self.connector, key, plan, self.rank, block))
+            )
+        except BaseException:
+            if self.rank == root:
+                self.connector.evict(key)
+            raise
+        return key
+
+    # ---- how ------------------------------------------------------------------------------------
+
+    def received(self, message: Message, source: int) -> Any:
+        """Return the object of a message to this rank alone; for `Request`."""
+        host = self.hosts[source]
+        if len(message) < HEAD_SIZE or message[0] not in KINDS:
+            raise ValueError(
+                f"what rank {source} ({host}) sent is no object; receive what was sent by "
+                "send_key by recv_key"
+            )
+        return decode(self.connector, message, source, host, last=True)
+
+    def _encode(self, obj: Any) -> Outgoing:
+        return encode(self.connector, obj, self.inline_limit)
+
+    def _encode_each(self, objs: Any, verb: str) -> Outgoing:
+        return encode_each(self.connector, objs, self.size, self.inline_limit, verb)
+
+    def _attempt(self, function: Callable[[], Any]) -> Outgoing:
+        """Return a message of what `function` returns, or of what it raises."""
+        try:
+            obj = function()
+        except Exception as error:  # whatever it is, others wait for a message
+            return Outgoing([failure(error)], error=error)
+        return self._encode(obj)
+
+    def _bcast(self, sent: Outgoing | None, root: int) -> Any:
+        message = packets.bcast(self._comm, None if sent is None else sent.messages[0], root)
+        return self._take(sent, [(root, message)], range(self.size))[0]
+
+    def _allgather(self, sent: Outgoing) -> list[Any]:
+        messages = packets.allgather(self._comm, sent.messages[0])
+        return self._take(sent, enumerate(messages), range(self.size))
+
+    def _take(
+        self,
+        sent: Outgoing | None,
+        received: Iterable[tuple[int, Message]],
+        readers: Iterable[int],
+    ) -> list[Any]:
+        """Return what other ranks sent, and remove this rank's own file once its readers have it.
+
+        A reader says so by an empty message, which needs neither side to wait for the other: a
+        barrier would end only when every rank is in MPI again.
+        """
+        received = list(received)
+        try:
+            if sent is not None and sent.error is not None:
+                raise sent.error
+            return self._load(received, last=False)
         finally:
-            self.comm.Barrier()
-            self.comm.Free()
+            for rank, message in received:
+                if rank != self.rank and in_file(message):
+                    self._control.Send(b"", rank, _ACK)
+            if sent is not None and sent.key is not None:
+                for rank in readers:
+                    if rank != self.rank:
+                        self._control.Recv(bytearray(), rank, _ACK)
+                self.connector.evict(sent.key)
 
-    def _follow_or_abort(self, error: BaseException) -> None:
-        """Close with the others, if they come; end the job if they wait for us elsewhere."""
-        self._closed = True
-        everyone = self.comm.Ibarrier()
-        deadline = time.monotonic() + self.abort_timeout
-        while not everyone.Test():
-            if time.monotonic() > deadline:
-                try:
-                    self._give_up(error)
-                finally:
-                    MPI.COMM_WORLD.Abort(1)  # whatever fails here must not hang the others
-            time.sleep(0.001)
-        self._end()
-
-    def _give_up(self, error: BaseException) -> None:
-        print(
-            "".join(traceback.format_exception(error))
-            + f"fsexchange: rank {self.rank} ({self.hosts[self.rank]}) left its Exchange by this "
-            f"exception, and not all of the other {self.size - 1} ranks followed within "
-            f"{self.abort_timeout:g} s: aborting the job",
-            file=sys.stderr,
-            flush=True,
-        )
-        time.sleep(0.5)  # an abort overtakes what mpirun has still to print
-        if self._clear_on_abort:
-            self.connector.close(clear=True)
-
-    def _record(self, key: FileKey | None) -> tuple[bytes, Exception | None]:
-        """Return what to send for a key, and what to raise here once it is sent."""
-        if self._closed:
-            raise StoreClosedError(
-                f"this Exchange over {self.connector.store_dir} was closed",
-                path=self.connector.store_dir,
-            )
-        if key is None:
-            return _NO_KEY, None
-        try:
-            return FileKey.pack(key), None
-        except Exception as error:  # whatever it is, the others wait for a record
-            text = _FAILED + str(error).encode("ascii", "replace")
-            return text[:RECORD_SIZE].ljust(RECORD_SIZE, b"\0"), error
-
-    def _key(self, record: bytes, rank: int) -> FileKey | None:
-        if record == _NO_KEY:
-            return None
-        if record.startswith(_FAILED):
-            reason = record[1:].rstrip(b"\0").decode("ascii")
-            raise RemoteError(
-                f"rank {rank} ({self.hosts[rank]}) passed no key: {reason}",
-                rank=rank,
-                host=self.hosts[rank],
-            )
-        return FileKey.unpack(record)
-
-    def _keys(self, records: bytearray) -> list[FileKey | None]:
-        return [
-            self._key(bytes(records[rank * RECORD_SIZE : (rank + 1) * RECORD_SIZE]), rank)
-            for rank in range(self.size)
-        ]
+    def _load(self, received: Iterable[tuple[int, Message]], *, last: bool) -> list[Any]:
+        """Return the objects of all messages; the first error only after all were looked at."""
+        objs = []
+        error: Exception | None = None
+        for rank, message in received:
+            try:
+                objs.append(decode(self.connector, message, rank, self.hosts[rank], last=last))
+            except Exception as caught:
+                error = caught if error is None else error
+        if error is not None:
+            raise error
+        return objs
 
 
-# ---- how ranks come to share a directory -------------------------------------------------------
+class Request:
+    """A send or receive under way; made by `isend` and `irecv`."""
+
+    def __init__(self, exchange: Exchange, under_way: Incoming | list[MPI.Request]) -> None:
+        self._exchange = exchange
+        self._under_way: Incoming | list[MPI.Request] = under_way
+
+    def wait(self, status: MPI.Status | None = None) -> Any:
+        """Wait for the end; return the object that was received, None for a send."""
+        return self._end(status, wait=True)[1]
+
+    def test(self, status: MPI.Status | None = None) -> tuple[bool, Any]:
+        """Return True and what `wait` would, or False and None; does not wait."""
+        return self._end(status, wait=False)
+
+    @staticmethod
+    def waitall(requests: Iterable[Request]) -> list[Any]:
+        """Wait for several, and return what each `wait` does."""
+        return [request.wait() for request in requests]
+
+    def _end(self, status: MPI.Status | None, *, wait: bool) -> tuple[bool, Any]:
+        under_way = self._under_way
+        if isinstance(under_way, list):
+            if wait:
+                MPI.Request.Waitall(under_way)
+            return MPI.Request.Testall(under_way), None
+        if not under_way.has_come(wait=wait):
+            return False, None
+        if status is not None:
+            status.source, status.tag = under_way.status.source, under_way.status.tag
+        self._under_way = []  # a second wait returns None, as mpi4py's
+        message = under_way.message
+        if message is None:
+            return True, None
+        return True, self._exchange.received(message, under_way.status.source)
 
 
-def _share(
-    comm: MPI.Intracomm,
-    store_dir: str | os.PathLike[str] | None,
-    root: int,
-    hosts: list[str],
-    options: dict[str, Any],
-) -> tuple[FileConnector, bool]:
-    """Return this rank's connector, once all ranks have one to the same directory.
-
-    And whether it ends with the root: not if that only attached to a store that was there.
-    """
-    connector: FileConnector | None = None
-    offer: tuple[dict[str, Any], bool] | Exception
-    if comm.rank == root:
-        try:
-            connector = FileConnector(_choose(store_dir, hosts), **options)
-            offer = connector.config(), connector.owned and connector.clear
-        except Exception as error:  # whatever it is, the others must not wait for the offer
-            offer = error if _travels(error) else RemoteError(repr(error), rank=root)
-    offer = comm.bcast(offer if comm.rank == root else None, root)
-    if isinstance(offer, Exception):
-        raise offer
-    config, temporary = offer
-    verdict = ""
-    if connector is None:
-        try:
-            connector = _attach(config)
-        except Exception as error:  # here, too: the others wait for the verdict
-            verdict = f"{hosts[comm.rank]}: {error}"
-    verdicts = comm.allgather(verdict)
-    blind = {rank: verdict for rank, verdict in enumerate(verdicts) if verdict}
-    if blind or connector is None:
-        if connector is not None:
-            connector.close()
-        path, first = config["store_dir"], min(blind)
-        raise NotSharedError(
-            f"{len(blind)} of {comm.size} ranks do not see {path}, which rank {root} on "
-            f"{hosts[root]} opened: ranks {', '.join(map(str, blind))} on "
-            f"{', '.join(sorted({hosts[rank] for rank in blind}))}. Choose a store_dir on a file "
-            f"system that all of these hosts mount. Rank {first} on {blind[first]}",
-            path=path,
-            ranks=blind,
-        )
-    return connector, temporary
-
-
-def _travels(error: Exception) -> bool:
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return False
-    return True
-
-
-def _choose(store_dir: str | os.PathLike[str] | None, hosts: list[str]) -> str:
-    if store_dir is not None:
-        return os.fspath(store_dir)
-    if os.environ.get("FSEXCHANGE_DIR"):
-        return os.environ["FSEXCHANGE_DIR"]
-    if len(set(hosts)) > 1:
-        raise ValueError(
-            f"the ranks are on {len(set(hosts))} hosts ({', '.join(sorted(set(hosts))[:3])}, ...) "
-            "and share no memory: pass a store_dir that all of them mount, or set $FSEXCHANGE_DIR"
-        )
-    return default_directory()
-
-
-def _attach(config: dict[str, Any]) -> FileConnector:
-    """Attach to root's store, and be patient where a client may remember that it was not there."""
-    deadline = time.monotonic() + _HIDDEN_FOR
-    while True:
-        try:
-            # Proof enough: the store's witness has a random name of 64 bits that root just made.
-            return FileConnector.from_config(config)
-        except StoreClosedError:
-            parent = os.path.dirname(config["store_dir"])
-            if time.monotonic() > deadline or not _may_be_hidden(parent):
-                raise
-        time.sleep(0.05)
-
-
-def _may_be_hidden(parent: str) -> bool:
-    try:
-        os.listdir(parent)  # clears what most clients remember of its names
-        return find_filesystem(parent).policy.network
-    except OSError:
-        return False
+#: The same under the name of what it does.
+connect = Exchange

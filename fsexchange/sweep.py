@@ -87,8 +87,7 @@ def remove_objects(path: str) -> tuple[list[str], list[str]]:
         elif name.startswith(layout.IN_USE):
             busy.append(name)
         elif not any(
-            kind.fullmatch(name)
-            for kind in (layout.WRITER, layout.LEAVING, layout.KEPT_TO_THE_END)
+            kind.fullmatch(name) for kind in (layout.WRITER, layout.LEAVING, layout.KEPT_TO_THE_END)
         ):
             foreign.append(name)
     return foreign, busy
