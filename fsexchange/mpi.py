@@ -5,6 +5,7 @@ Importing this module initialises MPI; `import fsexchange` alone never does.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -218,15 +219,16 @@ class Exchange(KeyExchange):
         status: MPI.Status | None = None,
     ) -> Any:
         """Send an object to one rank and return one that another sends; `recvbuf` is ignored."""
-        error: Exception | None = None
+        self._check(dest=dest)
         try:
             self.isend(sendobj, dest, sendtag)
-        except Exception as own:  # what was sent to us is received all the same
-            error = own
-        obj = self.recv(recvbuf, source, recvtag, status)
-        if error is not None:
-            raise error
-        return obj
+        except MPI.Exception:
+            raise  # nothing was sent
+        except Exception:
+            with contextlib.suppress(Exception):
+                self.recv(recvbuf, source, recvtag, status)  # for it is on its way
+            raise
+        return self.recv(recvbuf, source, recvtag, status)
 
     def assemble(
         self,

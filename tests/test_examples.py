@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from .jobs import mpirun
 from .processes import ROOT
-from .test_mpi import mpirun
 
 BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
 

@@ -2,52 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from fsexchange import FileConnector
 
-from .processes import ROOT, python, small_tmpfs
-from .ranks import __name__ as bodies_package
+from .jobs import mpirun, needs_mpi, ranks
+from .processes import python, small_tmpfs
 
-mpirun_path = shutil.which(
-    "mpirun", path=os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
-)
-
-pytestmark = pytest.mark.skipif(mpirun_path is None, reason="no mpirun: pip install mpi4py mpich")
-
-
-def mpirun(*command: str | os.PathLike[str], timeout: float = 60) -> tuple[int, str]:
-    """Run an MPI job; a deadlock fails here instead of hanging, and leaves no rank behind."""
-    assert mpirun_path is not None
-    job = subprocess.Popen(
-        [mpirun_path, *map(str, command)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=ROOT,
-        start_new_session=True,
-    )
-    try:
-        out, _ = job.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        os.killpg(job.pid, signal.SIGKILL)
-        out, _ = job.communicate()
-        pytest.fail(f"the job hangs\n{out}")
-    return job.returncode, out
-
-
-def ranks(n: int, body: str, base: Path, *before: str) -> list[str]:
-    """Return the words of a command line for `n` ranks that run one body."""
-    python = [sys.executable, "-W", "error", "-m", "mpi4py"]
-    return ["-n", str(n), *before, *python, "-m", f"{bodies_package}.bodies", body, str(base)]
-
+pytestmark = needs_mpi
 
 SAME_ON_ALL = [
     "shares_one_directory",
@@ -81,7 +45,7 @@ def test_rank_that_does_not_see_the_directory_is_named_on_all(n: int, tmp_path: 
     """The last rank has another tmpfs under the path of the store, as on an unshared disk."""
     blind = small_tmpfs(tmp_path, 1)
     status, out = mpirun(
-        *ranks(n - 1, "not_shared", tmp_path), ":", *ranks(1, "not_shared", tmp_path, *blind)
+        *ranks(n - 1, "not_shared", tmp_path), ":", *ranks(1, "not_shared", tmp_path, before=blind)
     )
     assert status == 0, out
     assert "passed on all ranks" in out

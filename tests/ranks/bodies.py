@@ -28,13 +28,10 @@ from fsexchange import (
     StoreClosedError,
     StoreError,
 )
-from fsexchange.filesystem import find_filesystem
-from fsexchange.mpi import connect
+from fsexchange.mpi import Exchange
 from fsexchange.serialize import deserialize, serialize
 
-comm = MPI.COMM_WORLD
-rank, size = comm.rank, comm.size
-base = Path(sys.argv[2])
+from .common import base, comm, is_gone, rank, run, size
 
 
 def raised(kind: type[BaseException]) -> str:
@@ -46,17 +43,8 @@ def raised(kind: type[BaseException]) -> str:
     return messages[0]
 
 
-def is_gone(path: Path) -> bool:
-    """Tell whether a directory that its owner removed is gone: at once, where no cache is."""
-    deadline = time.monotonic() + 60  # a client of sshfs or NFS may show it for seconds more
-    while path.exists() and find_filesystem(str(path)).policy.network:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return not path.exists()
-
-
 def shares_one_directory() -> None:
-    with connect(comm, base / "store") as ex:
+    with Exchange(comm, base / "store") as ex:
         assert (ex.rank, ex.size, len(ex.hosts)) == (rank, size, size)
         assert ex.connector.owned == (rank == 0)
         assert ex.connector.store_dir == str(base / "store")
@@ -82,18 +70,18 @@ def shares_one_directory() -> None:
 
 def default_directory() -> None:
     os.environ.pop("FSEXCHANGE_DIR", None)
-    with connect(comm) as ex:
+    with Exchange(comm) as ex:
         path = Path(ex.connector.store_dir)
         assert path.parent == Path("/dev/shm")
     assert is_gone(path)
     os.environ["FSEXCHANGE_DIR"] = str(base / "from-environment")
-    with connect(comm) as ex:
+    with Exchange(comm) as ex:
         assert ex.connector.store_dir == str(base / "from-environment")
     comm.Barrier()
 
 
 def key_verbs() -> None:
-    with connect(comm, base / "store") as ex:
+    with Exchange(comm, base / "store") as ex:
         keys = [FileKey(f"00c0ffee00c0ffee/{n}", nbytes=1 << 40) for n in range(size)]
         for root in range(size):
             assert ex.bcast_key(keys[rank], root=root) == keys[root]
@@ -112,7 +100,7 @@ def no_key_on_one_rank() -> None:
     """It raises there its own error, elsewhere RemoteError, and the next call works."""
     last = size - 1
     good = FileKey("good")
-    with connect(comm, base / "store") as ex:
+    with Exchange(comm, base / "store") as ex:
         for bad in (FileKey("../x"), "text", 7, FileKey("a", None), FileKey("a", 1 << 63)):  # type: ignore[arg-type]
             mine: Any = bad if rank == last else good
             calls: dict[str, Callable[[], Any]] = {
@@ -139,7 +127,7 @@ def no_key_on_one_rank() -> None:
 def every_verb_between_first_and_last() -> None:
     """On two hosts, what one does and the other sees."""
     first, last = rank == 0, rank == size - 1
-    with connect(comm, base / "store") as ex:
+    with Exchange(comm, base / "store") as ex:
         connector = ex.connector
         key = FileKey("none yet")
         for nbytes in (0, 1000, 3 << 20):
@@ -192,7 +180,7 @@ def every_verb_between_first_and_last() -> None:
 
 def futures_and_names_between_first_and_last() -> None:
     """Waited for from the start, long before they are set."""
-    with connect(comm, base / "store") as ex:
+    with Exchange(comm, base / "store") as ex:
         store = Store(ex.connector)
         futures = comm.bcast([store.future() for _ in range(3)] if rank == 0 else None)
         assert not any(future.done() for future in futures)
@@ -232,7 +220,7 @@ def futures_and_names_between_first_and_last() -> None:
 
 def another_root() -> None:
     last = size - 1
-    with connect(comm, base / "store", root=last) as ex:
+    with Exchange(comm, base / "store", root=last) as ex:
         assert ex.connector.owned == (rank == last)
         key = ex.bcast_key(ex.connector.put(b"x"), root=last)
         assert key is not None
@@ -243,14 +231,14 @@ def another_root() -> None:
 def split_and_nested() -> None:
     """Several at once, over parts of the world; one directory each."""
     half = comm.Split(rank % 2, rank)
-    with connect(comm, base / "world") as world, connect(half, base / f"half-{rank % 2}") as ex:
+    with Exchange(comm, base / "world") as world, Exchange(half, base / f"half-{rank % 2}") as ex:
         assert (ex.rank, ex.size) == (half.rank, half.size)
         keys = ex.allgather_keys(ex.connector.put(b"%d" % rank))
         members = [n for n in range(size) if n % 2 == rank % 2]
         assert ex.connector.get_batch([k for k in keys if k]) == [b"%d" % n for n in members]
         assert world.connector.get(FileKey(keys[0].filename)) is None  # type: ignore[union-attr]
     half.Free()
-    with connect(MPI.COMM_SELF, base / f"self-{rank}") as alone:
+    with Exchange(MPI.COMM_SELF, base / f"self-{rank}") as alone:
         assert alone.allgather_keys(FileKey("x")) == [FileKey("x")]
 
 
@@ -260,23 +248,23 @@ def root_cannot_create() -> None:
         path.write_bytes(b"mine")
     for where in (path, path / "below"):
         try:
-            connect(comm, where)
+            Exchange(comm, where)
         except StoreError:
             assert "ot a directory" in raised(StoreError)
         else:
             raise AssertionError("no error")
     try:
-        connect(comm, 7)  # type: ignore[arg-type]
+        Exchange(comm, 7)  # type: ignore[arg-type]
     except TypeError:
         raised(TypeError)
-    with connect(comm, base / "store"):  # and no harm is done
+    with Exchange(comm, base / "store"):  # and no harm is done
         pass
 
 
 def wrong_arguments() -> None:
     for root in (-1, size, rank if size > 1 else 1):
         try:
-            connect(comm, base / "store", root=root)
+            Exchange(comm, base / "store", root=root)
         except ValueError:
             assert "root must be the same rank" in raised(ValueError)
         else:
@@ -286,7 +274,7 @@ def wrong_arguments() -> None:
         assert isinstance(half, MPI.Intracomm)
         inter = half.Create_intercomm(0, comm, 1 - rank % 2)
         try:
-            connect(inter, base / "store")
+            Exchange(inter, base / "store")
         except ValueError:
             assert "intracommunicator" in raised(ValueError)
         inter.Free()
@@ -297,7 +285,7 @@ def wrong_arguments() -> None:
 def all_ranks_raise() -> None:
     """The exception goes on, and the store is cleared."""
     try:
-        with connect(comm, base / "store", abort_timeout=60) as ex:
+        with Exchange(comm, base / "store", abort_timeout=60) as ex:
             ex.connector.put(b"x")
             raise KeyError("mine")
     except KeyError:
@@ -309,7 +297,7 @@ def all_ranks_raise() -> None:
 def one_rank_raises_late() -> None:
     """The others are at the end already: all leave, the exception goes on where it was."""
     try:
-        with connect(comm, base / "store", abort_timeout=60):
+        with Exchange(comm, base / "store", abort_timeout=60):
             if rank == size - 1:
                 time.sleep(0.2)
                 raise KeyError("mine")
@@ -319,7 +307,7 @@ def one_rank_raises_late() -> None:
 
 
 def use_after_close() -> None:
-    ex = connect(comm, base / "store")
+    ex = Exchange(comm, base / "store")
     key = ex.connector.put(b"x")
     ex.close()
     ex.close()
@@ -340,7 +328,7 @@ def use_after_close() -> None:
 def live_store_of_another() -> None:
     """A job script's store: the ranks attach, and leave it to its owner."""
     with FileConnector(base / "store") if rank == 0 else open(os.devnull) as mine:
-        with connect(comm, base / "store") as ex:
+        with Exchange(comm, base / "store") as ex:
             assert not ex.connector.owned
             key = ex.bcast_key(ex.connector.put(b"x") if rank == 0 else None)
             assert key is not None
@@ -351,9 +339,9 @@ def live_store_of_another() -> None:
 
 
 def kept_store() -> None:
-    with connect(comm, base / "store", clear=False) as ex:
+    with Exchange(comm, base / "store", clear=False) as ex:
         key = ex.bcast_key(ex.connector.put(b"x") if rank == 0 else None)
-    with connect(comm, base / "store") as ex:
+    with Exchange(comm, base / "store") as ex:
         assert key is not None
         assert ex.connector.get(key) == b"x"
     assert (base / "store").exists()
@@ -363,7 +351,7 @@ def not_shared() -> None:
     """Launched so that the last rank sees another file system under the same path."""
     blind = size - 1
     try:
-        connect(comm, base / "store")
+        Exchange(comm, base / "store")
     except NotSharedError as error:
         message = raised(NotSharedError)
         assert list(error.ranks) == [blind]
@@ -378,7 +366,7 @@ def not_shared() -> None:
 
 
 def one_rank_raises_while_others_wait() -> None:
-    with connect(comm, base / "store", abort_timeout=1) as ex:
+    with Exchange(comm, base / "store", abort_timeout=1) as ex:
         if rank == size - 1:
             raise KeyError("the reason")
         ex.allgather_keys(None)
@@ -386,7 +374,7 @@ def one_rank_raises_while_others_wait() -> None:
 
 def one_rank_raises_in_a_store_of_another() -> None:
     """Launched with a store in place that outlives the job."""
-    with connect(comm, base / "store", abort_timeout=1) as ex:
+    with Exchange(comm, base / "store", abort_timeout=1) as ex:
         assert not ex.connector.owned
         if rank == size - 1:
             raise KeyError("the reason")
@@ -394,7 +382,7 @@ def one_rank_raises_in_a_store_of_another() -> None:
 
 
 def one_rank_is_killed() -> None:
-    with connect(comm, base / "store") as ex:
+    with Exchange(comm, base / "store") as ex:
         ex.connector.put(b"left behind")
         comm.Barrier()
         if rank == 0:
@@ -403,10 +391,4 @@ def one_rank_is_killed() -> None:
 
 
 if __name__ == "__main__":
-    if rank == 0:
-        base.mkdir(mode=0o700, parents=True, exist_ok=True)
-    comm.Barrier()
-    globals()[sys.argv[1]]()
-    comm.Barrier()
-    if rank == 0:
-        print("passed on all ranks")
+    run(globals())

@@ -1,0 +1,58 @@
+"""MPI jobs for tests, each with a hard limit of time."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from .processes import ROOT
+from .ranks import __name__ as _bodies
+
+mpirun_path = shutil.which(
+    "mpirun", path=os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
+)
+
+needs_mpi = pytest.mark.skipif(mpirun_path is None, reason="no mpirun: pip install mpi4py mpich")
+
+
+def mpirun(
+    *command: str | os.PathLike[str], timeout: float = 60, before: Sequence[str] = ()
+) -> tuple[int, str]:
+    """Run an MPI job; a deadlock fails here instead of hanging, and leaves no rank behind."""
+    assert mpirun_path is not None
+    job = subprocess.Popen(
+        [*before, mpirun_path, *map(str, command)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+    try:
+        out, _ = job.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(job.pid, signal.SIGKILL)
+        out, _ = job.communicate()
+        pytest.fail(f"the job hangs\n{out}")
+    return job.returncode, out
+
+
+def ranks(
+    n: int,
+    body: str,
+    base: Path,
+    *args: str,
+    module: str = "bodies",
+    before: Sequence[str] = (),
+    launcher: Sequence[str] = ("-m", "mpi4py"),
+) -> list[str]:
+    """Return the words of a command line for `n` ranks that run one body of a module."""
+    python = [sys.executable, "-W", "error", *launcher]
+    return ["-n", str(n), *before, *python, "-m", f"{_bodies}.{module}", body, str(base), *args]

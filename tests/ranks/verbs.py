@@ -1,0 +1,534 @@
+"""What ranks exchange by an Exchange's verbs, against mpi4py's own: `verbs.py NAME DIRECTORY`.
+
+Every assertion is made on every rank. tests/test_exchange.py launches them, with a time limit.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import psutil
+from mpi4py import MPI
+
+from fsexchange import (
+    FileKey,
+    InvalidKeyError,
+    MissingObjectError,
+    RemoteError,
+    SerializationError,
+    StoreClosedError,
+    StoreError,
+)
+from fsexchange.mpi import Exchange, Request, connect
+from fsexchange.sharing import INLINE_LIMIT
+
+from .common import base, comm, left_behind, raised_everywhere, raises, rank, run, same, size
+
+LARGE = 12 << 20  # bytes, above the limit for what rides in a message
+last = size - 1
+right, left = (rank + 1) % size, (rank - 1) % size
+
+
+def objects(n: int) -> dict[str, Any]:
+    """Return objects of rank `n`, by what they are."""
+    array = np.arange(1000.0) + n
+    return {
+        "None": None,
+        "small": {"rank": n, "text": "é" * n},
+        "empty": [np.empty((0, 3)), b"", {}, ""],
+        "some KiB": np.full(3000, n, "f4"),
+        "some 100 KiB": bytes([n]) * 300_001,
+        "1 MiB": np.arange(n, n + (1 << 17)),
+        "large": np.full(LARGE // 8, n, "i8"),
+        "strided": np.arange(n, n + 4_000_000, dtype="i8")[::2],
+        "Fortran": np.asfortranarray(np.arange(n, n + 12.0).reshape(3, 4)),
+        "nested": [array, {"same": array, "large": np.full(LARGE, n, "u1")}, (n, None)],
+        "lambda": lambda x: x + n,
+        "closure over an array": lambda x: array[x] * n,
+    }
+
+
+def program(way: Any, obj: Any) -> dict[str, Any]:
+    """Use every verb once; `way` is an Exchange or a communicator."""
+    status = MPI.Status()
+    results: dict[str, Any] = {
+        "bcast": way.bcast(obj if rank == last else None, root=last),
+        "gather": way.gather(obj, last),
+        "allgather": way.allgather(obj),
+        "scatter": way.scatter([obj] * size if rank == 0 else None),
+        "alltoall": way.alltoall([(obj, to) for to in range(size)]),
+        "barrier": way.barrier(),
+        "sendrecv": way.sendrecv(obj, right, 7, None, left, 7, status),
+        "its status": (status.source, status.tag),
+    }
+    other = rank ^ 1
+    if rank < other < size:
+        results["send"] = way.send(obj, other, 3)
+        results["recv"] = way.recv(source=other, tag=4)
+    elif other < size:
+        results["recv"] = way.recv(None, other, 3, status)
+        results["send"] = way.send(obj, other, tag=4)
+    sent = way.isend(obj, dest=right, tag=11)
+    buffer = bytearray(40 << 20)  # mpi4py's irecv needs one that is large enough
+    received = way.irecv(buffer, source=left, tag=11)
+    results["irecv"] = received.wait(status)
+    results["isend"] = sent.wait()
+    sent, received = way.isend(obj, right), way.irecv(buffer, left)
+    done = False
+    while not done:
+        done, results["tested"] = received.test(status)
+    while not sent.test()[0]:
+        pass
+    results["another status"] = (status.source, status.tag)
+    results["again"] = (received.wait(), sent.wait(), received.test())
+    return results
+
+
+def same_as_mpi4py() -> None:
+    """In each way an object may go, and nothing is left in the directory."""
+    MPI.pickle.__init__(cloudpickle.dumps, cloudpickle.loads)  # type: ignore[misc]
+    theirs = {name: program(comm, obj) for name, obj in objects(rank).items()}
+    for limit in (INLINE_LIMIT, 0, 1 << 40) if size <= 4 else (INLINE_LIMIT,):
+        with Exchange(comm, base / f"store-{limit}", inline_limit=limit) as ex:
+            for name, obj in objects(rank).items():
+                ours = program(ex, obj)
+                assert list(ours) == list(theirs[name])
+                for verb, result in ours.items():
+                    assert same(result, theirs[name][verb]), (limit, name, verb)
+                assert left_behind(ex) == []
+
+
+def hundred_mebibytes() -> None:
+    """Every verb, with the most ranks that such lists have room for on a small machine."""
+    obj = np.arange(100 << 17) + rank
+    with Exchange(comm, base / "store") as ex:
+        for way in ("bcast", "scatter", "gather", "allgather", "alltoall"):
+            for result in (
+                getattr(way_of, way)([obj] * size if way in ("scatter", "alltoall") else obj)
+                for way_of in ((ex,) if size > 2 and way[0] in "ga" else (ex, comm))
+            ):
+                for source, array in enumerate(result if isinstance(result, list) else [result]):
+                    if array is not None:
+                        assert array[0] == source
+                        assert (np.diff(array) == 1).all()
+        assert left_behind(ex) == []
+        if rank < 2 <= size:
+            ex.send(obj, 1 - rank)  # both at once
+            assert np.array_equal(ex.recv(source=1 - rank), obj - rank + 1 - rank)
+        assert left_behind(ex) == []
+
+
+def results_are_private() -> None:
+    """Writing to one changes neither the root's own object nor another rank's result."""
+    with Exchange(comm, base / "store") as ex:
+        for nbytes in (1 << 10, 1 << 20, LARGE):
+            mine = np.zeros(nbytes, "u1")
+            results = [
+                ex.bcast(mine),
+                *ex.allgather(mine),
+                ex.scatter([mine] * size),
+                *ex.alltoall([mine] * size),
+                *(ex.gather(mine) or []),
+                ex.sendrecv(mine, right, source=left),
+            ]
+            for n, result in enumerate(results):
+                result[:] = n + 1 + rank
+            comm.Barrier()
+            assert not mine.any()
+            assert all((result == n + 1 + rank).all() for n, result in enumerate(results))
+
+
+def loops_stay_bounded() -> None:
+    """What is printed is looked at by the test, too."""
+    process = psutil.Process()
+    with Exchange(comm, base / "store") as ex:
+        for times, nbytes in ((100_000, 1 << 10), (2_000, 4 << 20)):
+            array = np.ones(nbytes // 8)
+            ex.bcast(array)
+            most_files = 0
+            before = len(process.open_files()), len(process.memory_maps(grouped=False))
+            memory = process.memory_info().rss
+            for n in range(times):
+                got = ex.bcast(array if rank == 0 else None)
+                assert len(got) == nbytes // 8
+                if rank == 0 and n % (times // 50) == 0:
+                    most_files = max(
+                        most_files, sum(len(names) for _, _, names in os.walk(base / "store"))
+                    )
+            after = len(process.open_files()), len(process.memory_maps(grouped=False))
+            more = process.memory_info().rss - memory
+            most = comm.allreduce(max(after[1] - before[1], after[0] - before[0]), op=MPI.MAX)
+            if rank == 0:
+                print(f"{times} bcasts of {nbytes} bytes: at most {most_files} files,")
+                print(f"{most} more maps or open files, {more >> 10} KiB more memory")
+                assert most_files < 20
+            assert most < 20
+            assert more < 64 << 20
+            del got
+            assert left_behind(ex) == []
+
+
+def any_source_and_tag() -> None:
+    status = MPI.Status()
+    with Exchange(comm, base / "store") as ex:
+        for nbytes in (10, 100_000, LARGE):
+            if rank:
+                ex.send((rank, b"x" * nbytes), 0, tag=rank)
+            else:
+                seen = set()
+                for _ in range(1, size):
+                    source, data = ex.recv(status=status)
+                    assert (status.Get_source(), status.Get_tag()) == (source, source)
+                    assert len(data) == nbytes
+                    seen.add(source)
+                assert seen == set(range(1, size))
+            comm.Barrier()
+            # Of one sender, by tags, in another order than they were sent.
+            if rank == 0:
+                for tag in range(3):
+                    ex.isend((tag, b"x" * nbytes), last, tag)
+            if rank == last:
+                assert [ex.recv(source=0, tag=tag)[0] for tag in (2, 0, 1)] == [2, 0, 1]
+            # Without tags they come in the order they were sent.
+            requests = [ex.isend((n, b"x" * nbytes), right, n) for n in range(5)]
+            receives = [ex.irecv(source=left) for _ in range(5)]
+            assert [r[0] for r in Request.waitall(receives)] == [0, 1, 2, 3, 4]
+            assert Request.waitall(requests) == [None] * 5
+        # Nobody.
+        ex.send("x", MPI.PROC_NULL)
+        assert ex.recv(source=MPI.PROC_NULL, status=status) is None
+        assert status.source == MPI.PROC_NULL
+        assert ex.sendrecv("x", MPI.PROC_NULL, source=MPI.PROC_NULL) is None
+        assert ex.irecv(source=MPI.PROC_NULL).wait() is None
+        assert ex.isend("x", MPI.PROC_NULL).test() == (True, None)
+        ex.send_key(FileKey("x"), MPI.PROC_NULL)
+        assert ex.recv_key(source=MPI.PROC_NULL) is None
+        assert left_behind(ex) == []
+
+
+def users_own_messages_do_not_mix() -> None:
+    with Exchange(comm, base / "store") as ex:
+        assert MPI.Comm.Compare(ex.comm, comm) == MPI.CONGRUENT
+        sent = ex.comm.isend("mine", right)
+        ex.isend("yours", right)
+        assert ex.recv() == "yours"
+        assert ex.comm.recv() == "mine"
+        sent.wait()
+
+
+def sender_may_compute_on() -> None:
+    """What was sent arrives although its sender is in no call of MPI any more."""
+    with Exchange(comm, base / "store") as ex:
+        for n, nbytes in enumerate((100, 5_000, 1 << 20, LARGE)):
+            arrived = base / f"arrived-{n}"
+            comm.Barrier()
+            if rank == 0:
+                ex.send(b"x" * nbytes, last)
+                deadline = time.monotonic() + 30
+                while size > 1 and not arrived.exists():
+                    assert time.monotonic() < deadline
+                    time.sleep(0.01)
+            if rank == last:
+                time.sleep(0.2)
+                assert len(ex.recv(source=0)) == nbytes
+                arrived.touch()
+        assert left_behind(ex) == []
+
+
+def receiver_may_lag() -> None:
+    """Much that is sent waits in files, in order, not in the sender's memory."""
+    with Exchange(comm, base / "store") as ex:
+        if rank == 0:
+            before = psutil.Process().memory_info().rss
+            for n in range(20_000):
+                ex.isend(n, last)
+            for n in range(500):
+                ex.isend(bytes([n % 256]) * 1_000_000, last)
+            assert psutil.Process().memory_info().rss - before < 200 << 20
+        else:
+            time.sleep(0.5)
+        if rank == last:
+            for n in range(20_000):
+                assert ex.recv(source=0) == n
+            for n in range(500):
+                data = ex.recv(source=0)
+                assert (data[0], len(data)) == (n % 256, 1_000_000)
+        assert left_behind(ex) == []
+
+
+def head_to_head() -> None:
+    """1 GiB both ways, first sent, then received."""
+    other = 1 - rank
+    with Exchange(comm, base / "store") as ex:
+        obj = np.full(1 << 30, rank, "u1")
+        ex.send(obj, other)
+        got = ex.recv(source=other)
+        assert got[0] == got[-1] == other
+        assert len(got) == 1 << 30
+
+
+def sent_to_oneself() -> None:
+    with Exchange(comm, base / "store") as ex:
+        for nbytes in (10, 100_000, LARGE):
+            ex.send(b"x" * nbytes, rank)
+            assert len(ex.recv(source=rank)) == nbytes
+            request = ex.isend(b"y" * nbytes, rank, 5)
+            assert ex.irecv(source=rank, tag=5).wait() == b"y" * nbytes
+            request.wait()
+
+
+def undelivered_messages_end_with_the_exchange() -> None:
+    with Exchange(comm, base / "store") as ex:
+        for nbytes in (10, 100_000, LARGE):
+            ex.send(b"x" * nbytes, right)
+            ex.isend(b"x" * nbytes, right)
+    with Exchange(comm, base / "store") as ex:
+        assert ex.allgather(rank) == list(range(size))
+
+
+def keys_of_objects_that_stay() -> None:
+    keys = [FileKey(f"00c0ffee00c0ffee/{n}", nbytes=n) for n in range(size)]
+    with Exchange(comm, base / "store") as ex:
+        mine = ex.put([rank])
+        everyones = ex.allgather_keys(mine)
+        assert [ex.get(key) for key in everyones if key] == [[n] for n in range(size)]
+        assert ex.scatter_keys(keys if rank == last else None, root=last) == keys[rank]
+        assert ex.scatter_keys() is None
+        assert ex.alltoall_keys([keys[rank]] * size) == keys
+        assert ex.alltoall_keys([None, *keys[1:]]) == [None if rank == 0 else keys[rank]] * size
+        status = MPI.Status()
+        ex.send_key(keys[rank], right, tag=rank)
+        assert ex.recv_key(left, status=status) == keys[left]
+        assert (status.source, status.tag) == (left, left)
+        ex.send_key(None, right)
+        assert ex.recv_key() is None
+        comm.Barrier()
+        ex.evict(mine)
+        assert left_behind(ex) == []
+
+        # What is no key: the sender's own error, and RemoteError for whoever waits for it.
+        good, bad = FileKey("good"), FileKey("../bad")
+        for wrong in ([bad] * size, [good] * (size + 1), [good] * (size - 1)):
+            mistake = InvalidKeyError if len(wrong) == size else ValueError
+            here: list[FileKey | None] = list(wrong) if rank == 0 else [good] * size
+            raises(mistake if rank == 0 else RemoteError, partial(ex.scatter_keys, here))
+            raises(mistake if rank == 0 else RemoteError, partial(ex.alltoall_keys, here))
+        raises(InvalidKeyError, lambda: ex.send_key(bad, right))
+        raises(RemoteError, lambda: ex.recv_key(left))
+        # The wrong verb for what was sent.
+        ex.send_key(good, right)
+        raises(ValueError, lambda: ex.recv(source=left))
+        ex.send("no key", right)
+        raises(InvalidKeyError, lambda: ex.recv_key(left))
+        assert ex.allgather(rank) == list(range(size))
+
+
+def local_store() -> None:
+    with Exchange(comm, base / "store") as ex:
+        assert ex.store.connector is ex.connector
+        ref = ex.ref(np.full(10, rank))
+        refs = ex.allgather(ref)
+        assert [int(r.get().sum()) for r in refs] == [10 * n for n in range(size)]
+        if rank == 0:
+            ex.put("found", name="by its name")
+        ex.barrier()
+        assert ex.get("by its name") == "found"
+        raises(MissingObjectError, lambda: ex.get("by another"))
+    assert connect is Exchange
+
+
+# ---- errors -------------------------------------------------------------------------------------
+
+
+def one_rank_fails() -> None:
+    """Its own error there, RemoteError where its data is waited for, and life goes on."""
+    lock = threading.Lock()
+    with Exchange(comm, base / "store") as ex:
+        for bad in range(size):
+            obj = lock if rank == bad else rank
+            objs = [obj] * size
+            short = [1] * (size + 1) if rank == bad else objs
+            for name, call, waiting in (
+                ("bcast", partial(ex.bcast, obj, bad), {*range(size)}),
+                ("gather", partial(ex.gather, obj), {0}),
+                ("allgather", partial(ex.allgather, obj), {*range(size)}),
+                ("scatter", partial(ex.scatter, objs, bad), {*range(size)}),
+                ("alltoall", partial(ex.alltoall, objs), {*range(size)}),
+                ("sendrecv", partial(ex.sendrecv, obj, right, source=left), {(bad + 1) % size}),
+                ("long list", partial(ex.scatter, short, bad), {*range(size)}),
+                ("long lists", partial(ex.alltoall, short), {*range(size)}),
+            ):
+                if rank == bad:
+                    kind = ValueError if "long" in name else SerializationError
+                    error = raises(kind, call)
+                    assert "lock" in str(error) or f"each of the {size} ranks" in str(error)
+                elif rank in waiting:
+                    error = raises(RemoteError, call)
+                    assert (error.rank, error.host) == (bad, ex.hosts[bad])
+                    cause = ValueError if "long" in name else SerializationError
+                    assert type(error.cause) is cause
+                    assert error.__cause__ is error.cause
+                    assert f"rank {bad} ({ex.hosts[bad]})" in str(error)
+                    assert "message.py" in error.traceback
+                    assert error.traceback in str(error.cause.__cause__)
+                    again = cloudpickle.loads(cloudpickle.dumps(error))
+                    assert (str(again), again.rank) == (str(error), bad)
+                    assert type(again.__cause__) is cause
+                else:
+                    call()
+                assert ex.allgather(rank) == list(range(size))
+        # Messages.
+        raises(SerializationError, lambda: ex.send(lock, right))
+        assert "lock" in str(raises(RemoteError, lambda: ex.recv(source=left)).cause)
+        raises(SerializationError, lambda: ex.isend(lock, right))
+        raises(RemoteError, lambda: ex.irecv(source=left).wait())
+        assert left_behind(ex) == []
+
+
+class OddError(Exception):
+    """Survives pickling, but not unpickling."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+class Unpicklable:
+    def __reduce__(self) -> Any:
+        raise OddError(1, 2)
+
+
+class LoadsNot:
+    def __reduce__(self) -> Any:
+        return _fail, ()
+
+
+def _fail() -> None:
+    raise ZeroDivisionError("on loading")
+
+
+def errors_of_all_kinds() -> None:
+    with Exchange(comm, base / "store") as ex:
+        if size > 1:
+            error = raises(
+                SerializationError if rank == 0 else RemoteError,
+                lambda: ex.bcast(Unpicklable() if rank == 0 else None),
+            )
+            assert "1 and 2" in str(error)
+        # What cannot be loaded is the error of whoever loads it, the sender of a bcast among them.
+        for nbytes in (0, LARGE):
+            obj = [LoadsNot(), bytes(nbytes)] if rank == 0 else None
+            raises(ZeroDivisionError, partial(ex.bcast, obj))
+            for call in (ex.gather, ex.allgather):
+                if call == ex.allgather or rank == 0:
+                    raises(ZeroDivisionError, partial(call, obj))
+                else:
+                    call(obj)
+        assert left_behind(ex) == []
+        # The file of a message that somebody has removed.
+        ex.isend(np.zeros(LARGE), right)
+        comm.Barrier()
+        if rank == 0:
+            for found in Path(base / "store").glob("*/[0-9]*"):
+                found.unlink()
+        comm.Barrier()
+        raises(MissingObjectError, lambda: ex.recv(source=left))
+        # The caller's own mistakes, at once, with nothing sent.
+        for root in (-1, size):
+            for verb in (ex.bcast, ex.gather, ex.scatter, ex.bcast_key, ex.gather_keys):
+                assert f"ranks 0 to {last}" in str(raises(ValueError, partial(verb, None, root)))
+        for dest in (-7, size):
+            raises(ValueError, partial(ex.send, 1, dest))
+            raises(ValueError, partial(ex.isend, 1, dest))
+            raises(ValueError, partial(ex.send_key, None, dest))
+        for nbytes in (1, 100_000, LARGE):
+            raises(MPI.Exception, partial(ex.send, bytes(nbytes), right, -5))
+            raises(MPI.Exception, partial(ex.isend, bytes(nbytes), right, -5))
+        assert left_behind(ex) == []
+        assert ex.allgather(rank) == list(range(size))
+
+
+def full_disk() -> None:
+    """Launched so that all ranks share a tmpfs of 40 MB; one has too much for it."""
+    with Exchange(comm, base / "small" / "store") as ex:
+        large = np.zeros((60 << 20) if rank == last else 10, "u1")
+        fits = np.zeros(LARGE, "u1")
+        calls: dict[str, tuple[Callable[[], Any], set[int]]] = {
+            "bcast": (lambda: ex.bcast(large, root=last), {*range(size)}),
+            "gather": (lambda: ex.gather(large), {0}),
+            "allgather": (lambda: ex.allgather(large), {*range(size)}),
+            "scatter": (lambda: ex.scatter([large] * size, root=last), {*range(size)}),
+            "alltoall": (lambda: ex.alltoall([large] * size), {*range(size)}),
+            "sendrecv": (lambda: ex.sendrecv(large, right, source=left), {0}),
+            "assemble": (lambda: ex.assemble(large), {*range(size)}),
+            "put_blocks": (lambda: ex.put_blocks(large), {*range(size)}),
+        }
+        for call, waiting in calls.values():
+            if rank == last:
+                assert "No space left" in str(raises(StoreError, call))
+            elif rank in waiting:
+                error = raises(RemoteError, call)
+                assert type(error.cause) is StoreError
+                assert "No space left" in str(error)
+            else:
+                call()
+            assert left_behind(ex) == []
+            assert len(ex.bcast(fits)) == LARGE  # and there is room again
+        if rank == last and size > 1:
+            raises(StoreError, lambda: ex.isend(large, 0))
+        if rank == 0 and size > 1:
+            raises(RemoteError, lambda: ex.recv(source=last))
+    with Exchange(comm, base / "small" / "inline", inline_limit=1 << 40) as ex:
+        if rank == last and size > 1:
+            raises(StoreError, lambda: ex.send(large, 0))  # nobody is there, so to a file
+            comm.Barrier()
+        elif rank == 0 and size > 1:
+            comm.Barrier()
+            assert type(raises(RemoteError, lambda: ex.recv(source=last)).cause) is StoreError
+        else:
+            comm.Barrier()
+
+
+def use_after_close() -> None:
+    ex = Exchange(comm, base / "store")
+    ex.close()
+    key = FileKey("x")
+    for use in (
+        partial(ex.bcast, 1),
+        partial(ex.scatter, [1] * size),
+        partial(ex.gather, 1),
+        partial(ex.allgather, 1),
+        partial(ex.alltoall, [1] * size),
+        ex.barrier,
+        partial(ex.send, 1, 0),
+        ex.recv,
+        partial(ex.isend, 1, 0),
+        ex.irecv,
+        partial(ex.sendrecv, 1, 0),
+        partial(ex.assemble, [1]),
+        partial(ex.put_blocks, [1]),
+        partial(ex.bcast_key, key),
+        partial(ex.scatter_keys, [key] * size),
+        partial(ex.alltoall_keys, [key] * size),
+        partial(ex.send_key, key, 0),
+        ex.recv_key,
+        partial(ex.put, 1),
+        partial(ex.get, key),
+    ):
+        assert "was closed" in str(raises(StoreClosedError, use))
+    for wrong in ({"inline_limit": -1}, {"abort_timeout": -1.0}):
+        assert "0 or more" in raised_everywhere(
+            ValueError,
+            partial(Exchange, comm, base / "store", **wrong),
+        )
+
+
+if __name__ == "__main__":
+    run(globals())

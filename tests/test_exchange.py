@@ -1,0 +1,75 @@
+"""An Exchange does what a communicator does, leaves nothing behind and hangs nobody."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from .jobs import mpirun, needs_mpi, ranks
+from .processes import needs_room, small_tmpfs
+
+pytestmark = needs_mpi
+
+
+def passes(n: int, body: str, base: Path, *, timeout: float = 60, module: str = "verbs") -> str:
+    status, out = mpirun(*ranks(n, body, base, module=module), timeout=timeout)
+    assert status == 0, out
+    assert "passed on all ranks" in out
+    return out
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 8])
+def test_same_as_mpi4py(n: int, shm_dir: Path) -> None:
+    passes(n, "same_as_mpi4py", shm_dir, timeout=120)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 8])
+def test_hundred_mebibytes(n: int, shm_dir: Path) -> None:
+    needs_room(shm_dir, 8)
+    passes(n, "hundred_mebibytes", shm_dir, timeout=120)
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "results_are_private",
+        "any_source_and_tag",
+        "users_own_messages_do_not_mix",
+        "sender_may_compute_on",
+        "sent_to_oneself",
+        "undelivered_messages_end_with_the_exchange",
+        "keys_of_objects_that_stay",
+        "local_store",
+        "one_rank_fails",
+        "errors_of_all_kinds",
+        "use_after_close",
+    ],
+)
+def test_on_every_rank(body: str, n: int, shm_dir: Path) -> None:
+    passes(n, body, shm_dir)
+
+
+def test_loops_stay_bounded(shm_dir: Path) -> None:
+    out = passes(4, "loops_stay_bounded", shm_dir, timeout=180)
+    assert len(re.findall(r"bcasts of \d+ bytes: at most \d+ files", out)) == 2
+    print(out)
+
+
+def test_receiver_may_lag(shm_dir: Path) -> None:
+    passes(2, "receiver_may_lag", shm_dir)
+
+
+def test_head_to_head(shm_dir: Path) -> None:
+    needs_room(shm_dir, 6)
+    passes(2, "head_to_head", shm_dir)
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_full_disk_on_one_rank(n: int, tmp_path: Path) -> None:
+    before = small_tmpfs(tmp_path / "small", 40)
+    status, out = mpirun(*ranks(n, "full_disk", tmp_path, module="verbs"), before=before)
+    assert status == 0, out
+    assert "passed on all ranks" in out
