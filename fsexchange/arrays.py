@@ -34,8 +34,8 @@ class Block(NamedTuple):
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
-    fortran: bool
-    """Whether its elements are in Fortran order, and not in C order as well."""
+    orders: tuple[bool, bool]
+    """Whether its elements are in C order, and whether in Fortran order; some are in both."""
     axis: int
     offset: tuple[int, ...] | None
     whole: tuple[int, ...] | None
@@ -101,11 +101,11 @@ def describe(
         raise ValueError("a block without axes: make it block[np.newaxis]")
     if (offset is None) != (shape is None):
         raise ValueError("offset and shape come together: where the block is, and in what")
-    fortran = array.flags.f_contiguous and not array.flags.c_contiguous
+    orders = array.flags.c_contiguous, array.flags.f_contiguous
     if offset is None or shape is None:
         if not -array.ndim <= axis < array.ndim:
             raise ValueError(f"axis is {axis}, and the block has {array.ndim}")
-        return Block(dtype, array.shape, fortran, axis % array.ndim, None, None)
+        return Block(dtype, array.shape, orders, axis % array.ndim, None, None)
     place, whole = tuple(map(int, offset)), tuple(map(int, shape))
     if not len(place) == len(whole) == array.ndim:
         raise ValueError(
@@ -114,7 +114,7 @@ def describe(
     for begin, length, end in zip(place, array.shape, whole, strict=True):
         if begin < 0 or begin + length > end:
             raise ValueError(f"a block of {array.shape} at {place} is not inside of {whole}")
-    return Block(dtype, array.shape, fortran, 0, place, whole)
+    return Block(dtype, array.shape, orders, 0, place, whole)
 
 
 def plan(blocks: Sequence[Block]) -> Plan:
@@ -138,8 +138,9 @@ def plan(blocks: Sequence[Block]) -> Plan:
         whole = first.whole
         offsets = [block.offset or () for block in blocks]
         _check_filled(whole, offsets, shapes)
-    fortran = all(block.fortran for block in blocks if math.prod(block.shape))
-    return Plan(first.dtype, whole, fortran and math.prod(whole) > 0, offsets, shapes)
+    orders = [block.orders for block in blocks if math.prod(block.shape)]
+    fortran = all(f for _, f in orders) and not all(c for c, _ in orders)
+    return Plan(first.dtype, whole, fortran, offsets, shapes)
 
 
 def _along(

@@ -51,23 +51,13 @@ def test_rank_that_does_not_see_the_directory_is_named_on_all(n: int, tmp_path: 
     assert "passed on all ranks" in out
 
 
-@pytest.mark.parametrize("n", [2, 4])
-def test_rank_that_raises_while_others_wait_ends_the_job(n: int, tmp_path: Path) -> None:
-    status, out = mpirun(*ranks(n, "one_rank_raises_while_others_wait", tmp_path), timeout=30)
-    assert status != 0
-    assert "KeyError: 'the reason'" in out
-    assert f"rank {n - 1} (" in out
-    assert f"not all of the other {n - 1} ranks followed within 1 s: aborting the job" in out
-    assert not (tmp_path / "store").exists()
-
-
 def test_aborted_job_leaves_a_store_that_is_not_its_own(tmp_path: Path) -> None:
     with FileConnector(tmp_path / "store") as owner:
         key = owner.put(b"x")
         body = ranks(2, "one_rank_raises_in_a_store_of_another", tmp_path)
         status, out = mpirun(*body, timeout=30)
         assert status != 0
-        assert "aborting the job" in out
+        assert "aborts the job" in out
         assert owner.get(key) == b"x"
 
 

@@ -365,13 +365,6 @@ def not_shared() -> None:
 # ---- jobs that end before their time ------------------------------------------------------------
 
 
-def one_rank_raises_while_others_wait() -> None:
-    with Exchange(comm, base / "store", abort_timeout=1) as ex:
-        if rank == size - 1:
-            raise KeyError("the reason")
-        ex.allgather_keys(None)
-
-
 def one_rank_raises_in_a_store_of_another() -> None:
     """Launched with a store in place that outlives the job."""
     with Exchange(comm, base / "store", abort_timeout=1) as ex:

@@ -32,7 +32,8 @@ from fsexchange.sharing import INLINE_LIMIT
 
 from .common import base, comm, left_behind, raised_everywhere, raises, rank, run, same, size
 
-LARGE = 12 << 20  # bytes, above the limit for what rides in a message
+# Bytes, above the limit for what rides in a message.
+LARGE = int(os.environ.get("FSEXCHANGE_TEST_LARGE", 12 << 20))
 last = size - 1
 right, left = (rank + 1) % size, (rank - 1) % size
 
@@ -48,7 +49,7 @@ def objects(n: int) -> dict[str, Any]:
         "some 100 KiB": bytes([n]) * 300_001,
         "1 MiB": np.arange(n, n + (1 << 17)),
         "large": np.full(LARGE // 8, n, "i8"),
-        "strided": np.arange(n, n + 4_000_000, dtype="i8")[::2],
+        "strided": np.arange(n, n + LARGE // 4, dtype="i8")[::2],
         "Fortran": np.asfortranarray(np.arange(n, n + 12.0).reshape(3, 4)),
         "nested": [array, {"same": array, "large": np.full(LARGE, n, "u1")}, (n, None)],
         "lambda": lambda x: x + n,

@@ -1,0 +1,110 @@
+"""Jobs in which one rank leaves before its time: `endings.py BODY DIRECTORY VERB`.
+
+tests/test_leaving.py launches them, with a time limit, and looks at what they print and leave.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fsexchange.mpi import Exchange
+
+from .common import base, comm, is_gone, left_behind, rank, run, size
+
+right, left = (rank + 1) % size, (rank - 1) % size
+
+
+def call(ex: Exchange, verb: str, obj: Any) -> Any:
+    """Use a verb so that the others wait for the last rank."""
+    calls: dict[str, Callable[[], Any]] = {
+        "bcast": lambda: ex.bcast(obj, root=size - 1),
+        "gather": lambda: ex.gather(obj),
+        "allgather": lambda: ex.allgather(obj),
+        "scatter": lambda: ex.scatter([obj] * size, root=size - 1),
+        "alltoall": lambda: ex.alltoall([obj] * size),
+        "barrier": ex.barrier,
+        "send": lambda: ex.recv(source=left) if rank == 0 else ex.send(obj, right),
+        "isend": lambda: ex.irecv(source=left).wait() if rank == 0 else ex.isend(obj, right),
+        "sendrecv": lambda: ex.sendrecv(obj, right, source=left),
+        "assemble": lambda: ex.assemble(obj),
+        "put_blocks": lambda: ex.put_blocks(obj),
+        "bcast_key": lambda: ex.bcast_key(obj, root=size - 1),
+        "allgather_keys": lambda: ex.allgather_keys(obj),
+    }
+    return calls[verb]()
+
+
+def before(verb: str) -> None:
+    """The last rank never comes to the verb."""
+    with Exchange(comm, base / "store", abort_timeout=1) as ex:
+        ex.put(np.ones(1 << 20))
+        if rank == size - 1:
+            raise KeyError("the reason")
+        call(ex, verb, np.arange(3))
+        ex.barrier()
+
+
+def after(verb: str) -> None:
+    """The last rank leaves as the others go on."""
+    with Exchange(comm, base / "store", abort_timeout=1) as ex:
+        call(ex, verb, None if "key" in verb else np.ones(1 << 20))
+        if rank == size - 1:
+            raise KeyError("the reason")
+        ex.barrier()
+
+
+def inside(verb: str) -> None:
+    """The last rank's own part fails: the others that wait hear of it, and all leave."""
+    try:
+        with Exchange(comm, base / "store", abort_timeout=60) as ex:
+            call(ex, verb, threading.Lock() if rank == size - 1 else None)
+    finally:
+        assert is_gone(base / "store")
+        print(f"rank {rank} goes on", flush=True)
+
+
+def two_leave() -> None:
+    """Two ranks leave, with 60 s and with 1 s of patience, and the others wait for them."""
+    timeout = 60.0 if rank == 1 else 1.0
+    with Exchange(comm, base / "store", abort_timeout=timeout) as ex:
+        if rank == 1:
+            time.sleep(0.3)
+        if 0 < rank < 3:
+            raise KeyError(f"reason of {rank}")
+        ex.allgather(None)
+
+
+def all_come_in_time() -> None:
+    """One raises, one is late, others leave as they should: no abort, and nothing is left."""
+    try:
+        with Exchange(comm, base / "store", abort_timeout=60) as ex:
+            assert left_behind(ex) == []
+            if rank == size - 1:
+                raise KeyError("the reason")
+            time.sleep(0.5 * rank)
+    except KeyError:
+        assert rank == size - 1
+    assert is_gone(base / "store")
+    with Exchange(comm, base / "store") as ex:
+        assert ex.allgather(rank) == list(range(size))
+
+
+def killed() -> None:
+    """By SIGKILL, with objects of everybody's in the store."""
+    with Exchange(comm, base / "store", abort_timeout=1) as ex:
+        ex.put(np.ones(1 << 20))
+        ex.barrier()
+        if rank == size - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        ex.allgather(np.ones(1 << 20))
+
+
+if __name__ == "__main__":
+    run(globals())

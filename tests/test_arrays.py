@@ -1,0 +1,74 @@
+"""Blocks of many ranks make one array: where they go, how they get there, and who may read it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fsexchange import FileConnector
+from fsexchange.arrays import create, describe, plan, write
+from fsexchange.serialize import deserialize
+
+from .jobs import mpirun, needs_mpi, ranks
+from .processes import needs_room
+
+
+def passes(n: int, body: str, base: Path, *, timeout: float = 60) -> str:
+    status, out = mpirun(*ranks(n, body, base, module="blocks"), timeout=timeout)
+    assert status == 0, out
+    assert "passed on all ranks" in out
+    return out
+
+
+@needs_mpi
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "like_concatenate",
+        "decompositions",
+        "mismatches",
+        "of_one_hundred_mebibytes",
+        "pages_that_are_read",
+    ],
+)
+def test_on_every_rank(body: str, n: int, shm_dir: Path) -> None:
+    passes(n, body, shm_dir)
+
+
+@needs_mpi
+def test_written_by_four_and_read_by_three(tmp_path: Path) -> None:
+    passes(4, "put_for_later", tmp_path)
+    passes(3, "read_later", tmp_path)
+
+
+@needs_mpi
+def test_a_node_holds_one_copy(shm_dir: Path) -> None:
+    needs_room(shm_dir, 2)
+    out = passes(4, "memory_of_a_node", shm_dir)
+    print(out)
+    ours = re.findall(r"fsexchange \w+: ([0-9.]+) copies", out)
+    theirs = re.findall(r"mpi4py allgather: ([0-9.]+) copies", out)
+    assert len(ours) == 2
+    assert all(float(copies) < 1.1 for copies in ours)
+    assert float(theirs[0]) > 3.5
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("rows", [1, 5_000])
+def test_blocks_in_one_process(order: str, rows: int, base_dir: Path) -> None:
+    """On every file system to be tested: short pieces through a mapping where that is local."""
+    whole = np.arange(rows * 30.0).reshape(rows, 30)
+    parts = [np.array(part, order=order) for part in np.array_split(whole, 4, axis=1)]  # type: ignore[call-overload]
+    with FileConnector(base_dir / "store") as connector:
+        made = plan([describe(part, 1, None, None) for part in parts])
+        key = create(connector, made)
+        for n, part in reversed(list(enumerate(parts))):
+            write(connector, key, made, n, part)
+        data = connector.get(key)
+        assert data is not None
+        assert np.array_equal(deserialize(data), whole)
+        assert np.array_equal(np.load(connector.path(key)), whole)
