@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import io
 import math
-import mmap
 import os
 from collections.abc import Sequence
 from functools import reduce
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,8 @@ from fsexchange.keys import FileKey
 if TYPE_CHECKING:
     from fsexchange.connector import FileConnector
 
-# Pieces of a row shorter than this, in bytes, are stored through a mapping where the file system
-# has a page cache of its own: a system call each would cost more than the copy.
+# Where a block's pieces in the file are shorter than this, in bytes, a system call for each would
+# cost more than passing them on to a rank that writes long ones.
 _SHORT_RUN = 4096
 
 _npy: Any = np.lib.format  # not typed before numpy 2.3
@@ -71,6 +71,10 @@ class Plan(NamedTuple):
     def nbytes(self) -> int:
         """Length of the elements."""
         return math.prod(self.shape) * self.dtype.itemsize
+
+    def block_nbytes(self, rank: int) -> int:
+        """Length of a rank's block."""
+        return math.prod(self.blocks[rank]) * self.dtype.itemsize
 
     def run(self, rank: int) -> tuple[int, int]:
         """Return from which axis on a rank's block is contiguous in the file, and its bytes."""
@@ -182,6 +186,67 @@ def _check_filled(
         raise ValueError(f"the blocks fill {filled} of the {needed} elements of {whole}")
 
 
+def slabs(plan: Plan) -> Plan | None:
+    """Return a plan of blocks that are long pieces of the file; None if those of `plan` are.
+
+    Ranks first pass on what is another's slab by `cut` and `merge`: two-phase I/O, as MPI-IO has it
+    (Thakur, Gropp, Lusk 1999, "Data sieving and collective I/O in ROMIO").
+    """
+    ranks = range(len(plan.blocks))
+    if not any(plan.run(rank)[1] < _SHORT_RUN <= plan.block_nbytes(rank) for rank in ranks):
+        return None
+    axes = range(len(plan.shape))
+    slowest = next(n for n in plan.in_file_order(tuple(axes)) if plan.shape[n] > 1)
+    cuts = [plan.shape[slowest] * rank // len(ranks) for rank in range(len(ranks) + 1)]
+    offsets, blocks = [], []
+    for begin, end in pairwise(cuts):
+        offsets.append(tuple(begin if n == slowest else 0 for n in axes))
+        blocks.append(tuple(end - begin if n == slowest else plan.shape[n] for n in axes))
+    return plan._replace(offsets=offsets, blocks=blocks)
+
+
+def cut(block: npt.ArrayLike, rank: int, plan: Plan, slabs: Plan) -> list[npt.NDArray[Any] | None]:
+    """Return what of the block of a rank each rank writes."""
+    array = np.asarray(block)
+    common = [_common(plan, rank, slabs, other) for other in range(len(slabs.blocks))]
+    return [None if place is None else array[place[0]] for place in common]
+
+
+def merge(
+    pieces: Sequence[npt.NDArray[Any] | None], rank: int, plan: Plan, slabs: Plan
+) -> npt.NDArray[Any]:
+    """Return the slab of a rank, of the pieces that all ranks have cut for it."""
+    order: Any = "F" if plan.fortran else "C"
+    slab: npt.NDArray[Any] = np.empty(slabs.blocks[rank], plan.dtype, order=order)
+    for other, piece in enumerate(pieces):
+        place = _common(plan, other, slabs, rank)
+        if place is not None:
+            slab[place[1]] = piece
+    return slab
+
+
+_Slices: TypeAlias = "tuple[slice, ...]"
+
+
+def _common(one: Plan, rank: int, other: Plan, its_rank: int) -> tuple[_Slices, _Slices] | None:
+    """Return what two blocks have in common, as slices of each; None if that is nothing."""
+    of_one, of_other = [], []
+    for begin, length, its_begin, its_length in zip(
+        one.offsets[rank],
+        one.blocks[rank],
+        other.offsets[its_rank],
+        other.blocks[its_rank],
+        strict=True,
+    ):
+        first = max(begin, its_begin)
+        last = min(begin + length, its_begin + its_length)
+        if first >= last:
+            return None
+        of_one.append(slice(first - begin, last - begin))
+        of_other.append(slice(first - its_begin, last - its_begin))
+    return tuple(of_one), tuple(of_other)
+
+
 def create(connector: FileConnector, plan: Plan) -> FileKey:
     """Make the file of the whole array, its elements still zero, and return its key."""
     header = plan.header
@@ -189,15 +254,7 @@ def create(connector: FileConnector, plan: Plan) -> FileKey:
     path = connector.path(key)
     end = len(header) + plan.nbytes
     try:
-        if _any_short(plan) and not connector.policy.network:
-            # The room must be there before it is stored to through a mapping: SIGBUS else.
-            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                os.posix_fallocate(fd, 0, end)
-            finally:
-                os.close(fd)
-        else:
-            os.truncate(path, end)
+        os.truncate(path, end)
     except OSError as error:
         connector.evict(key)
         raise connector.directory.explain(error, "write", path) from error
@@ -212,39 +269,14 @@ def write(
     if array.nbytes == 0:
         return
     path = connector.path(key)
-    short = _any_short(plan) and not connector.policy.network
-    # Mapped memory that is shared must be readable, too: mmap(2).
-    fd = -1
     try:
-        fd = os.open(path, (os.O_RDWR if short else os.O_WRONLY) | os.O_CLOEXEC)
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
-            if short:
-                _store(fd, key.nbytes, plan, rank, array)
-            else:
-                _write(fd, key.nbytes - plan.nbytes, plan, rank, array)
+            _write(fd, key.nbytes - plan.nbytes, plan, rank, array)
         finally:
             os.close(fd)  # checked: where NFS and quotas report what was not written
     except OSError as error:
         raise connector.directory.explain(error, "write", path) from error
-
-
-def _any_short(plan: Plan) -> bool:
-    return any(
-        plan.run(rank)[1] < _SHORT_RUN and math.prod(block) * plan.dtype.itemsize >= _SHORT_RUN
-        for rank, block in enumerate(plan.blocks)
-    )
-
-
-def _store(fd: int, end: int, plan: Plan, rank: int, array: npt.NDArray[Any]) -> None:
-    """Store a block through a shared mapping of the file."""
-    with mmap.mmap(fd, end) as mapping:
-        order: Any = "F" if plan.fortran else "C"
-        whole: npt.NDArray[Any] = np.ndarray(
-            plan.shape, plan.dtype, buffer=mapping, offset=end - plan.nbytes, order=order
-        )
-        place = zip(plan.offsets[rank], array.shape, strict=True)
-        whole[tuple(slice(begin, begin + length) for begin, length in place)] = array
-        del whole
 
 
 def _write(fd: int, begin: int, plan: Plan, rank: int, array: npt.NDArray[Any]) -> None:

@@ -194,6 +194,7 @@ class KeyExchange:
 
     def _end(self) -> None:
         try:
+            self._mailbox.drain()
             self.connector.close()
         finally:
             self._control.Barrier()

@@ -114,6 +114,11 @@ class Mailbox:
         request.Wait(its_status)
         return message[: its_status.Get_count()]
 
+    def drain(self) -> None:
+        """Receive what nobody has, as MPI would keep it, once all ranks have ended their use."""
+        while self.comm.Iprobe():
+            self.receive(MPI.ANY_SOURCE, MPI.ANY_TAG, MPI.Status())
+
     def answer(self, announcement: Message, source: int) -> tuple[MPI.Request, memoryview]:
         """Receive what was announced into new memory; tell the sender if that waits for us."""
         kind, number, nbytes = _ANNOUNCEMENT.unpack(announcement)

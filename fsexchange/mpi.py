@@ -287,6 +287,10 @@ class Exchange(KeyExchange):
         self._check()
         described = self._attempt(lambda: arrays.describe(block, axis, offset, shape))
         plan = arrays.plan(self._allgather(described))
+        slabs = arrays.slabs(plan)
+        if slabs is not None:
+            pieces = self.alltoall(arrays.cut(block, self.rank, plan, slabs))
+            block, plan = arrays.merge(pieces, self.rank, plan, slabs), slabs
         root, made = self.root, None
         if self.rank == root:
             made = self._attempt(lambda: arrays.create(self.connector, plan))

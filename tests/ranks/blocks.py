@@ -147,7 +147,7 @@ def mismatches() -> None:
         assert (ex.assemble(np.full(2, rank)) == np.repeat(range(size), 2)).all()
 
 
-def of_one_hundred_mebibytes() -> None:
+def of_many_pages() -> None:
     """Across the pages and the calls that one write is made of."""
     with Exchange(comm, base / "store") as ex:
         mine = np.full((25 << 20) // size + rank, rank, "u1")

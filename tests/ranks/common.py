@@ -61,14 +61,22 @@ def is_gone(path: Path) -> bool:
 def left_behind(ex: Exchange) -> list[str]:
     """Return the objects in the directory of an Exchange, once all ranks are here; collective."""
     comm.Barrier()
-    found = [
+    found = _objects(ex)
+    deadline = time.monotonic() + 60  # clients list what another has removed for seconds
+    while found and ex.connector.policy.network and time.monotonic() < deadline:
+        time.sleep(0.1)
+        found = _objects(ex)
+    comm.Barrier()
+    return found
+
+
+def _objects(ex: Exchange) -> list[str]:
+    return [
         f"{folder}/{name}"
         for folder, _, names in os.walk(ex.connector.store_dir)
         for name in names
         if not name.startswith(".")
     ]
-    comm.Barrier()
-    return found
 
 
 def same(one: Any, other: Any) -> bool:
