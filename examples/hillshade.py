@@ -8,45 +8,35 @@ import sys
 import time
 
 import numpy as np
-from elevation import load_elevation, save_picture, show_table
-from mpi4py import MPI
+from elevation import hillshade, load_elevation
+from pictures import save_picture, show_table
 
 from fsexchange.keys import RECORD_SIZE
-from fsexchange.mpi import connect
-from fsexchange.serialize import deserialize, serialize
+from fsexchange.mpi import Exchange
 
-
-def hillshade(height, dx, dy, azimuth=1.75 * np.pi, altitude=0.25 * np.pi):
-    """Light on each point of a surface: the cosine between its normal and the sun's direction."""
-    south, east = np.gradient(height, dy, dx)
-    towards_sun = south * np.cos(azimuth) - east * np.sin(azimuth)
-    light = np.sin(altitude) + np.cos(altitude) * towards_sun
-    return np.clip(light / np.sqrt(1 + east**2 + south**2), 0, 1)
-
-
-model = load_elevation() if MPI.COMM_WORLD.rank == 0 else None
-
-with connect(MPI.COMM_WORLD) as ex:
+with Exchange() as ex:
+    model = load_elevation() if ex.rank == 0 else None
+    ex.barrier()
     start = time.perf_counter()
     # Written once by rank 0, mapped by all; only the key goes through MPI.
-    key = ex.bcast_key(ex.connector.put(serialize(model)) if ex.rank == 0 else None)
-    height, dx, dy = deserialize(ex.connector.get(key))
+    key = ex.bcast_key(ex.put(model) if ex.rank == 0 else None)
+    height, dx, dy = ex.get(key)
 
     # The slope at the edge of a rank's rows needs the row beyond it.
     first, last = (len(height) * (ex.rank + n) // ex.size for n in (0, 1))
     top, bottom = max(first - 1, 0), last + 1
     light = hillshade(height[top:bottom], dx, dy)[first - top : last - top]
 
-    part = ex.connector.put(serialize(light))
+    part = ex.put(light)
     parts = ex.gather_keys(part)
     if ex.rank == 0:
-        light = np.concatenate([deserialize(data) for data in ex.connector.get_batch(parts)])
+        light = np.concatenate(ex.store.get_batch(parts))
 
     seconds = time.perf_counter() - start
     files = key.nbytes + sum(k.nbytes for k in parts or [part])  # written or mapped
     messages = RECORD_SIZE * (ex.size + 1 if parts else 2)  # keys sent or received
     memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    rows = ex.comm.gather((ex.rank, last - first, files, messages, seconds, memory))
+    rows = ex.gather((ex.rank, last - first, files, messages, seconds, memory))
     if ex.rank == 0:
         show_table(rows)
         save_picture(sys.argv[1] if len(sys.argv) > 1 else "hillshade.png", height, light)

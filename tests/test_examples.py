@@ -36,6 +36,57 @@ def test_hillshade_is_the_same_picture_on_any_number_of_ranks(tmp_path: Path) ->
     assert np.corrcoef((south + east).ravel(), grey.ravel())[0, 1] > 0.5
 
 
+def test_heat_is_the_same_on_any_number_of_ranks(tmp_path: Path) -> None:
+    image = pytest.importorskip("matplotlib.image")
+    pictures = []
+    for n in (1, 3):
+        path = tmp_path / f"{n}.png"
+        status, out = mpirun(
+            "-n", str(n), sys.executable, "-m", "mpi4py", "examples/heat.py", str(path)
+        )
+        assert status == 0, out
+        assert "100 steps: slopes fell from 12.59 to" in out
+        pictures.append(image.imread(path))
+    assert pictures[0].shape[:2] == (344, 806)
+    assert np.array_equal(*pictures)
+    # As a serial solution has it, wherever the halo was.
+    example = runpy.run_path(str(ROOT / "examples" / "elevation.py"))
+    land = example["load_elevation"]()[0]
+    serial = land.copy()
+    for _ in range(100):
+        around = serial[:-2, 1:-1] + serial[2:, 1:-1] + serial[1:-1, :-2] + serial[1:-1, 2:]
+        serial[1:-1, 1:-1] += 0.2 * (around - 4 * serial[1:-1, 1:-1])
+    slopes = [np.abs(np.diff(height)).mean() for height in (land, serial)]
+    assert "slopes fell from {:.2f} to {:.2f} m".format(*slopes) in out
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_sweep(n: int) -> None:
+    status, out = mpirun("-n", str(n), sys.executable, "-m", "mpi4py", "examples/sweep.py")
+    assert status == 0, out
+    assert f"288 suns, {n} ranks" in out
+    assert "azimuth 100, altitude 20: contrast 0.1748" in out.splitlines()
+    assert "mean of all: 0.1186" in out
+
+
+def test_blocks_written_by_four_ranks_and_read_by_three(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    program = [sys.executable, "-m", "mpi4py"]
+    status, out = mpirun("-n", "4", *program, "examples/write_blocks.py", store)
+    assert status == 0, out
+    written = re.search(r"4 ranks wrote 48000128 bytes to (\S+)", out)
+    assert written, out
+    assert np.load(written[1]).shape == (6000, 1000)
+    status, out = mpirun("-n", "3", *program, "examples/read_blocks.py", store)
+    assert status == 0, out
+    assert out.splitlines() == [
+        "rank 0: columns 0 to 332, mean 2999666.0",
+        "rank 1: columns 333 to 665, mean 2999999.0",
+        "rank 2: columns 666 to 999, mean 3000332.5",
+    ]
+    assert not store.exists()
+
+
 @pytest.mark.parametrize("n", [1, 2, 4])
 def test_readme_mpirun_example(n: int, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(BLOCKS[1])
