@@ -46,8 +46,6 @@ class KeyExchange:
             comm = MPI.COMM_WORLD
         if not isinstance(comm, MPI.Intracomm):
             raise ValueError("Exchange takes an intracommunicator; merge this one first: Merge()")
-        if inline_limit < 0 or abort_timeout < 0:
-            raise ValueError("inline_limit and abort_timeout are bytes and seconds, 0 or more")
         self.comm = comm.Dup()
         # Messages of the user's own on `comm` must not be taken for ours, nor either for acks.
         self._comm = comm.Dup()
@@ -56,13 +54,19 @@ class KeyExchange:
         self.root = root
         self.abort_timeout = abort_timeout
         try:
-            everyone = self._comm.allgather((socket.gethostname(), root))
-            self.hosts = [host for host, _ in everyone]
-            roots = {wanted for _, wanted in everyone}
-            if len(roots) > 1 or not 0 <= root < self.size:
+            everyone = self._comm.allgather(
+                (socket.gethostname(), repr(root), _problem(inline_limit, abort_timeout))
+            )
+            hosts, roots, problems = zip(*everyone, strict=True)
+            self.hosts = list(hosts)
+            if len(set(roots)) > 1 or root not in range(self.size):
                 raise ValueError(
-                    f"root must be the same rank below {self.size} everywhere, not {sorted(roots)}"
+                    f"root must be the same rank below {self.size} everywhere, not "
+                    + ", ".join(sorted(set(roots)))
                 )
+            for rank, problem in enumerate(problems):
+                if problem:
+                    raise ValueError(f"{problem} on rank {rank}")
             self.connector, self._temporary, self.inline_limit = share(
                 self._comm,
                 store_dir,
@@ -260,6 +264,15 @@ class KeyExchange:
             self._key(bytes(records[rank * RECORD_SIZE : (rank + 1) * RECORD_SIZE]), rank)
             for rank in range(self.size)
         ]
+
+
+def _problem(inline_limit: object, abort_timeout: object) -> str:
+    """Return what is wrong with one rank's arguments, to be raised on all."""
+    if not isinstance(inline_limit, int) or inline_limit < 0:
+        return f"inline_limit is {inline_limit!r}, and should be bytes, 0 or more,"
+    if not isinstance(abort_timeout, (int, float)) or not abort_timeout >= 0:
+        return f"abort_timeout is {abort_timeout!r}, and should be seconds, 0 or more,"
+    return ""
 
 
 def _record(key: FileKey | None) -> tuple[bytes, Exception | None]:

@@ -28,6 +28,7 @@ from fsexchange.message import (
     named,
     spill,
 )
+from fsexchange.request import Request
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -91,8 +92,9 @@ class Exchange(KeyExchange):
     -----
     A rank that fails in its part of a verb (an object that cannot be pickled, a full disk) raises
     its own error; whoever waits for its data raises `RemoteError`, which has that error, its rank
-    and host; the others go on, and the Exchange stays usable.
+    and host; the others go on, and the Exchange stays usable. It is for one thread at a time.
 
+    >>> import numpy as np
     >>> with Exchange(MPI.COMM_SELF) as ex:
     ...     ex.bcast({"any": "object"}), ex.allgather(np.arange(3)), ex.get(ex.put("stays"))
     ({'any': 'object'}, [array([0, 1, 2])], 'stays')
@@ -157,19 +159,25 @@ class Exchange(KeyExchange):
         self._check(dest=dest)
         if dest == MPI.PROC_NULL:
             return
-        sent = self._encode(obj)
-        if sent.error is not None:
-            self._mailbox.post(sent.messages[0], dest, tag)
-            raise sent.error
+        sent = self._encode_for_one(obj)
         mailbox, message = self._mailbox, sent.messages[0]
+        if sent.error is not None:
+            mailbox.post(message, dest, tag)
+            raise sent.error
         with evicted_if_lost(self.connector, sent):
             number = mailbox.offer(message, dest, tag)
         if number is None:
             return
-        awaited = mailbox.is_awaited(dest, number)
-        if not awaited:
-            sent = spill(self.connector, message)
-        mailbox.follow(sent.messages[0], dest, number, wait=awaited)
+        awaited = False
+        try:
+            awaited = mailbox.is_awaited(dest, number)
+            if not awaited:
+                sent = spill(self.connector, message)
+        except BaseException:  # Ctrl-C: what was offered must come
+            sent = Outgoing([failure(InterruptedError("the sender was interrupted"))])
+            raise
+        finally:
+            mailbox.follow(sent.messages[0], dest, number, wait=awaited)
         if sent.error is not None:
             raise sent.error
 
@@ -180,13 +188,13 @@ class Exchange(KeyExchange):
         """
         self._check(dest=dest)
         if dest == MPI.PROC_NULL:
-            return Request(self, [])
-        sent = encode(self.connector, obj, 0 if self._mailbox.crowded else self.inline_limit)
+            return Request([])
+        sent = self._encode_for_one(obj)
         with evicted_if_lost(self.connector, sent):
             requests = self._mailbox.post(sent.messages[0], dest, tag)
         if sent.error is not None:
             raise sent.error
-        return Request(self, requests)
+        return Request(requests)
 
     def recv(
         self,
@@ -199,14 +207,14 @@ class Exchange(KeyExchange):
         self._check()
         status = MPI.Status() if status is None else status
         message = self._mailbox.receive(source, tag, status)
-        return None if message is None else self.received(message, status.source)
+        return None if message is None else self._received(message, status.source)
 
     def irecv(
         self, buf: Any = None, source: int = MPI.ANY_SOURCE, tag: int = MPI.ANY_TAG
     ) -> Request:
         """Return a request for an object that another rank sends; `buf` is ignored."""
         self._check()
-        return Request(self, Incoming(self._mailbox, source, tag))
+        return Request(Incoming(self._mailbox, source, tag), self._received)
 
     def sendrecv(
         self,
@@ -243,6 +251,7 @@ class Exchange(KeyExchange):
         Every rank writes its block into its place of one file: a node holds one copy, however
         many ranks it has. See `put_blocks` for blocks, places and errors.
 
+        >>> import numpy as np
         >>> with Exchange(MPI.COMM_SELF) as ex:
         ...     ex.assemble(np.ones((2, 3))).shape
         (2, 3)
@@ -307,8 +316,8 @@ class Exchange(KeyExchange):
 
     # ---- how ------------------------------------------------------------------------------------
 
-    def received(self, message: Message, source: int) -> Any:
-        """Return the object of a message to this rank alone; for `Request`."""
+    def _received(self, message: Message, source: int) -> Any:
+        """Return the object of a message to this rank alone."""
         host = self.hosts[source]
         if len(message) < HEAD_SIZE or message[0] not in KINDS:
             raise ValueError(
@@ -319,6 +328,9 @@ class Exchange(KeyExchange):
 
     def _encode(self, obj: Any) -> Outgoing:
         return encode(self.connector, obj, self.inline_limit)
+
+    def _encode_for_one(self, obj: Any) -> Outgoing:
+        return encode(self.connector, obj, 0 if self._mailbox.crowded else self.inline_limit)
 
     def _encode_each(self, objs: Any, verb: str) -> Outgoing:
         return encode_each(self.connector, objs, self.size, self.inline_limit, verb)
@@ -377,43 +389,6 @@ class Exchange(KeyExchange):
         if error is not None:
             raise error
         return objs
-
-
-class Request:
-    """A send or receive under way; made by `isend` and `irecv`."""
-
-    def __init__(self, exchange: Exchange, under_way: Incoming | list[MPI.Request]) -> None:
-        self._exchange = exchange
-        self._under_way: Incoming | list[MPI.Request] = under_way
-
-    def wait(self, status: MPI.Status | None = None) -> Any:
-        """Wait for the end; return the object that was received, None for a send."""
-        return self._end(status, wait=True)[1]
-
-    def test(self, status: MPI.Status | None = None) -> tuple[bool, Any]:
-        """Return True and what `wait` would, or False and None; does not wait."""
-        return self._end(status, wait=False)
-
-    @staticmethod
-    def waitall(requests: Iterable[Request]) -> list[Any]:
-        """Wait for several, and return what each `wait` does."""
-        return [request.wait() for request in requests]
-
-    def _end(self, status: MPI.Status | None, *, wait: bool) -> tuple[bool, Any]:
-        under_way = self._under_way
-        if isinstance(under_way, list):
-            if wait:
-                MPI.Request.Waitall(under_way)
-            return MPI.Request.Testall(under_way), None
-        if not under_way.has_come(wait=wait):
-            return False, None
-        if status is not None:
-            status.source, status.tag = under_way.status.source, under_way.status.tag
-        self._under_way = []  # a second wait returns None, as mpi4py's
-        message = under_way.message
-        if message is None:
-            return True, None
-        return True, self._exchange.received(message, under_way.status.source)
 
 
 #: The same under the name of what it does.
