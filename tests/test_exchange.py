@@ -13,8 +13,9 @@ from .processes import needs_room, small_tmpfs
 pytestmark = needs_mpi
 
 
-def passes(n: int, body: str, base: Path, *, timeout: float = 60, module: str = "verbs") -> str:
-    status, out = mpirun(*ranks(n, body, base, module=module), timeout=timeout)
+def passes(n: int, body: str, base: Path, *, timeout: float = 60, large: int = 12 << 20) -> str:
+    before = ["env", f"FSEXCHANGE_TEST_LARGE={large}"]
+    status, out = mpirun(*ranks(n, body, base, module="verbs"), timeout=timeout, before=before)
     assert status == 0, out
     assert "passed on all ranks" in out
     return out
@@ -22,7 +23,7 @@ def passes(n: int, body: str, base: Path, *, timeout: float = 60, module: str = 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 8])
 def test_same_as_mpi4py(n: int, shm_dir: Path) -> None:
-    passes(n, "same_as_mpi4py", shm_dir, timeout=120)
+    passes(n, "same_as_mpi4py", shm_dir, timeout=120, large=(12 if n < 8 else 5) << 20)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 8])

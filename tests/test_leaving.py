@@ -46,7 +46,7 @@ def test_rank_that_raises_ends_the_job(when: str, verb: str, tmp_path: Path) -> 
     assert status != 0, out
     assert "KeyError: 'the reason'" in out
     assert "fsexchange: rank 2 (" in out
-    assert "of 3 ranks had not left after 1 s: 0 (" in out
+    assert "of 3 ranks had not left after 0.3 s: 0 (" in out
     assert not (tmp_path / "store").exists()
 
 
@@ -69,7 +69,7 @@ def test_missing_ranks_are_named(launcher: tuple[str, ...], tmp_path: Path) -> N
     assert "KeyError: 'reason of 1'" in out
     assert "KeyError: 'reason of 2'" in out
     assert "rank 2 (" in out
-    assert "aborts the job: 2 of 4 ranks had not left after 1 s: 0 (" in out
+    assert "aborts the job: 2 of 4 ranks had not left after 0.3 s: 0 (" in out
     assert ", 3 (" in out
     assert not (tmp_path / "store").exists()
 

@@ -43,7 +43,7 @@ def call(ex: Exchange, verb: str, obj: Any) -> Any:
 
 def before(verb: str) -> None:
     """The last rank never comes to the verb."""
-    with Exchange(comm, base / "store", abort_timeout=1) as ex:
+    with Exchange(comm, base / "store", abort_timeout=0.3) as ex:
         ex.put(np.ones(1 << 20))
         if rank == size - 1:
             raise KeyError("the reason")
@@ -53,7 +53,7 @@ def before(verb: str) -> None:
 
 def after(verb: str) -> None:
     """The last rank leaves as the others go on."""
-    with Exchange(comm, base / "store", abort_timeout=1) as ex:
+    with Exchange(comm, base / "store", abort_timeout=0.3) as ex:
         call(ex, verb, None if "key" in verb else np.ones(1 << 20))
         if rank == size - 1:
             raise KeyError("the reason")
@@ -71,11 +71,11 @@ def inside(verb: str) -> None:
 
 
 def two_leave() -> None:
-    """Two ranks leave, with 60 s and with 1 s of patience, and the others wait for them."""
-    timeout = 60.0 if rank == 1 else 1.0
+    """Two ranks leave, with 60 s and with 0.3 s of patience, and the others wait for them."""
+    timeout = 60.0 if rank == 1 else 0.3
     with Exchange(comm, base / "store", abort_timeout=timeout) as ex:
         if rank == 1:
-            time.sleep(0.3)
+            time.sleep(0.05)
         if 0 < rank < 3:
             raise KeyError(f"reason of {rank}")
         ex.allgather(None)
@@ -98,7 +98,7 @@ def all_come_in_time() -> None:
 
 def killed() -> None:
     """By SIGKILL, with objects of everybody's in the store."""
-    with Exchange(comm, base / "store", abort_timeout=1) as ex:
+    with Exchange(comm, base / "store", abort_timeout=0.3) as ex:
         ex.put(np.ones(1 << 20))
         ex.barrier()
         if rank == size - 1:
