@@ -18,8 +18,10 @@ from fsexchange.message import Message, length
 # What one rank sends to all costs MPICH the same up to 4 KiB: 1.4 us with 2 ranks, 5.4 with 4.
 _PACKET_TO_ALL = 2048
 
-# What all send to all is as many packets a rank as there are ranks.
-_PACKET = 128
+# What one rank gets of all is as many packets as there are ranks: up to so many bytes together, and
+# never less each than a message that names a file.
+_PACKETS = 8192
+_SMALLEST_PACKET = 128
 
 
 def bcast(comm: MPI.Intracomm, message: Message | None, root: int) -> Message:
@@ -44,44 +46,48 @@ def bcast(comm: MPI.Intracomm, message: Message | None, root: int) -> Message:
 
 def gather(comm: MPI.Intracomm, message: Message, root: int) -> list[Message] | None:
     """Return the messages of all ranks, in their order, on the root; None on the others."""
-    packets = bytearray(_PACKET * comm.size) if comm.rank == root else None
-    comm.Gather(_packet(message), packets, root)
-    rest = memoryview(message)[_PACKET:]
+    size = _packet_size(comm)
+    packets = bytearray(size * comm.size) if comm.rank == root else None
+    comm.Gather(_packet(message, size), packets, root)
+    rest = memoryview(message)[size:]
     if packets is None:
         comm.Gatherv(rest, None, root)
         return None
-    arriving = _Arriving(packets)
+    arriving = _Arriving(packets, size)
     comm.Gatherv(rest, arriving.rests, root)
     return arriving.messages()
 
 
 def allgather(comm: MPI.Intracomm, message: Message) -> list[Message]:
     """Return the messages of all ranks, in their order, on every rank."""
-    packets = bytearray(_PACKET * comm.size)
-    comm.Allgather(_packet(message), packets)
-    arriving = _Arriving(packets)
+    size = _packet_size(comm)
+    packets = bytearray(size * comm.size)
+    comm.Allgather(_packet(message, size), packets)
+    arriving = _Arriving(packets, size)
     if any(arriving.counts):
-        comm.Allgatherv(memoryview(message)[_PACKET:], arriving.rests)
+        comm.Allgatherv(memoryview(message)[size:], arriving.rests)
     return arriving.messages()
 
 
 def scatter(comm: MPI.Intracomm, messages: Sequence[Message] | None, root: int) -> Message:
     """Return the message for this rank of the root's messages, one for each rank."""
-    packet = bytearray(_PACKET)
-    packets = None if messages is None else b"".join(map(_packet, messages))
+    size = _packet_size(comm)
+    packet = bytearray(size)
+    packets = None if messages is None else b"".join(_packet(m, size) for m in messages)
     comm.Scatter(packets, packet, root)
-    arriving = _Arriving(packet)
-    rests = None if messages is None else _rests(messages)
+    arriving = _Arriving(packet, size)
+    rests = None if messages is None else _rests(messages, size)
     comm.Scatterv(rests, arriving.rest, root)
     return arriving.messages()[0]
 
 
 def alltoall(comm: MPI.Intracomm, messages: Sequence[Message]) -> list[Message]:
     """Return the messages for this rank of all ranks, in their order; each has one for each."""
-    packets = bytearray(_PACKET * comm.size)
-    comm.Alltoall(b"".join(map(_packet, messages)), packets)
-    arriving = _Arriving(packets)
-    comm.Alltoallv(_rests(messages), arriving.rests)
+    size = _packet_size(comm)
+    packets = bytearray(size * comm.size)
+    comm.Alltoall(b"".join(_packet(m, size) for m in messages), packets)
+    arriving = _Arriving(packets, size)
+    comm.Alltoallv(_rests(messages, size), arriving.rests)
     return arriving.messages()
 
 
@@ -93,11 +99,11 @@ def empty(nbytes: int) -> memoryview:
 class _Arriving:
     """Memory for whole messages whose packets have come; the rests go in at their places."""
 
-    def __init__(self, packets: bytearray) -> None:
-        self._packets = packets
-        view = memoryview(packets)
-        lengths = [length(view[at:]) for at in range(0, len(packets), _PACKET)]
-        self.counts = [max(0, nbytes - _PACKET) for nbytes in lengths]
+    def __init__(self, packets: bytearray, packet_size: int) -> None:
+        self._packets = memoryview(packets)
+        self._size = packet_size
+        lengths = [length(self._packets[at:]) for at in range(0, len(packets), packet_size)]
+        self.counts = [max(0, nbytes - packet_size) for nbytes in lengths]
         self._ends = list(accumulate(lengths))
         self._begins = [end - nbytes for end, nbytes in zip(self._ends, lengths, strict=True)]
         self._memory = empty(self._ends[-1])
@@ -111,25 +117,31 @@ class _Arriving:
     @property
     def rest(self) -> memoryview:
         """Where it puts the only one."""
-        return self._memory[_PACKET:]
+        return self._memory[self._size :]
 
     def messages(self) -> list[Message]:
         """Return all, once the rests have come."""
         whole: list[Message] = []
         for n, (begin, end) in enumerate(zip(self._begins, self._ends, strict=True)):
             message = self._memory[begin:end]
-            packet = memoryview(self._packets)[n * _PACKET : (n + 1) * _PACKET]
-            message[:_PACKET] = packet[: end - begin]
+            packet = self._packets[n * self._size : (n + 1) * self._size]
+            message[: self._size] = packet[: end - begin]
             whole.append(message)
         return whole
 
 
-def _packet(message: Message) -> bytes:
-    return bytes(message[:_PACKET]).ljust(_PACKET, b"\0")
+def _packet_size(comm: MPI.Intracomm) -> int:
+    return max(_SMALLEST_PACKET, min(_PACKET_TO_ALL, _PACKETS // comm.size))
 
 
-def _rests(messages: Sequence[Message]) -> tuple[bytes, list[int], list[int], MPI.Datatype]:
-    rests = [memoryview(message)[_PACKET:] for message in messages]
+def _packet(message: Message, size: int) -> bytes:
+    return bytes(message[:size]).ljust(size, b"\0")
+
+
+def _rests(
+    messages: Sequence[Message], packet_size: int
+) -> tuple[bytes, list[int], list[int], MPI.Datatype]:
+    rests = [memoryview(message)[packet_size:] for message in messages]
     ends = list(accumulate(map(len, rests)))
     begins = [end - len(rest) for end, rest in zip(ends, rests, strict=True)]
     return b"".join(rests), list(map(len, rests)), begins, MPI.BYTE

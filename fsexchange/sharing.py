@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 # as it caches the absence: 30 s by default on NFS (acdirmin, nfs(5)).
 _HIDDEN_FOR = 35.0
 
-#: Bytes up to which an object rides inside its message. Between the ranks of one host, on tmpfs,
+#: Bytes up to which an object rides inside its message. Between 4 ranks of one host, on tmpfs,
 #: messages and files cost the same at 4 MiB (allgather, alltoall) to 32 MiB (bcast, send):
 #: `scripts/bench-exchange`. Beyond, files keep one copy a node where messages make one a rank.
-INLINE_LIMIT = 4 << 20
+INLINE_LIMIT = 8 << 20
 
 
 class Shared(NamedTuple):
