@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from functools import reduce
 from itertools import pairwise
@@ -56,7 +57,7 @@ class Plan(NamedTuple):
         """The begin of the `.npy` file; a multiple of 64 bytes."""
         file = io.BytesIO()
         fields = {
-            "descr": _npy.dtype_to_descr(self.dtype),
+            "descr": _descr(self.dtype),
             "fortran_order": self.fortran,
             "shape": self.shape,
         }
@@ -89,6 +90,13 @@ class Plan(NamedTuple):
         return lengths[::-1] if self.fortran else lengths
 
 
+def _descr(dtype: np.dtype[Any]) -> Any:
+    with warnings.catch_warnings():
+        # Of metadata, which numpy 2.2 sees in every dtype with subarrays.
+        warnings.simplefilter("ignore", UserWarning)
+        return _npy.dtype_to_descr(dtype)
+
+
 def describe(
     block: npt.ArrayLike, axis: int, offset: Sequence[int] | None, shape: Sequence[int] | None
 ) -> Block:
@@ -99,7 +107,7 @@ def describe(
     dtype = array.dtype
     if dtype.hasobject:
         raise TypeError(f"a block of Python objects ({dtype}): use allgather, or another dtype")
-    if _npy.descr_to_dtype(_npy.dtype_to_descr(dtype)) != dtype:
+    if _npy.descr_to_dtype(_descr(dtype)) != dtype:
         raise TypeError(f"a block of dtype {dtype}, which a .npy file cannot say")
     if array.ndim == 0:
         raise ValueError("a block without axes: make it block[np.newaxis]")
@@ -196,13 +204,18 @@ def slabs(plan: Plan) -> Plan | None:
     if not any(plan.run(rank)[1] < _SHORT_RUN <= plan.block_nbytes(rank) for rank in ranks):
         return None
     axes = range(len(plan.shape))
-    slowest = next(n for n in plan.in_file_order(tuple(axes)) if plan.shape[n] > 1)
+    long = [n for n in plan.in_file_order(tuple(axes)) if plan.shape[n] >= len(ranks)]
+    if not long:
+        return None  # few ranks would have to hold all
+    slowest = long[0]
     cuts = [plan.shape[slowest] * rank // len(ranks) for rank in range(len(ranks) + 1)]
     offsets, blocks = [], []
     for begin, end in pairwise(cuts):
         offsets.append(tuple(begin if n == slowest else 0 for n in axes))
         blocks.append(tuple(end - begin if n == slowest else plan.shape[n] for n in axes))
-    return plan._replace(offsets=offsets, blocks=blocks)
+    made = plan._replace(offsets=offsets, blocks=blocks)
+    longer = min(made.run(rank)[1] for rank in ranks) > min(plan.run(rank)[1] for rank in ranks)
+    return made if longer else None
 
 
 def cut(block: npt.ArrayLike, rank: int, plan: Plan, slabs: Plan) -> list[npt.NDArray[Any] | None]:

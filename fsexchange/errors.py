@@ -185,7 +185,7 @@ class RemoteError(FsExchangeError, RuntimeError):
     rank: int = -1
     host: str = ""
     cause: BaseException | None = None
-    """What the other raised, or None: that cannot be loaded here."""
+    """What the other raised, or a RemoteError of its text where that cannot be loaded here."""
     traceback: str = ""
     """Where the other raised it, as text."""
 
@@ -194,7 +194,8 @@ class RemoteError(FsExchangeError, RuntimeError):
         if self.cause is not None:
             self.__cause__ = self.cause
         if self.traceback:
-            (self.cause or self).__cause__ = RemoteTraceback(self.traceback)
+            shown = self if self.cause is None else self.cause
+            shown.__cause__ = RemoteTraceback(self.traceback)
 
 
 class RemoteTraceback(Exception):  # noqa: N818  (the standard library's pools have the same)

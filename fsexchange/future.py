@@ -16,19 +16,28 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+# Characters of a traceback that are kept, its end.
+_MOST_TEXT = 10_000
+
+
 class Failure:
     """What a future holds instead of a result; whoever loads it gets the exception raised."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
-        self.traceback = "".join(traceback.format_exception(error))
+        self.traceback = "".join(traceback.format_exception(error))[-_MOST_TEXT:]
+
+    @property
+    def last_line(self) -> str:
+        """What was raised, as a traceback ends: its type and what it says."""
+        return "".join(traceback.format_exception_only(type(self.error), self.error)).strip()
 
     def __reduce__(self) -> tuple[Any, ...]:
         try:
             data = dumps(self.error)
             deserialize(data)  # not every exception that can be pickled can be unpickled
         except Exception:
-            data = dumps(RemoteError(repr(self.error)))
+            data = dumps(RemoteError(self.last_line))
         return _load_failure, (data, self.traceback)
 
     def exception(self) -> BaseException:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import operator
 import os
 import socket
 import sys
@@ -16,6 +18,7 @@ from fsexchange.errors import InvalidKeyError, RemoteError, StoreClosedError
 from fsexchange.keys import RECORD_SIZE, FileKey
 from fsexchange.leaving import leave
 from fsexchange.mailbox import Mailbox
+from fsexchange.message import named_in
 from fsexchange.sharing import INLINE_LIMIT, share
 from fsexchange.store import Store
 
@@ -55,18 +58,17 @@ class KeyExchange:
         self.abort_timeout = abort_timeout
         try:
             everyone = self._comm.allgather(
-                (socket.gethostname(), repr(root), _problem(inline_limit, abort_timeout))
+                (socket.gethostname(), *_checked(root, inline_limit, abort_timeout))
             )
             hosts, roots, problems = zip(*everyone, strict=True)
             self.hosts = list(hosts)
-            if len(set(roots)) > 1 or root not in range(self.size):
-                raise ValueError(
-                    f"root must be the same rank below {self.size} everywhere, not "
-                    + ", ".join(sorted(set(roots)))
-                )
             for rank, problem in enumerate(problems):
                 if problem:
                     raise ValueError(f"{problem} on rank {rank}")
+            if len(set(roots)) > 1 or not 0 <= root < self.size:
+                raise ValueError(
+                    f"root must be the same rank below {self.size} everywhere, not {sorted(roots)}"
+                )
             self.connector, self._temporary, self.inline_limit = share(
                 self._comm,
                 store_dir,
@@ -179,6 +181,9 @@ class KeyExchange:
         record = self._mailbox.receive(source, tag, status)
         if record is None:
             return None
+        lost = named_in(record)
+        if lost is not None:
+            self.connector.evict(lost)
         if len(record) != RECORD_SIZE:
             raise InvalidKeyError(
                 f"what rank {status.source} sent is no key; receive what was sent by send by recv",
@@ -198,7 +203,10 @@ class KeyExchange:
 
     def _end(self) -> None:
         try:
-            self._mailbox.drain()
+            for message in self._mailbox.drain():
+                key = named_in(message)
+                if key is not None:
+                    self.connector.evict(key)  # the store may be kept, and nobody knows of it
             self.connector.close()
         finally:
             self._control.Barrier()
@@ -266,13 +274,18 @@ class KeyExchange:
         ]
 
 
-def _problem(inline_limit: object, abort_timeout: object) -> str:
-    """Return what is wrong with one rank's arguments, to be raised on all."""
-    if not isinstance(inline_limit, int) or inline_limit < 0:
-        return f"inline_limit is {inline_limit!r}, and should be bytes, 0 or more,"
-    if not isinstance(abort_timeout, (int, float)) or not abort_timeout >= 0:
-        return f"abort_timeout is {abort_timeout!r}, and should be seconds, 0 or more,"
-    return ""
+def _checked(root: int, inline_limit: int, abort_timeout: float) -> tuple[int, str]:
+    """Return the root, and what is wrong with one rank's arguments, to be raised on all."""
+    try:
+        root = operator.index(root)
+        if operator.index(inline_limit) >= 0 and float(abort_timeout) >= 0:
+            return root, ""
+    except (TypeError, ValueError):
+        pass
+    return -1, (
+        "root should be a rank, inline_limit bytes and abort_timeout seconds, 0 or more, and are "
+        f"{root!r}, {inline_limit!r} and {abort_timeout!r}"
+    )
 
 
 def _record(key: FileKey | None) -> tuple[bytes, Exception | None]:
@@ -302,4 +315,5 @@ def _failed(error: Exception) -> bytes:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError, ValueError):  # a closed stderr must not keep us from leaving
+        print(text, file=sys.stderr, flush=True)

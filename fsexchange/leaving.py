@@ -39,8 +39,9 @@ def leave(comm: MPI.Intracomm, *, by_exception: bool, timeout: float | None) -> 
             comm.Send(_NOTHING, rank, _HERE)
             answered.add(rank)
         here.update(_senders(comm, _HERE))
-        if deadline is not None and time.monotonic() > deadline:
-            return [rank for rank in others if rank not in here]
+        missing = [rank for rank in others if rank not in here]
+        if missing and deadline is not None and time.monotonic() > deadline:
+            return missing
         time.sleep(pause)
         pause = min(pause + 1e-5, 1e-3)
     # Leave no message behind. All others are here, too, and do the same.

@@ -19,9 +19,9 @@ from mpi4py import MPI
 from fsexchange.message import KINDS, Message
 from fsexchange.packets import empty
 
-# Bytes that an MPI takes from a sender without asking the receiver: MPICH's limit between processes
-# of one host, and the smallest of the common ones.
-_EAGER = 4096
+# Bytes that an MPI takes from a sender without asking the receiver: less than MPICH's limit between
+# processes of one host, 4096, which others count with a header of theirs.
+EAGER = 4000
 
 # Announcements: the message follows by itself, or once its receiver has said that it is ready.
 _FOLLOWS, _OFFERED = 9, 10
@@ -53,18 +53,22 @@ class Mailbox:
         self._counter = itertools.count()
         last_tag = cast(int, MPI.COMM_WORLD.Get_attr(MPI.TAG_UB))
         self._numbers = (last_tag - _FIRST_NUMBER) // 2
-        self._leaving: list[tuple[MPI.Request, Message]] = []
-        self._leaving_bytes = 0
+        self._underway: list[tuple[MPI.Request, Message]] = []
+        self._underway_bytes = 0
         self._look_again_at = 64
+        # MPI writes into their memory, whether their receiver still wants them or not.
+        self.expected: set[Incoming] = set()
 
     @property
     def crowded(self) -> bool:
         """Whether so much is on its way that more must not be kept in memory."""
-        return self._leaving_bytes >= _CROWD
+        if self._underway_bytes >= _CROWD:
+            self._forget_delivered()
+        return self._underway_bytes >= _CROWD
 
     def post(self, message: Message, dest: int, tag: int) -> list[MPI.Request]:
         """Send without waiting; the message is kept until it is delivered."""
-        if len(message) <= _EAGER:
+        if len(message) <= EAGER:
             return [self._isend(self.comm, message, dest, tag)]
         number = self._number()
         head = _ANNOUNCEMENT.pack(_FOLLOWS, number, len(message))
@@ -75,7 +79,7 @@ class Mailbox:
 
     def offer(self, message: Message, dest: int, tag: int) -> int | None:
         """Announce a message and return its number; None for a short one, which is sent at once."""
-        if len(message) <= _EAGER:
+        if len(message) <= EAGER:
             self._isend(self.comm, message, dest, tag)
             return None
         number = self._number()
@@ -109,35 +113,49 @@ class Mailbox:
         found.Recv(message)
         if message[0] not in (_FOLLOWS, _OFFERED):
             return message
-        request, message = self.answer(message, status.source)
+        request, buffer = self.answer(message, status.source)
+        self.be_ready(message, status.source)
         its_status = MPI.Status()
         request.Wait(its_status)
-        return message[: its_status.Get_count()]
+        return buffer[: its_status.Get_count()]
 
-    def drain(self) -> None:
-        """Receive what nobody has, as MPI would keep it, once all ranks have ended their use."""
+    def drain(self) -> list[Message]:
+        """Return what nobody has received, once all ranks have ended their use."""
+        for incoming in self.expected:
+            incoming.give_up()
+        self.expected.clear()
+        found = []
         while self.comm.Iprobe():
-            self.receive(MPI.ANY_SOURCE, MPI.ANY_TAG, MPI.Status())
+            message = self.receive(MPI.ANY_SOURCE, MPI.ANY_TAG, MPI.Status())
+            if message is not None:
+                found.append(message)
+        return found
 
     def answer(self, announcement: Message, source: int) -> tuple[MPI.Request, memoryview]:
-        """Receive what was announced into new memory; tell the sender if that waits for us."""
-        kind, number, nbytes = _ANNOUNCEMENT.unpack(announcement)
+        """Receive what was announced into new memory."""
+        _, number, nbytes = _ANNOUNCEMENT.unpack(announcement)
         buffer = empty(max(nbytes, _FAILURE_UP_TO))
-        request = self.control.Irecv(buffer, source, number)
+        return self.control.Irecv(buffer, source, number), buffer
+
+    def be_ready(self, announcement: Message, source: int) -> None:
+        """Tell a sender that asks for it that its receiver waits, until it has all."""
+        kind, number, _ = _ANNOUNCEMENT.unpack(announcement)
         if kind == _OFFERED:
             self._isend(self.control, _NOTHING, source, number + 1)
-        return request, buffer
 
     def _isend(self, comm: MPI.Intracomm, message: Message, dest: int, tag: int) -> MPI.Request:
         request = comm.Isend(message, dest, tag)
         if not request.Test():
-            self._leaving.append((request, message))
-            self._leaving_bytes += len(message)
-            if len(self._leaving) >= self._look_again_at or self.crowded:
-                self._leaving = [pair for pair in self._leaving if not pair[0].Test()]
-                self._leaving_bytes = sum(len(message) for _, message in self._leaving)
-                self._look_again_at = 2 * len(self._leaving) + 64
+            self._underway.append((request, message))
+            self._underway_bytes += len(message)
+            if len(self._underway) >= self._look_again_at:
+                self._forget_delivered()
         return request
+
+    def _forget_delivered(self) -> None:
+        self._underway = [pair for pair in self._underway if not pair[0].Test()]
+        self._underway_bytes = sum(len(message) for _, message in self._underway)
+        self._look_again_at = 2 * len(self._underway) + 64
 
     def _number(self) -> int:
         """Return the tag for what follows; the next one is for its receiver's answer."""
@@ -149,30 +167,49 @@ class Incoming:
 
     def __init__(self, mailbox: Mailbox, source: int, tag: int) -> None:
         self._mailbox = mailbox
-        self._buffer = empty(_EAGER)
+        self._buffer = empty(EAGER)
         self._request = mailbox.comm.Irecv(self._buffer, source, tag)
-        self._announced = False
+        self._announcement: Message | None = None
+        self._ready = False
         self.status = MPI.Status()
+        mailbox.expected.add(self)
 
     def has_come(self, *, wait: bool) -> bool:
         """Tell whether it is all there, or wait until it is."""
-        status = MPI.Status() if self._announced else self.status
-        if wait:
-            self._request.Wait(status)
-        elif not self._request.Test(status):
+        if self._announcement is None:
+            if not self._is_done(self.status, wait=wait):
+                return False
+            self._buffer = self._buffer[: self.status.Get_count()]
+            if len(self._buffer) == 0 or self._buffer[0] not in (_FOLLOWS, _OFFERED):
+                self._mailbox.expected.discard(self)
+                return True
+            self._announcement = self._buffer
+            self._request, self._buffer = self._mailbox.answer(
+                self._announcement, self.status.source
+            )
+        if wait and not self._ready:
+            # Not by who only looks: the sender would stay until that looks again.
+            self._ready = True
+            self._mailbox.be_ready(self._announcement, self.status.source)
+        status = MPI.Status()
+        if not self._is_done(status, wait=wait):
             return False
-        if status.source == MPI.PROC_NULL:
-            self._buffer = self._buffer[:0]
-            return True
-        message = self._buffer[: status.Get_count()]
-        if self._announced or message[0] not in (_FOLLOWS, _OFFERED):
-            self._buffer = message
-            return True
-        self._announced = True
-        self._request, self._buffer = self._mailbox.answer(message, status.source)
-        return self.has_come(wait=wait)
+        self._buffer = self._buffer[: status.Get_count()]
+        self._mailbox.expected.discard(self)
+        return True
+
+    def give_up(self) -> None:
+        """Take the memory back from MPI."""
+        self._request.Cancel()
+        self._request.Wait()
 
     @property
     def message(self) -> Message | None:
         """The message, once it has come; None from PROC_NULL."""
         return self._buffer if len(self._buffer) else None
+
+    def _is_done(self, status: MPI.Status, *, wait: bool) -> bool:
+        if not wait:
+            return self._request.Test(status)
+        self._request.Wait(status)
+        return True

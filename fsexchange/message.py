@@ -140,6 +140,13 @@ def named(key: FileKey) -> bytes:
     return _message(_FILE, key.pack())
 
 
+def named_in(message: Message) -> FileKey | None:
+    """Return the key of the file that a message to one rank is about, if it is about one."""
+    if len(message) != HEAD_SIZE + RECORD_SIZE or message[0] != _FILE:
+        return None
+    return FileKey.unpack(memoryview(message)[HEAD_SIZE:])
+
+
 def length(message: Message) -> int:
     """Return the length of a whole message from its first `HEAD_SIZE` bytes."""
     nbytes: int = _HEAD.unpack_from(message)[1]
@@ -163,8 +170,7 @@ def decode(connector: FileConnector, message: Message, rank: int, host: str, *, 
     if kind == _FAILURE:
         told: Failure = deserialize(body)
         raise RemoteError(
-            f"rank {rank} ({host}) failed in its part of this call: "
-            f"{type(told.error).__name__}: {told.error}",
+            f"rank {rank} ({host}) failed in its part of this call: {told.last_line}",
             rank=rank,
             host=host,
             cause=told.error,

@@ -5,7 +5,7 @@ Importing this module initialises MPI; `import fsexchange` alone never does.
 
 from __future__ import annotations
 
-import contextlib
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from mpi4py import MPI
 
 from fsexchange import arrays, packets
 from fsexchange.keyexchange import KeyExchange
-from fsexchange.mailbox import Incoming
+from fsexchange.mailbox import EAGER, Incoming
 from fsexchange.message import (
     HEAD_SIZE,
     KINDS,
@@ -153,8 +153,8 @@ class Exchange(KeyExchange):
     def send(self, obj: Any, dest: int, tag: int = 0) -> None:
         """Send an object to one rank; never waits for the receiver, whatever the size.
 
-        Above 4 KiB it rides in the message if the receiver is there within a millisecond, else it
-        goes through a file.
+        Between 4 KB and `inline_limit` it rides in the message if the receiver is there within a
+        millisecond, else, and above, it goes through a file.
         """
         self._check(dest=dest)
         if dest == MPI.PROC_NULL:
@@ -184,7 +184,8 @@ class Exchange(KeyExchange):
     def isend(self, obj: Any, dest: int, tag: int = 0) -> Request:
         """Send an object; what is large is written to its file before this returns.
 
-        `obj` may be changed at once. The request need not be waited for.
+        `obj` may be changed at once. The request need not be waited for; `wait` returns when the
+        message is delivered, as MPI does it only while this rank is in some call.
         """
         self._check(dest=dest)
         if dest == MPI.PROC_NULL:
@@ -228,15 +229,20 @@ class Exchange(KeyExchange):
     ) -> Any:
         """Send an object to one rank and return one that another sends; `recvbuf` is ignored."""
         self._check(dest=dest)
+        if dest == MPI.PROC_NULL:
+            return self.recv(recvbuf, source, recvtag, status)
+        sent = self._encode_for_one(sendobj)
+        with evicted_if_lost(self.connector, sent):
+            requests = self._mailbox.post(sent.messages[0], dest, sendtag)
         try:
-            self.isend(sendobj, dest, sendtag)
-        except MPI.Exception:
-            raise  # nothing was sent
+            obj = self.recv(recvbuf, source, recvtag, status)
         except Exception:
-            with contextlib.suppress(Exception):
-                self.recv(recvbuf, source, recvtag, status)  # for it is on its way
-            raise
-        return self.recv(recvbuf, source, recvtag, status)
+            if sent.error is None:
+                raise
+        if sent.error is not None:
+            raise sent.error
+        MPI.Request.Waitall(requests)  # else it might wait for this rank's next call of MPI
+        return obj
 
     def assemble(
         self,
@@ -290,6 +296,8 @@ class Exchange(KeyExchange):
         ------
         ValueError
             The blocks do not fit together; the same on all ranks.
+        TypeError, ValueError
+            This rank's block is no such part; `RemoteError` on the others.
         RemoteError
             Another rank could not write its block, and nothing is left of the others.
         """
@@ -297,20 +305,32 @@ class Exchange(KeyExchange):
         described = self._attempt(lambda: arrays.describe(block, axis, offset, shape))
         plan = arrays.plan(self._allgather(described))
         slabs = arrays.slabs(plan)
+        failed: Exception | None = None
         if slabs is not None:
-            pieces = self.alltoall(arrays.cut(block, self.rank, plan, slabs))
-            block, plan = arrays.merge(pieces, self.rank, plan, slabs), slabs
-        root, made = self.root, None
-        if self.rank == root:
-            made = self._attempt(lambda: arrays.create(self.connector, plan))
-        key: FileKey = self._bcast(made, root)
+            try:
+                pieces = self.alltoall(arrays.cut(block, self.rank, plan, slabs))
+                block = arrays.merge(pieces, self.rank, plan, slabs)
+            except Exception as error:  # the others go on, and hear of it at the end
+                failed = error
+            plan = slabs
+        made: list[FileKey] = []
+
+        def create() -> FileKey:
+            made.append(arrays.create(self.connector, plan))
+            return made[0]
+
+        def write() -> None:
+            if failed is not None:
+                raise failed
+            arrays.write(self.connector, key, plan, self.rank, block)
+
         try:
-            self._allgather(
-                self._attempt(lambda: arrays.write(self.connector, key, plan, self.rank, block))
-            )
+            offer = self._attempt(create) if self.rank == self.root else None
+            key: FileKey = self._bcast(offer, self.root)
+            self._allgather(self._attempt(write))
         except BaseException:
-            if self.rank == root:
-                self.connector.evict(key)
+            for lost in made:
+                self.connector.evict(lost)
             raise
         return key
 
@@ -330,7 +350,10 @@ class Exchange(KeyExchange):
         return encode(self.connector, obj, self.inline_limit)
 
     def _encode_for_one(self, obj: Any) -> Outgoing:
-        return encode(self.connector, obj, 0 if self._mailbox.crowded else self.inline_limit)
+        limit = self.inline_limit
+        if self._mailbox.crowded:
+            limit = min(limit, EAGER - HEAD_SIZE)
+        return encode(self.connector, obj, limit)
 
     def _encode_each(self, objs: Any, verb: str) -> Outgoing:
         return encode_each(self.connector, objs, self.size, self.inline_limit, verb)
@@ -341,7 +364,8 @@ class Exchange(KeyExchange):
             obj = function()
         except Exception as error:  # whatever it is, others wait for a message
             return Outgoing([failure(error)], error=error)
-        return self._encode(obj)
+        # Always in the message: a rank that could not read it from a file would be out of step.
+        return encode(self.connector, obj, sys.maxsize)
 
     def _bcast(self, sent: Outgoing | None, root: int) -> Any:
         message = packets.bcast(self._comm, None if sent is None else sent.messages[0], root)

@@ -24,6 +24,10 @@ _PACKETS = 8192
 _SMALLEST_PACKET = 128
 
 
+# Of each message in memory, for the arrays in it.
+_ALIGNMENT = 64
+
+
 def bcast(comm: MPI.Intracomm, message: Message | None, root: int) -> Message:
     """Return the root's message on every rank; on the root the very same."""
     packet = bytearray(_PACKET_TO_ALL)
@@ -104,9 +108,10 @@ class _Arriving:
         self._size = packet_size
         lengths = [length(self._packets[at:]) for at in range(0, len(packets), packet_size)]
         self.counts = [max(0, nbytes - packet_size) for nbytes in lengths]
-        self._ends = list(accumulate(lengths))
-        self._begins = [end - nbytes for end, nbytes in zip(self._ends, lengths, strict=True)]
-        self._memory = empty(self._ends[-1])
+        spaces = [nbytes + -nbytes % _ALIGNMENT for nbytes in lengths]
+        self._begins = [0, *accumulate(spaces[:-1])]
+        self._ends = [begin + n for begin, n in zip(self._begins, lengths, strict=True)]
+        self._memory = empty(sum(spaces))
 
     @property
     def rests(self) -> tuple[memoryview, list[int], list[int], MPI.Datatype]:

@@ -40,8 +40,17 @@ class Request:
 
     @staticmethod
     def waitall(requests: Iterable[Request]) -> list[Any]:
-        """Wait for several, and return what each `wait` does."""
-        return [request.wait() for request in requests]
+        """Wait for several, and return what each `wait` does; the first error after all."""
+        objs = []
+        errors = []
+        for request in requests:
+            try:
+                objs.append(request.wait())
+            except Exception as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+        return objs
 
     def _end(self, status: MPI.Status | None, *, wait: bool) -> tuple[bool, Any]:
         under_way = self._under_way

@@ -47,16 +47,18 @@ def share(
     What the root says of directory, limit and options counts for all.
     """
     connector: FileConnector | None = None
+    own: Exception | None = None
     offer: tuple[dict[str, Any], bool, int] | Exception
     if comm.rank == root:
         try:
             connector = FileConnector(_choose(store_dir, hosts), **options)
             offer = connector.config(), connector.owned and connector.clear, inline_limit
         except Exception as error:  # whatever it is, the others must not wait for the offer
+            own = error
             offer = error if _travels(error) else RemoteError(repr(error), rank=root)
     offer = comm.bcast(offer if comm.rank == root else None, root)
     if isinstance(offer, Exception):
-        raise offer
+        raise offer if own is None else own
     config, temporary, limit = offer
     verdict = ""
     if connector is None:

@@ -42,6 +42,7 @@ def test_hundred_mebibytes(n: int, shm_dir: Path) -> None:
         "sender_may_compute_on",
         "sent_to_oneself",
         "undelivered_messages_end_with_the_exchange",
+        "careless_use",
         "keys_of_objects_that_stay",
         "local_store",
         "one_rank_fails",

@@ -298,6 +298,48 @@ def undelivered_messages_end_with_the_exchange() -> None:
         assert ex.allgather(rank) == list(range(size))
 
 
+def careless_use() -> None:
+    """What is dropped, never received, crowded or wrong does no harm, in a store that is kept."""
+    with Exchange(comm, base / "store", clear=False) as ex:
+        ex.irecv(source=left, tag=99)
+        tags: list[Any] = [1 << 40, "x", None]
+        for tag in tags:
+            for verb in (ex.isend, ex.send):
+                raises(TypeError if tag != 1 << 40 else OverflowError, partial(verb, 1, right, tag))
+            wrong: Any = partial(ex.sendrecv, 1, right, tag, None, left)
+            raises(TypeError if tag != 1 << 40 else OverflowError, wrong)
+        # Arrays are aligned, whatever comes before them.
+        for array in ex.allgather("abc" * rank if rank % 2 else np.ones(100 + rank)):
+            assert isinstance(array, str) or array.flags.aligned
+        # More on its way than is kept in memory, and then as before.
+        requests = [ex.isend(np.full(1 << 19, n), right, n) for n in range(12)]
+        for n in range(12):
+            assert (ex.recv(source=left, tag=n) == n).all()
+        Request.waitall(requests)
+        ex.isend("small", right)
+        assert ex.recv(source=left) == "small"
+        assert left_behind(ex) == []
+        # Received by who only looks now and then.
+        for nbytes in (10, 1_000_000, LARGE):
+            request = ex.irecv(source=left, tag=5)
+            ex.send(b"x" * nbytes, right, 5)
+            done, data = False, b""
+            while not done:
+                done, data = request.test()
+            assert len(data) == nbytes
+        # Several at once, of which one fails.
+        good, bad = ex.irecv(source=left, tag=1), ex.irecv(source=left, tag=2)
+        raises(SerializationError, lambda: ex.isend(threading.Lock(), right, 2))
+        ex.isend(np.ones(LARGE, "u1"), right, 1)
+        raises(RemoteError, lambda: Request.waitall([bad, good]))
+        assert left_behind(ex) == []
+        # Never received.
+        ex.send(np.ones(LARGE, "u1"), right, 98)
+        ex.isend(np.ones(1 << 16), right, 97)
+        ex.irecv(source=left, tag=97)
+    assert not list(Path(base / "store").glob("*/[0-9]*"))
+
+
 def keys_of_objects_that_stay() -> None:
     keys = [FileKey(f"00c0ffee00c0ffee/{n}", nbytes=n) for n in range(size)]
     with Exchange(comm, base / "store") as ex:
@@ -409,6 +451,26 @@ class Unpicklable:
         raise OddError(1, 2)
 
 
+class SilentError(Exception):
+    """Says nothing, whoever asks."""
+
+    def __repr__(self) -> str:
+        raise ZeroDivisionError
+
+    __str__ = __repr__
+
+    def __len__(self) -> int:
+        return 0
+
+
+class Silent:
+    def __init__(self, unpicklable: bool) -> None:
+        self.error = SilentError(threading.Lock() if unpicklable else 1)
+
+    def __iter__(self) -> Any:
+        raise self.error
+
+
 class LoadsNot:
     def __reduce__(self) -> Any:
         return _fail, ()
@@ -426,6 +488,11 @@ def errors_of_all_kinds() -> None:
                 lambda: ex.bcast(Unpicklable() if rank == 0 else None),
             )
             assert "1 and 2" in str(error)
+            # Errors that say nothing, and such that cannot travel.
+            for unpicklable in (False, True):
+                objs: Any = Silent(unpicklable) if rank == 0 else [1] * size
+                raises(SilentError if rank == 0 else RemoteError, partial(ex.alltoall, objs))
+                assert ex.allgather(rank) == list(range(size))
         # What cannot be loaded is the error of whoever loads it, the sender of a bcast among them.
         for nbytes in (0, LARGE):
             obj = [LoadsNot(), bytes(nbytes)] if rank == 0 else None
