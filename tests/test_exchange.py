@@ -28,7 +28,7 @@ def test_same_as_mpi4py(n: int, shm_dir: Path) -> None:
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 8])
 def test_hundred_mebibytes(n: int, shm_dir: Path) -> None:
-    needs_room(shm_dir, 8)
+    needs_room(shm_dir, 4)
     passes(n, "hundred_mebibytes", shm_dir, timeout=120)
 
 
