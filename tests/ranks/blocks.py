@@ -34,7 +34,7 @@ def blocks() -> Iterator[tuple[str, list[Array], int]]:
             ("nothing", [(0, 5)] * size, 0),
             ("long rows", [(2, 20_000)] * size, -1),
         ):
-            made = []
+            made: list[Array] = []
             for n, shape in enumerate(shapes):
                 nbytes = int(np.prod(shape)) * kind.itemsize
                 data = np.resize(np.arange(1, 30 + n, dtype="u1") % 2, nbytes)
