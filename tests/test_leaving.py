@@ -69,7 +69,7 @@ def test_missing_ranks_are_named(launcher: tuple[str, ...], tmp_path: Path) -> N
     assert "KeyError: 'reason of 1'" in out
     assert "KeyError: 'reason of 2'" in out
     assert "rank 2 (" in out
-    assert "aborts the job: 2 of 4 ranks had not left after 0.3 s: 0 (" in out
+    assert "aborts the job: 2 of 4 ranks had not left after 2 s: 0 (" in out
     assert ", 3 (" in out
     assert not (tmp_path / "store").exists()
 

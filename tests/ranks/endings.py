@@ -71,8 +71,8 @@ def inside(verb: str) -> None:
 
 
 def two_leave() -> None:
-    """Two ranks leave, with 60 s and with 0.3 s of patience, and the others wait for them."""
-    timeout = 60.0 if rank == 1 else 0.3
+    """Two ranks leave, with 60 s and with 2 s of patience, and the others wait for them."""
+    timeout = 60.0 if rank == 1 else 2.0
     with Exchange(comm, base / "store", abort_timeout=timeout) as ex:
         if rank == 1:
             time.sleep(0.05)
