@@ -56,3 +56,19 @@ def ranks(
     """Return the words of a command line for `n` ranks that run one body of a module."""
     python = [sys.executable, "-W", "error", *launcher]
     return ["-n", str(n), *before, *python, "-m", f"{_bodies}.{module}", body, str(base), *args]
+
+
+def passes(
+    n: int,
+    module: str,
+    body: str,
+    base: Path,
+    *,
+    timeout: float = 60,
+    before: Sequence[str] = (),
+) -> str:
+    """Run one body on `n` ranks to its end on all of them; return what they print."""
+    status, out = mpirun(*ranks(n, body, base, module=module), timeout=timeout, before=before)
+    assert status == 0, out
+    assert "passed on all ranks" in out
+    return out

@@ -13,15 +13,8 @@ from fsexchange import FileConnector
 from fsexchange.arrays import create, cut, describe, merge, plan, slabs, write
 from fsexchange.serialize import deserialize
 
-from .jobs import mpirun, needs_mpi, ranks
+from .jobs import needs_mpi, passes
 from .processes import needs_room
-
-
-def passes(n: int, body: str, base: Path, *, timeout: float = 60) -> str:
-    status, out = mpirun(*ranks(n, body, base, module="blocks"), timeout=timeout)
-    assert status == 0, out
-    assert "passed on all ranks" in out
-    return out
 
 
 @needs_mpi
@@ -37,19 +30,19 @@ def passes(n: int, body: str, base: Path, *, timeout: float = 60) -> str:
     ],
 )
 def test_on_every_rank(body: str, n: int, shm_dir: Path) -> None:
-    passes(n, body, shm_dir)
+    passes(n, "blocks", body, shm_dir)
 
 
 @needs_mpi
 def test_written_by_four_and_read_by_three(tmp_path: Path) -> None:
-    passes(4, "put_for_later", tmp_path)
-    passes(3, "read_later", tmp_path)
+    passes(4, "blocks", "put_for_later", tmp_path)
+    passes(3, "blocks", "read_later", tmp_path)
 
 
 @needs_mpi
 def test_a_node_holds_one_copy(shm_dir: Path) -> None:
     needs_room(shm_dir, 2)
-    out = passes(4, "memory_of_a_node", shm_dir)
+    out = passes(4, "blocks", "memory_of_a_node", shm_dir)
     print(out)
     ours = re.findall(r"fsexchange \w+: ([0-9.]+) copies", out)
     theirs = re.findall(r"mpi4py allgather: ([0-9.]+) copies", out)

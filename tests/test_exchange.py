@@ -7,29 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from .jobs import mpirun, needs_mpi, ranks
+from .jobs import needs_mpi, passes
 from .processes import needs_room, small_tmpfs
 
 pytestmark = needs_mpi
 
 
-def passes(n: int, body: str, base: Path, *, timeout: float = 60, large: int = 12 << 20) -> str:
-    before = ["env", f"FSEXCHANGE_TEST_LARGE={large}"]
-    status, out = mpirun(*ranks(n, body, base, module="verbs"), timeout=timeout, before=before)
-    assert status == 0, out
-    assert "passed on all ranks" in out
-    return out
-
-
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 8])
 def test_same_as_mpi4py(n: int, shm_dir: Path) -> None:
-    passes(n, "same_as_mpi4py", shm_dir, timeout=120, large=(12 if n < 8 else 9) << 20)
+    large = [] if n < 8 else ["env", f"FSEXCHANGE_TEST_LARGE={9 << 20}"]
+    passes(n, "verbs", "same_as_mpi4py", shm_dir, timeout=120, before=large)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 8])
 def test_hundred_mebibytes(n: int, shm_dir: Path) -> None:
     needs_room(shm_dir, 4)
-    passes(n, "hundred_mebibytes", shm_dir, timeout=120)
+    passes(n, "verbs", "hundred_mebibytes", shm_dir, timeout=120)
 
 
 @pytest.mark.parametrize("n", [1, 2, 4])
@@ -51,27 +44,25 @@ def test_hundred_mebibytes(n: int, shm_dir: Path) -> None:
     ],
 )
 def test_on_every_rank(body: str, n: int, shm_dir: Path) -> None:
-    passes(n, body, shm_dir)
+    passes(n, "verbs", body, shm_dir)
 
 
 def test_loops_stay_bounded(shm_dir: Path) -> None:
-    out = passes(4, "loops_stay_bounded", shm_dir, timeout=180)
+    out = passes(4, "verbs", "loops_stay_bounded", shm_dir, timeout=180)
     assert len(re.findall(r"bcasts of \d+ bytes: at most \d+ files", out)) == 3
     print(out)
 
 
 def test_receiver_may_lag(shm_dir: Path) -> None:
-    passes(2, "receiver_may_lag", shm_dir)
+    passes(2, "verbs", "receiver_may_lag", shm_dir)
 
 
 def test_head_to_head(shm_dir: Path) -> None:
     needs_room(shm_dir, 6)
-    passes(2, "head_to_head", shm_dir)
+    passes(2, "verbs", "head_to_head", shm_dir)
 
 
 @pytest.mark.parametrize("n", [1, 2, 4])
 def test_full_disk_on_one_rank(n: int, tmp_path: Path) -> None:
     before = small_tmpfs(tmp_path / "small", 40)
-    status, out = mpirun(*ranks(n, "full_disk", tmp_path, module="verbs"), before=before)
-    assert status == 0, out
-    assert "passed on all ranks" in out
+    passes(n, "verbs", "full_disk", tmp_path, before=before)
