@@ -263,7 +263,7 @@ def _common(one: Plan, rank: int, other: Plan, its_rank: int) -> tuple[_Slices, 
 def create(connector: FileConnector, plan: Plan) -> FileKey:
     """Make the file of the whole array, its elements still zero, and return its key."""
     header = plan.header
-    key = connector.put(header)
+    key = connector.put(header, alone=True)
     path = connector.path(key)
     end = len(header) + plan.nbytes
     try:

@@ -7,7 +7,7 @@ import errno
 import itertools
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from fsexchange.directory import attach_directory, open_directory
 from fsexchange.errors import (
     CorruptObjectError,
     FsExchangeError,
+    InvalidKeyError,
     KeyExistsError,
     MissingObjectError,
     StoreClosedError,
@@ -23,11 +24,12 @@ from fsexchange.errors import (
 )
 from fsexchange.filesystem import Policy, find_filesystem
 from fsexchange.keys import FileKey, check_key
-from fsexchange.layout import CLAIM
+from fsexchange.layout import CLAIM, PACKED_BELOW, UNIT, segment_start
+from fsexchange.segment import Segments, Tails, pack
 from fsexchange.watch import Watch, until
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Buffer, Self
 
     from fsexchange.files import Buffers, BytesLike
 
@@ -44,6 +46,10 @@ def _in_forked_child() -> None:
 os.register_at_fork(after_in_child=_in_forked_child)
 
 
+# So many small objects of a process get a file of their own: who puts a few, and ends, leaves no
+# segment behind that is yet to be filled.
+_ALONE = 16
+
 # In the name of a claim that all sets of a plain name by one process share.
 _SHARED = 16 * "0"
 
@@ -51,16 +57,31 @@ _SHARED = 16 * "0"
 class _Writer:
     """One directory that only the calling process creates names in, and its next number."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, store_dir: str, name: str) -> None:
         self.name = name
         self.numbers = itertools.count()
         self.process = _process
+        self.small = 0  # objects of put that could share a file
+        self.tails = Tails(f"{store_dir}/{name}", self.numbers)
 
 
 def _length(key: Any) -> int:
     """Return the length that a key promises, or -1; ProxyStore's own keys promise none."""
     nbytes: int = getattr(key, "nbytes", -1)
     return nbytes
+
+
+def _grouped(keys: Sequence[FileKey]) -> tuple[list[int], dict[str, list[int]]]:
+    """Return the numbers of keys of files, and of those of each segment by its name."""
+    alone: list[int] = []
+    packed: dict[str, list[int]] = {}
+    for n, key in enumerate(keys):
+        filename = check_key(key)
+        if getattr(key, "offset", 0):
+            packed.setdefault(filename, []).append(n)
+        else:
+            alone.append(n)
+    return alone, packed
 
 
 class FileConnector:
@@ -192,17 +213,27 @@ class FileConnector:
         """
         if clear or (clear is None and self.clear and self.owned):
             self.directory.clear()
+            self._writers.clear()
         elif self.owned:
             self.directory.keep()
+        if "_segments" in vars(self):
+            for writer in self._writers.values():
+                if writer.process is _process:
+                    with contextlib.suppress(OSError):
+                        writer.tails.seal(self._segments)
         self._closed = True
         self._writers.clear()
         self._watches.clear()
 
-    def put(self, obj: Buffers) -> FileKey:
+    def put(self, obj: Buffers, *, alone: bool = False) -> FileKey:
         """Write one object and return its key.
 
         `obj` is a bytes-like object, or a list or tuple of them, written one after the other
         without being joined. Three system calls. On any failure nothing of it is left.
+
+        Where no other host writes, a process that has put some objects under 64 KiB appends the
+        next ones to one file of 1 MiB, in two system calls; with `alone` the object has a file of
+        its own, whose `path` you may pass on.
 
         Raises
         ------
@@ -213,28 +244,34 @@ class FileConnector:
         """
         pieces, nbytes = files.flatten(obj)
         writer = self._writer("put")
-        filename = f"{writer.name}/{next(writer.numbers)}"
-        path = f"{self.store_dir}/{filename}"
-        try:
-            files.create(path, pieces, nbytes)
-            if self.markers:
-                publish.mark(path)
-        except OSError as error:
-            raise self.directory.explain(error, "write", path) from error
-        return FileKey(filename, nbytes)
+        if nbytes < PACKED_BELOW and not alone:
+            writer.small += 1
+            if writer.small > _ALONE and self._appends:
+                return self._append(writer, pieces, nbytes)
+        return self._create(writer, pieces, nbytes)
 
     def put_batch(self, objs: Sequence[Buffers]) -> list[FileKey]:
-        """Write several objects and return their keys in order; all of them or none."""
-        keys: list[FileKey] = []
+        """Write several objects and return their keys in order; all of them or none.
+
+        Those under 64 KiB share one file, made and written at once, except with `markers`, whose
+        other readers know nothing of it. Each is evicted by itself; the file goes with the last.
+        """
+        flat = [files.flatten(obj) for obj in objs]
+        small = [n for n, (_, nbytes) in enumerate(flat) if nbytes < PACKED_BELOW]
+        if self.markers or len(small) < 2:
+            small = []
+        keys: dict[int, FileKey] = {}
         try:
-            for obj in objs:
-                keys.append(self.put(obj))
+            if small:
+                keys.update(zip(small, self._put_packed([flat[n] for n in small]), strict=True))
+            for n in range(len(flat)) if len(keys) < len(flat) else ():
+                if n not in keys:
+                    keys[n] = self._create(self._writer("put"), *flat[n])
         except BaseException:
-            for key in keys:
-                with contextlib.suppress(FsExchangeError):
-                    self.evict(key)
+            with contextlib.suppress(FsExchangeError):
+                self.evict_batch(list(keys.values()))
             raise
-        return keys
+        return [keys[n] for n in range(len(flat))]
 
     def get(self, key: FileKey) -> BytesLike | None:
         """Return an object as a writable buffer of the caller's own, or None if there is none.
@@ -254,6 +291,14 @@ class FileConnector:
         """
         path = self.path(key)
         nbytes = _length(key)
+        if getattr(key, "offset", 0):
+            try:
+                data = self._segments.read(path, key.offset, nbytes)
+            except OSError as error:
+                raise self.directory.explain(error, "read", path) from error
+            if data is None:
+                self.directory.check()
+            return data
         # Small objects are never mapped: the kind of file system need not be found out for them.
         mappable = 0 <= nbytes < files.MAP_FROM or self.policy.mappable
         tries = publish.TRIES
@@ -289,6 +334,13 @@ class FileConnector:
         if offset < 0 or nbytes < 0:
             raise ValueError(f"no part of an object: {nbytes} bytes from {offset} on")
         path = self.path(key)
+        if getattr(key, "offset", 0):
+            data = self.get(key)
+            if data is not None and offset + nbytes > len(data):
+                raise CorruptObjectError(
+                    f"{key} ends after {len(data)} bytes, before byte {offset + nbytes}", path=path
+                )
+            return None if data is None else data[offset : offset + nbytes]
         mappable = nbytes < files.MAP_FROM or self.policy.mappable
         try:
             if _length(key) >= 0 or self._may_open(path):
@@ -301,9 +353,28 @@ class FileConnector:
         return None
 
     def get_batch(self, keys: Sequence[FileKey]) -> list[Any]:
-        """Return what `get` returns for each of several keys, in their order."""
+        """Return what `get` returns for each of several keys, in their order.
+
+        Of objects that share a file, neighbours are read together.
+        """
         # Any, as ProxyStore has a type of its own for buffers, and lists are invariant.
-        return [self.get(key) for key in keys]
+        self.check_open()
+        found: list[Any] = [None] * len(keys)
+        alone, packed = _grouped(keys)
+        for n in alone:
+            found[n] = self.get(keys[n])
+        for filename, numbers in packed.items():
+            path = f"{self.store_dir}/{filename}"
+            parts = [(keys[n].offset, keys[n].nbytes) for n in numbers]
+            try:
+                data = self._segments.read_batch(path, parts)
+            except OSError as error:
+                raise self.directory.explain(error, "read", path) from error
+            if None in data:
+                self.directory.check()
+            for n, obj in zip(numbers, data, strict=True):
+                found[n] = obj
+        return found
 
     def exists(self, key: FileKey) -> bool:
         """Tell whether there is an object under the key.
@@ -321,6 +392,9 @@ class FileConnector:
         """Remove an object; no error if there is none. Whoever has it mapped keeps it."""
         path = self.path(key)
         try:
+            if getattr(key, "offset", 0):
+                self._segments.evict(path, [(key.offset, key.nbytes)])
+                return
             if self.markers:
                 files.unlink(f"{path}.ready")  # first: a marker promises an object
             os.unlink(path)
@@ -330,6 +404,19 @@ class FileConnector:
             pass
         except OSError as error:
             raise self.directory.explain(error, "remove", path) from error
+
+    def evict_batch(self, keys: Sequence[FileKey]) -> None:
+        """Remove several objects; no error for those that are not there."""
+        self.check_open()
+        alone, packed = _grouped(keys)
+        for n in alone:
+            self.evict(keys[n])
+        for filename, numbers in packed.items():
+            path = f"{self.store_dir}/{filename}"
+            try:
+                self._segments.evict(path, [(keys[n].offset, keys[n].nbytes) for n in numbers])
+            except OSError as error:
+                raise self.directory.explain(error, "remove", path) from error
 
     def new_key(self, obj: object = None) -> FileKey:
         """Return a key for an object that any process can `set` later. `obj` is ignored."""
@@ -352,6 +439,12 @@ class FileConnector:
         the place of a file of that name in the directory.
         """
         path = self.path(key)
+        if getattr(key, "offset", 0):
+            raise InvalidKeyError(
+                f"{key}: its object shares a file with others, and cannot be set; `new_key` makes "
+                "keys to be set",
+                filename=key.filename,
+            )
         pieces, nbytes = files.flatten(obj)
         once = self.write_once if write_once is None else write_once
         note = ""
@@ -427,6 +520,49 @@ class FileConnector:
 
     # ---- how ------------------------------------------------------------------------------------
 
+    def _create(self, writer: _Writer, pieces: Sequence[Buffer], nbytes: int) -> FileKey:
+        """Write an object to a file of its own."""
+        filename = f"{writer.name}/{next(writer.numbers)}"
+        path = f"{self.store_dir}/{filename}"
+        try:
+            files.create(path, pieces, nbytes)
+            if self.markers:
+                publish.mark(path)
+        except OSError as error:
+            raise self.directory.explain(error, "write", path) from error
+        return FileKey(filename, nbytes)
+
+    def _append(self, writer: _Writer, pieces: Sequence[Buffer], nbytes: int) -> FileKey:
+        """Write an object behind others."""
+        try:
+            path, offset = writer.tails.append(self._segments, pieces, nbytes)
+        except OSError as error:
+            where = f"{self.store_dir}/{writer.name}"
+            raise self.directory.explain(error, "write", where) from error
+        return FileKey(path[len(self.store_dir) + 1 :], nbytes, offset)
+
+    def _put_packed(self, objs: Sequence[tuple[Sequence[Buffer], int]]) -> Iterable[FileKey]:
+        """Write objects to one new file."""
+        pieces, units, begins = pack(objs)
+        writer = self._writer("put")
+        filename = f"{writer.name}/{next(writer.numbers)}.{units}"
+        path = f"{self.store_dir}/{filename}"
+        try:
+            files.create(path, pieces, segment_start(units) + UNIT * units)
+        except OSError as error:
+            raise self.directory.explain(error, "write", path) from error
+        sizes = [nbytes for _, nbytes in objs]
+        return map(FileKey, itertools.repeat(filename), sizes, begins)
+
+    @cached_property
+    def _segments(self) -> Segments:
+        return Segments(network=self.policy.network)
+
+    @cached_property
+    def _appends(self) -> bool:
+        """Whether small objects of put share files: what is written is seen while they are open."""
+        return not self.markers and not self.policy.network
+
     @cached_property
     def policy(self) -> Policy:
         """What may be asked of the file system that the store is on."""
@@ -463,7 +599,8 @@ class FileConnector:
         writer = self._writers.get(purpose)
         if writer is None or writer.process is not _process:
             self.check_open()
-            writer = self._writers[purpose] = _Writer(self.directory.make_writer(signed=signed))
+            name = self.directory.make_writer(signed=signed)
+            writer = self._writers[purpose] = _Writer(self.store_dir, name)
         return writer
 
     def _may_open(self, path: str) -> bool:
@@ -472,6 +609,8 @@ class FileConnector:
     def _is_there(self, path: str, key: FileKey) -> bool:
         name = f"{path}.ready" if self.markers else path
         try:
+            if getattr(key, "offset", 0):
+                return self._segments.is_live(path, key.offset)
             if _length(key) < 0 and not self._may_open(path):
                 return False
             os.stat(name)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import struct
+from functools import lru_cache
 from typing import Any, NamedTuple
 
+from fsexchange import layout
 from fsexchange.errors import InvalidKeyError
 
 #: Bytes of the longest file name in a key. With length and offset it fills one record.
@@ -22,6 +24,7 @@ RECORD_SIZE = _RECORD.size
 _OWN = r"[0-9a-f]{16}/[0-9]{1,20}"
 _PLAIN = r"(?![0-9a-f]{16}\Z)(?!.*\.ready\Z)[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _FILENAME = re.compile(rf"(?:{_OWN}|{_PLAIN})\Z", re.ASCII)
+_SEGMENT = re.compile(rf"[0-9a-f]{{16}}/{layout.SEGMENT.pattern}\Z", re.ASCII)
 _TEXT = re.compile(r"(?P<filename>[^:]*)(?::(?P<nbytes>[0-9]{1,19})(?:@(?P<offset>[0-9]{1,19}))?)?")
 
 
@@ -87,15 +90,17 @@ def check_key(key: Any) -> str:
     """
     try:
         filename = key.filename
-        if len(filename) <= MAX_FILENAME and _FILENAME.match(filename) is not None:
-            # Packed objects have an offset; this version writes none, so a key with one is
-            # damaged or from a newer version, and must not reach its neighbours' file.
-            if getattr(key, "offset", 0) != 0:
-                reason = "this version of fsexchange reads no packed objects (offset is not 0)"
-            elif not -1 <= getattr(key, "nbytes", -1) < 1 << 63:
-                reason = "no object has so many bytes"
-            else:
+        nbytes, offset = getattr(key, "nbytes", -1), getattr(key, "offset", 0)
+        if offset != 0:
+            start, end = _bounds(filename)
+            small = 0 <= nbytes < layout.PACKED_BELOW
+            if small and start <= offset <= end - nbytes and offset % layout.UNIT == 0:
                 return filename  # type: ignore[no-any-return]
+            reason = "there is no such part of a file of small objects"
+        elif len(filename) <= MAX_FILENAME and _FILENAME.match(filename) is not None:
+            if -1 <= nbytes < 1 << 63:
+                return filename  # type: ignore[no-any-return]
+            reason = "no object has so many bytes"
         else:
             reason = (
                 f"a key's file name is <writer>/<number> or one plain name of at most "
@@ -107,3 +112,13 @@ def check_key(key: Any) -> str:
     if len(shown) > 120:
         shown = shown[:100] + "..."
     raise InvalidKeyError(f"{shown}: {reason}", filename=filename)
+
+
+@lru_cache(256)
+def _bounds(filename: str) -> tuple[int, int]:
+    """Return where the objects of a segment begin and end, in bytes; 1 and 0 if it is none."""
+    if len(filename) > MAX_FILENAME or _SEGMENT.match(filename) is None:
+        return 1, 0
+    units = layout.segment_units(filename)
+    start = layout.segment_start(units)
+    return start, start + layout.UNIT * units

@@ -7,6 +7,7 @@ store_dir/                         0700
     .fsexchange-names/             names for people: the key of each in a file
     <writer>/                      one per writing process, 16 hex digits
         <number>                   an object, whose key is <writer>/<number>
+        <number>.<units>           a segment, of many small objects: see segment.py
         <number>.ready             with markers: the object is whole
         <number>.set               the object was replaced by one of another length
         .<random>.tmp              an object on its way to its name
@@ -43,7 +44,7 @@ LEAVING = re.compile(rf"\.{_RANDOM}\.gone")
 
 #: What fsexchange makes in a writer's directory.
 IN_WRITER = re.compile(
-    rf"[0-9]+(\.ready|\.set)?|{_TEMPORARY}|{re.escape(CLAIM)}.*|{re.escape(SIGNATURE)}"
+    rf"[0-9]+(\.ready|\.set|\.[0-9]+)?|{_TEMPORARY}|{re.escape(CLAIM)}.*|{re.escape(SIGNATURE)}"
 )
 
 #: What fsexchange makes beside the writers' directories, but for the record and plain names.
@@ -56,6 +57,15 @@ ADOPTION = re.compile(rf"{re.escape(_RECORD)}-adopt-[0-9]+")
 
 #: What goes only after all else.
 KEPT_TO_THE_END = re.compile(rf"{re.escape(_RECORD)}|{ADOPTION.pattern}")
+
+#: A segment.
+SEGMENT = re.compile(r"[0-9]+\.[1-9][0-9]{0,11}")
+
+#: Objects of fewer bytes may share a segment; each takes a multiple of so many bytes of it.
+PACKED_BELOW, UNIT = 1 << 16, 64
+
+#: Units of a segment whose space is given back together.
+CHUNK = 1024
 
 #: What NFS and FUSE rename a removed file to until its last user closes it.
 IN_USE = (".nfs", ".fuse_hidden")
@@ -84,3 +94,18 @@ def renewal(path: str, store_id: str) -> str:
 def adoption(path: str, number: int) -> str:
     """Return the path of the file that one adopter at a time can make."""
     return f"{path}/{_RECORD}-adopt-{number}"
+
+
+def segment_units(path: str) -> int:
+    """Return how many units a segment has: its name tells."""
+    return int(path.rpartition(".")[2])
+
+
+def segment_chunks(units: int) -> int:
+    """Return how many chunks a segment of so many units has."""
+    return -(-units // CHUNK)
+
+
+def segment_start(units: int) -> int:
+    """Return where the objects begin in a segment of so many units, in bytes."""
+    return -(-(segment_chunks(units) + units) // 4096) * 4096

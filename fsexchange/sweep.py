@@ -11,6 +11,7 @@ import warnings
 from fsexchange import files, layout
 from fsexchange.errors import InvalidKeyError
 from fsexchange.keys import FileKey, check_key
+from fsexchange.segment import retire
 
 # Seconds for writers still at work, and for removed files still in use.
 _PATIENCE = 10.0
@@ -134,6 +135,8 @@ def _empty(path: str, folder: str, names: list[str]) -> list[str]:
                 continue
             files.unlink(f"{path}/{plain}.ready")
             files.unlink(f"{path}/{plain}")
+        if layout.SEGMENT.fullmatch(name):
+            retire(f"{folder}/{name}")
         if layout.IN_WRITER.fullmatch(name) and name != layout.SIGNATURE:
             files.unlink(f"{folder}/{name}")
     left = [name for name in files.listing(folder) if name != layout.SIGNATURE]
