@@ -214,11 +214,12 @@ class Store:
         found = [self._find(key) for key in keys]
         meant = [key for key in found if key is not None]
         self.connector.evict_batch(meant)
-        for key in meant if self._cache else ():
-            self._cache.discard(key)
-        for key in keys:
-            if isinstance(key, str):
-                self.evict(key)
+        if self._cache:
+            for each in meant:
+                self._cache.discard(each)
+        for name in keys:
+            if isinstance(name, str):
+                self.evict(name)
 
     def wait(self, key: FileKey | str | Ref[Any], timeout: float | None = None) -> None:
         """Return once there is an object under a key or name; `WaitTimeoutError` in seconds.
