@@ -7,9 +7,11 @@ import errno
 import itertools
 import os
 import time
-from collections.abc import Iterable, Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from fsexchange import files, publish
 from fsexchange.directory import attach_directory, open_directory
@@ -23,15 +25,16 @@ from fsexchange.errors import (
     WaitTimeoutError,
 )
 from fsexchange.filesystem import Policy, find_filesystem
-from fsexchange.keys import FileKey, check_key
+from fsexchange.keys import FileKey, check_key, segment_bounds
 from fsexchange.layout import CLAIM, PACKED_BELOW, UNIT, segment_start
-from fsexchange.segment import Segments, Tails, pack
+from fsexchange.segment import Segments, Tails, padding
 from fsexchange.watch import Watch, until
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer, Self
 
     from fsexchange.files import Buffers, BytesLike
+    from fsexchange.segment import Ints, Run
 
 # Identity of this process; a forked child gets its own, and with it directories of its own to
 # write to. (Comparing pids would cost a system call a put.)
@@ -49,6 +52,9 @@ os.register_at_fork(after_in_child=_in_forked_child)
 # So many small objects of a process get a file of their own: who puts a few, and ends, leaves no
 # segment behind that is yet to be filled.
 _ALONE = 16
+
+# Stands for the key of an object that is yet to be written.
+_NO_KEY = FileKey("")
 
 # In the name of a claim that all sets of a plain name by one process share.
 _SHARED = 16 * "0"
@@ -71,17 +77,47 @@ def _length(key: Any) -> int:
     return nbytes
 
 
-def _grouped(keys: Sequence[FileKey]) -> tuple[list[int], dict[str, list[int]]]:
-    """Return the numbers of keys of files, and of those of each segment by its name."""
-    alone: list[int] = []
-    packed: dict[str, list[int]] = {}
-    for n, key in enumerate(keys):
-        filename = check_key(key)
-        if getattr(key, "offset", 0):
-            packed.setdefault(filename, []).append(n)
-        else:
-            alone.append(n)
-    return alone, packed
+class _Group(NamedTuple):
+    """Objects of one segment: their numbers in a batch, where they begin, and how long they are."""
+
+    filename: str
+    numbers: Ints
+    offsets: Ints
+    sizes: Ints
+
+
+def _grouped(keys: Sequence[FileKey]) -> tuple[list[int], list[_Group]]:
+    """Return the numbers of keys of whole files, and groups of the others, all checked."""
+    if not keys:
+        return [], []
+    names, nbytes, begins = zip(*map(_as_tuple, keys), strict=True)
+    by_name: dict[str, list[int]] = {}
+    if len(set(names)) == 1:
+        by_name[names[0]] = list(range(len(keys)))
+    else:
+        for n, name in enumerate(names):
+            by_name.setdefault(name, []).append(n)
+    alone, groups = [], []
+    offsets, sizes = np.array(begins), np.array(nbytes)
+    for filename, numbers in by_name.items():
+        if begins[numbers[0]]:
+            group = _Group(filename, np.array(numbers), offsets[numbers], sizes[numbers])
+            start, end = segment_bounds(filename)
+            if ((start <= group.offsets) & (group.offsets <= end - group.sizes)).all() and (
+                (group.offsets % UNIT == 0) & (group.sizes >= 0) & (group.sizes < PACKED_BELOW)
+            ).all():
+                groups.append(group)
+                continue
+        for n in numbers:
+            check_key(keys[n])
+        alone += numbers
+    return alone, groups
+
+
+def _as_tuple(key: Any) -> tuple[str, int, int]:
+    if type(key) is FileKey:
+        return key
+    return check_key(key), _length(key), getattr(key, "offset", 0)
 
 
 class FileConnector:
@@ -256,22 +292,52 @@ class FileConnector:
         Those under 64 KiB share one file, made and written at once, except with `markers`, whose
         other readers know nothing of it. Each is evicted by itself; the file goes with the last.
         """
-        flat = [files.flatten(obj) for obj in objs]
-        small = [n for n, (_, nbytes) in enumerate(flat) if nbytes < PACKED_BELOW]
-        if self.markers or len(small) < 2:
-            small = []
-        keys: dict[int, FileKey] = {}
+        keys: list[FileKey] = []
+        packed: list[Buffer] = []
+        sizes: list[int] = []
+        where: list[int] = []
         try:
-            if small:
-                keys.update(zip(small, self._put_packed([flat[n] for n in small]), strict=True))
-            for n in range(len(flat)) if len(keys) < len(flat) else ():
-                if n not in keys:
-                    keys[n] = self._create(self._writer("put"), *flat[n])
+            for obj in objs:
+                pieces, nbytes = files.flatten(obj)
+                if nbytes < PACKED_BELOW and not self.markers:
+                    where.append(len(keys))
+                    sizes.append(nbytes)
+                    packed += pieces
+                    if nbytes % UNIT or not nbytes:
+                        packed.append(padding(nbytes))
+                    keys.append(_NO_KEY)
+                else:
+                    keys.append(self._create(self._writer("put"), pieces, nbytes))
+            for n, key in zip(where, self.put_packed(packed, sizes), strict=True):
+                keys[n] = key
         except BaseException:
             with contextlib.suppress(FsExchangeError):
-                self.evict_batch(list(keys.values()))
+                self.evict_batch([key for key in keys if key is not _NO_KEY])
             raise
-        return [keys[n] for n in range(len(flat))]
+        return keys
+
+    def put_packed(self, pieces: list[Any], sizes: Sequence[int]) -> list[FileKey]:
+        """Write objects under 64 KiB to one new file and return their keys in order.
+
+        `pieces` are the contiguous buffers of one object after the other, each of `sizes` bytes and
+        filled up to a multiple of 64, at least 64. Not with `markers`.
+        """
+        if not sizes:
+            return []
+        units = np.maximum(1, -(-np.array(sizes) // UNIT))
+        ends = np.cumsum(units)
+        total = int(ends[-1])
+        start = segment_start(total)
+        writer = self._writer("put")
+        filename = f"{writer.name}/{next(writer.numbers)}.{total}"
+        path = f"{self.store_dir}/{filename}"
+        try:
+            files.create(path, [bytes(start), *pieces], start + UNIT * total)
+        except OSError as error:
+            raise self.directory.explain(error, "write", path) from error
+        begins = (start + UNIT * (ends - units)).tolist()
+        rows = zip(itertools.repeat(filename), sizes, begins, strict=False)
+        return list(map(partial(tuple.__new__, FileKey), rows))
 
     def get(self, key: FileKey) -> BytesLike | None:
         """Return an object as a writable buffer of the caller's own, or None if there is none.
@@ -358,23 +424,40 @@ class FileConnector:
         Of objects that share a file, neighbours are read together.
         """
         # Any, as ProxyStore has a type of its own for buffers, and lists are invariant.
+        found, runs = self.get_runs(keys)
+        for numbers, memory, begins, sizes in runs:
+            for n, begin, size in zip(
+                numbers.tolist(), begins.tolist(), sizes.tolist(), strict=True
+            ):
+                found[n] = bytearray(memory[begin : begin + size])
+        if any(data is None for data in found):
+            self.directory.check()
+        return found
+
+    def get_runs(self, keys: Sequence[FileKey]) -> tuple[list[Any], Iterator[Run]]:
+        """Return what `get_batch` returns, but that objects which share files come in runs.
+
+        They are None in the list. Make of a run what you need before you take the next.
+        """
         self.check_open()
         found: list[Any] = [None] * len(keys)
-        alone, packed = _grouped(keys)
+        alone, groups = _grouped(keys)
         for n in alone:
             found[n] = self.get(keys[n])
-        for filename, numbers in packed.items():
+        return found, self._runs(groups)
+
+    def _runs(self, groups: list[_Group]) -> Iterator[Run]:
+        for filename, numbers, offsets, sizes in groups:
             path = f"{self.store_dir}/{filename}"
-            parts = [(keys[n].offset, keys[n].nbytes) for n in numbers]
-            try:
-                data = self._segments.read_batch(path, parts)
-            except OSError as error:
-                raise self.directory.explain(error, "read", path) from error
-            if None in data:
-                self.directory.check()
-            for n, obj in zip(numbers, data, strict=True):
-                found[n] = obj
-        return found
+            runs = self._segments.read_runs(path, offsets, sizes)
+            while True:
+                try:
+                    run = next(runs)
+                except StopIteration:
+                    break
+                except OSError as error:
+                    raise self.directory.explain(error, "read", path) from error
+                yield run._replace(numbers=numbers[run.numbers])
 
     def exists(self, key: FileKey) -> bool:
         """Tell whether there is an object under the key.
@@ -393,7 +476,7 @@ class FileConnector:
         path = self.path(key)
         try:
             if getattr(key, "offset", 0):
-                self._segments.evict(path, [(key.offset, key.nbytes)])
+                self._segments.evict(path, key.offset, key.nbytes)
                 return
             if self.markers:
                 files.unlink(f"{path}.ready")  # first: a marker promises an object
@@ -408,13 +491,13 @@ class FileConnector:
     def evict_batch(self, keys: Sequence[FileKey]) -> None:
         """Remove several objects; no error for those that are not there."""
         self.check_open()
-        alone, packed = _grouped(keys)
+        alone, groups = _grouped(keys)
         for n in alone:
             self.evict(keys[n])
-        for filename, numbers in packed.items():
+        for filename, _, offsets, sizes in groups:
             path = f"{self.store_dir}/{filename}"
             try:
-                self._segments.evict(path, [(keys[n].offset, keys[n].nbytes) for n in numbers])
+                self._segments.evict_batch(path, offsets, sizes)
             except OSError as error:
                 raise self.directory.explain(error, "remove", path) from error
 
@@ -540,19 +623,6 @@ class FileConnector:
             where = f"{self.store_dir}/{writer.name}"
             raise self.directory.explain(error, "write", where) from error
         return FileKey(path[len(self.store_dir) + 1 :], nbytes, offset)
-
-    def _put_packed(self, objs: Sequence[tuple[Sequence[Buffer], int]]) -> Iterable[FileKey]:
-        """Write objects to one new file."""
-        pieces, units, begins = pack(objs)
-        writer = self._writer("put")
-        filename = f"{writer.name}/{next(writer.numbers)}.{units}"
-        path = f"{self.store_dir}/{filename}"
-        try:
-            files.create(path, pieces, segment_start(units) + UNIT * units)
-        except OSError as error:
-            raise self.directory.explain(error, "write", path) from error
-        sizes = [nbytes for _, nbytes in objs]
-        return map(FileKey, itertools.repeat(filename), sizes, begins)
 
     @cached_property
     def _segments(self) -> Segments:

@@ -68,7 +68,7 @@ _mapped: set[int] = set()
 
 
 def flatten(obj: Buffers) -> tuple[list[Buffer], int]:
-    """Return what one object's bytes are made of, as one-dimensional bytes, and their sum.
+    """Return what one object's bytes are made of, as contiguous buffers, and their sum.
 
     Contiguous buffers are passed on uncopied. Others, and Fortran-ordered ones, are copied in C
     order, as `memoryview.tobytes` has it. `TypeError` for what has no buffer, `str` among them.
@@ -93,8 +93,6 @@ def flatten(obj: Buffers) -> tuple[list[Buffer], int]:
                 buffer = view.tobytes()
             elif view.ndim != 1 or view.itemsize != 1:
                 buffer = PickleBuffer(view).raw() if nbytes else b""
-            else:
-                buffer = view
         if nbytes:
             pieces.append(buffer)
             total += nbytes
@@ -121,33 +119,29 @@ def create(path: str, pieces: Sequence[Buffer], nbytes: int) -> None:
 
 
 def write(fd: int, pieces: Sequence[Buffer], nbytes: int, offset: int = 0) -> None:
-    """Write `pieces`, `nbytes` in all, from `offset` on; they are as `flatten` returns them."""
-    if len(pieces) <= _IOV_MAX:
-        written = os.pwritev(fd, pieces, offset) if pieces else 0
-        if written != nbytes:
-            _write_rest(fd, pieces, written, offset)
-        return
+    """Write contiguous `pieces`, `nbytes` in all, from `offset` on."""
+    written = 0
     for at in range(0, len(pieces), _IOV_MAX):
-        some = pieces[at : at + _IOV_MAX]
-        size = sum(map(len, some))  # type: ignore[arg-type]  # their units are bytes
-        write(fd, some, size, offset)
-        offset += size
+        written += os.pwritev(fd, pieces[at : at + _IOV_MAX], offset + written)
+    if written != nbytes:
+        # Of several calls it is not known which wrote less than it was to.
+        _write_rest(fd, pieces, written if len(pieces) <= _IOV_MAX else 0, offset)
 
 
 def _write_rest(fd: int, pieces: Sequence[Buffer], written: int, offset: int) -> None:
-    """Go on after `written` bytes: a call takes at most 0x7ffff000 bytes."""
-    rest = [memoryview(piece).cast("B") for piece in pieces]
+    """Go on after `written` bytes: a call takes at most IOV_MAX buffers and 0x7ffff000 bytes."""
+    rest = [memoryview(piece).cast("B") for piece in pieces if memoryview(piece).nbytes]
     rest.reverse()  # the next piece is last, where a list gives it up cheaply
     while True:
-        if written == 0:
-            raise OSError(errno.EIO, "pwritev wrote nothing")
         offset += written
         while rest and written >= rest[-1].nbytes:
             written -= rest.pop().nbytes
         if not rest:
             return
         rest[-1] = rest[-1][written:]
-        written = os.pwritev(fd, rest[::-1], offset)
+        written = os.pwritev(fd, rest[: -_IOV_MAX - 1 : -1], offset)
+        if written == 0:
+            raise OSError(errno.EIO, "pwritev wrote nothing")
 
 
 def read(path: str, nbytes: int = -1, *, mappable: bool = True) -> BytesLike:

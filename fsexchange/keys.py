@@ -92,7 +92,7 @@ def check_key(key: Any) -> str:
         filename = key.filename
         nbytes, offset = getattr(key, "nbytes", -1), getattr(key, "offset", 0)
         if offset != 0:
-            start, end = _bounds(filename)
+            start, end = segment_bounds(filename)
             small = 0 <= nbytes < layout.PACKED_BELOW
             if small and start <= offset <= end - nbytes and offset % layout.UNIT == 0:
                 return filename  # type: ignore[no-any-return]
@@ -115,7 +115,7 @@ def check_key(key: Any) -> str:
 
 
 @lru_cache(256)
-def _bounds(filename: str) -> tuple[int, int]:
+def segment_bounds(filename: str) -> tuple[int, int]:
     """Return where the objects of a segment begin and end, in bytes; 1 and 0 if it is none."""
     if len(filename) > MAX_FILENAME or _SEGMENT.match(filename) is None:
         return 1, 0

@@ -25,8 +25,11 @@ import contextlib
 import ctypes
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from fsexchange import files, publish
 from fsexchange.errors import CorruptObjectError
@@ -37,8 +40,20 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Objects by offset in their file and length, in bytes.
-Parts: TypeAlias = "Sequence[tuple[int, int]]"
+#: Where objects begin, or how long they are, in bytes.
+Ints: TypeAlias = npt.NDArray[np.int64]
+
+
+class Run(NamedTuple):
+    """Objects of a batch that were read at once."""
+
+    numbers: Ints
+    memory: memoryview
+    """What was read; the next run is read to the same memory."""
+    begins: Ints
+    """Where in it each object begins, in order."""
+    sizes: Ints
+
 
 # Units of a segment that is appended to: 1 MiB, whose flags fill four pages.
 _TAIL_UNITS = 16368
@@ -59,29 +74,14 @@ _fallocate = ctypes.CDLL(None).fallocate
 _fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
 
-def pack(objs: Iterable[tuple[Sequence[Buffer], int]]) -> tuple[list[Buffer], int, list[int]]:
-    """Return the buffers to write a segment from, its units, and where each object begins.
+def units_of(nbytes: int) -> int:
+    """Return how many units an object takes: one at least, for its flag."""
+    return -(-nbytes // UNIT) or 1
 
-    Each object is buffers that `writev` takes and their sum, as `files.flatten` returns them.
-    """
-    pieces: list[Buffer] = [b""]
-    begins = []
-    end = 0
-    padding = [bytes(n) for n in range(UNIT)]
-    for buffers, nbytes in objs:
-        begins.append(end)
-        pieces += buffers
-        end += nbytes
-        rest = -nbytes % UNIT
-        if rest:
-            pieces.append(padding[rest])
-            end += rest
-        elif not nbytes:
-            pieces.append(bytes(UNIT))
-            end += UNIT
-    start = segment_start(end // UNIT)
-    pieces[0] = bytes(start)
-    return pieces, end // UNIT, [start + begin for begin in begins]
+
+def padding(nbytes: int) -> bytes:
+    """Return what follows an object in a segment, up to where another may begin."""
+    return bytes(UNIT * units_of(nbytes) - nbytes)
 
 
 def retire(path: str) -> None:
@@ -129,33 +129,29 @@ class Segment:
             raise self._truncated(offset + nbytes)
         return data
 
-    def read_batch(self, parts: Parts) -> list[bytearray | None]:
-        """Return several objects; neighbours are read together."""
-        found: list[bytearray | None] = [None] * len(parts)
-        order = sorted(range(len(parts)), key=parts.__getitem__)
-        scratch = memoryview(bytearray(min(_RUN, UNIT * self._units)))
-        for numbers, begin, end in _runs(parts, order):
-            got = os.preadv(self._fd, (scratch[: end - begin],), begin)
-            flags = os.pread(self._fd, units_of(end - begin) + 1, self._flag(begin))
-            for n in numbers:
-                offset, nbytes = parts[n]
-                at = offset - begin
-                flag = flags[at // UNIT : at // UNIT + 1]
-                if flag == _FREE:
-                    continue
-                if at + nbytes > got or flag != _LIVE:
-                    raise self._truncated(offset + nbytes)
-                found[n] = bytearray(scratch[at : at + nbytes])
-        return found
+    def read_run(self, memory: memoryview, begins: Ints, ends: Ints) -> npt.NDArray[np.bool_]:
+        """Read neighbours into `memory`; return which of them are not evicted."""
+        begin, end = int(begins[0]), int(ends[-1])
+        got = os.preadv(self._fd, (memory[: end - begin],), begin)
+        units = (begins - begin) // UNIT
+        flags = os.pread(self._fd, int(units[-1]) + 1, self._flag(begin))
+        if len(flags) <= units[-1]:
+            raise self._truncated(end)
+        live: npt.NDArray[np.bool_] = np.frombuffer(flags, np.uint8)[units] == 0
+        if got < end - begin and live[ends - begin > got].any():
+            raise self._truncated(end)
+        return live
 
     def is_live(self, offset: int) -> bool:
         """Tell whether the object that begins there is not evicted."""
         return os.pread(self._fd, 1, self._flag(offset)) == _LIVE
 
-    def evict(self, parts: Parts) -> bool:
-        """Evict objects; return whether no other is left."""
+    def evict(self, offsets: Sequence[int], ends: Sequence[int]) -> bool:
+        """Evict what is from each of `offsets` to the end of a unit; return if nothing is left."""
         chunks: set[int] = set()
-        for first, count in self._spans(parts):
+        for offset, end in zip(offsets, ends, strict=True):
+            first = (offset - self._start) // UNIT
+            count = units_of(end - offset)
             os.pwrite(self._fd, _FREE * count, self._chunks + first)
             chunks.update(range(first // CHUNK, (first + count - 1) // CHUNK + 1))
         self._ask_server()
@@ -188,19 +184,6 @@ class Segment:
     def _flag(self, offset: int) -> int:
         return self._chunks + (offset - self._start) // UNIT
 
-    def _spans(self, parts: Parts) -> Iterator[tuple[int, int]]:
-        """Yield first unit and number of units; neighbours are one span."""
-        first = end = -1
-        for offset, nbytes in sorted(parts):
-            unit = (offset - self._start) // UNIT
-            if unit != end:
-                if end > 0:
-                    yield first, end - first
-                first = unit
-            end = unit + units_of(nbytes)
-        if end > 0:
-            yield first, end - first
-
     def _is_free(self, chunk: int) -> bool:
         count = min(CHUNK, self._units - chunk * CHUNK)
         return os.pread(self._fd, count, self._chunks + chunk * CHUNK) == _FREE * count
@@ -222,26 +205,24 @@ class Segment:
         )
 
 
-def units_of(nbytes: int) -> int:
-    """Return how many units an object takes: one at least, for its flag."""
-    return -(-nbytes // UNIT) or 1
+def _runs(begins: Ints, ends: Ints) -> Iterator[tuple[int, int]]:
+    """Yield from which to which object to read at once, of objects in order."""
+    first = 0
+    for stop in (*(np.flatnonzero(begins[1:] > ends[:-1] + _GAP) + 1).tolist(), len(begins)):
+        while first < stop:
+            limit = begins[first] + _RUN
+            last = first + int(np.searchsorted(ends[first:stop], limit, "right"))
+            yield first, last
+            first = last
 
 
-def _runs(parts: Parts, order: list[int]) -> Iterator[tuple[list[int], int, int]]:
-    """Yield numbers of objects to read together, where they begin, and where they end."""
-    numbers: list[int] = []
-    begin = end = 0
-    for n in order:
-        offset, nbytes = parts[n]
-        if numbers and (offset > end + _GAP or offset + nbytes > begin + _RUN):
-            yield numbers, begin, end
-            numbers = []
-        if not numbers:
-            begin = end = offset
-        numbers.append(n)
-        end = max(end, offset + nbytes)
-    if numbers:
-        yield numbers, begin, end
+def _merged(offsets: Ints, sizes: Ints) -> tuple[list[int], list[int]]:
+    """Return where neighbours begin and end, each object up to the end of its last unit."""
+    order = np.argsort(offsets)
+    begins = offsets[order]
+    ends = begins + UNIT * np.maximum(1, -(-sizes[order] // UNIT))
+    apart = np.flatnonzero(begins[1:] != ends[:-1])
+    return begins[[0, *(apart + 1)]].tolist(), ends[[*apart, -1]].tolist()
 
 
 class Segments:
@@ -262,17 +243,37 @@ class Segments:
             return segment.read(offset, nbytes)
         return self._do(path, lambda segment: segment.read(offset, nbytes), gone=None)
 
-    def read_batch(self, path: str, parts: Parts) -> Sequence[bytearray | None]:
-        """Return several objects of one segment."""
-        return self._do(path, lambda segment: segment.read_batch(parts), gone=[None] * len(parts))
+    def read_runs(self, path: str, offsets: Ints, sizes: Ints) -> Iterator[Run]:
+        """Yield objects of one segment in runs of neighbours, but for those that are evicted."""
+        order = np.argsort(offsets, kind="stable")
+        begins, sizes = offsets[order], sizes[order]
+        ends = begins + sizes
+        memory = memoryview(bytearray(min(_RUN, int(ends[-1] - begins[0]))))
+        for first, stop in _runs(begins, ends):
+            some = slice(first, stop)
+
+            def read(segment: Segment, some: slice = some) -> npt.NDArray[np.bool_]:
+                return segment.read_run(memory, begins[some], ends[some])
+
+            live = self._do(path, read, gone=None)
+            if live is not None and live.any():
+                at = (begins[some] - begins[first])[live]
+                yield Run(order[some][live], memory, at, sizes[some][live])
 
     def is_live(self, path: str, offset: int) -> bool:
         """Tell whether an object is not evicted."""
         return self._do(path, lambda segment: segment.is_live(offset), gone=False)
 
-    def evict(self, path: str, parts: Parts) -> None:
-        """Evict objects of one segment, and remove it with the last of all."""
-        if self._do(path, lambda segment: segment.evict(parts), gone=False, write=True):
+    def evict(self, path: str, offset: int, nbytes: int) -> None:
+        """Evict an object, or the rest of a segment, and remove the file if it was the last."""
+        self._evict(path, (offset,), (offset + nbytes,))
+
+    def evict_batch(self, path: str, offsets: Ints, sizes: Ints) -> None:
+        """Evict objects of one segment, and remove it with the last."""
+        self._evict(path, *_merged(offsets, sizes))
+
+    def _evict(self, path: str, offsets: Sequence[int], ends: Sequence[int]) -> None:
+        if self._do(path, lambda segment: segment.evict(offsets, ends), gone=False, write=True):
             self._open.pop(path, None)
             files.unlink(path)
 
@@ -363,4 +364,4 @@ class _Tail:
 
     def seal(self, segments: Segments) -> None:
         if self.end < self.limit:
-            segments.evict(self.path, [(self.end, self.limit - self.end)])
+            segments.evict(self.path, self.end, self.limit - self.end)

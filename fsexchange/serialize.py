@@ -36,7 +36,8 @@ import pickle
 import struct
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -247,11 +248,57 @@ def _changed() -> CorruptObjectError:
 # ---- arrays of the shapes and types that came last -----------------------------------------------
 
 # Their heads are the same to the last byte, CRC included, as this covers no elements.
-_heads: dict[tuple[np.dtype[Any], tuple[int, ...]], bytes | memoryview] = {}
+_heads: dict[tuple[np.dtype[Any], tuple[int, ...]], bytes] = {}
 _layouts: dict[bytes, tuple[int, tuple[int, ...], np.dtype[Any]]] = {}
 
 # Types whose arrays are memoryviews that `cast` takes.
 _NATIVE = "?bBhHiIlLqQefd"
+
+
+def head_of_all(objs: Sequence[Any]) -> bytes | None:
+    """Return what `serialize` puts before each of several arrays, if it is the same for all.
+
+    Then the array itself is all there is to follow. None for anything else.
+    """
+    if set(map(type, objs)) != {np.ndarray}:
+        return None
+    if len(set(map(_SHAPE, objs))) > 1 or len(set(map(_DTYPE, objs))) > 1:
+        return None
+    serialize(objs[0])
+    head = _heads.get((objs[0].dtype, objs[0].shape))
+    return head if all(map(_CONTIGUOUS, objs)) else None
+
+
+def deserialize_alike(
+    memory: memoryview, begins: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]
+) -> list[npt.NDArray[Any]] | None:
+    """Return copies of arrays that lie evenly in memory, if their heads are all the same.
+
+    None for anything else: objects of other kinds, or some of them evicted.
+    """
+    steps = np.diff(begins)
+    if not len(steps) or (steps != steps[0]).any() or (sizes != sizes[0]).any():
+        return None
+    begin, step = int(begins[0]), int(steps[0])
+    if not isinstance(deserialize(memory[begin : begin + int(sizes[0])]), np.ndarray):
+        return None
+    head = bytes(memory[begin : begin + _ALIGNMENT])
+    known = _layouts.get(head)
+    heads = np.ndarray((len(begins), _ALIGNMENT), np.uint8, memory, begin, (step, 1))
+    if known is None or known[0] != sizes[0] or (heads != np.frombuffer(head, np.uint8)).any():
+        return None
+    one: npt.NDArray[Any] = np.ndarray(known[1], known[2], memory, begin + _ALIGNMENT)
+    if not one.ndim:
+        return None
+    strides = (step, *one.strides)
+    every: npt.NDArray[Any] = np.ndarray(
+        (len(begins), *one.shape), one.dtype, memory, begin + _ALIGNMENT, strides
+    )
+    return [array.copy() for array in every]
+
+
+_SHAPE, _DTYPE = attrgetter("shape"), attrgetter("dtype")
+_CONTIGUOUS = attrgetter("flags.c_contiguous")
 
 
 def _remember(last: dict[Any, Any], key: Any, value: Any) -> None:

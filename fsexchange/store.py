@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fsexchange.cache import Cache
@@ -16,9 +17,11 @@ from fsexchange.errors import FsExchangeError, InvalidKeyError, MissingObjectErr
 from fsexchange.files import MAP_FROM
 from fsexchange.future import Failure, Future
 from fsexchange.keys import FileKey
+from fsexchange.layout import PACKED_BELOW
 from fsexchange.names import Names, check_name
 from fsexchange.ref import Ref
-from fsexchange.serialize import deserialize, serialize
+from fsexchange.segment import padding
+from fsexchange.serialize import deserialize, deserialize_alike, head_of_all, serialize
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -127,8 +130,18 @@ class Store:
         return key
 
     def put_batch(self, objs: Iterable[Any]) -> list[FileKey]:
-        """Write several objects and return their keys in order; all of them or none."""
-        return self.connector.put_batch([serialize(obj) for obj in objs])
+        """Write several objects and return their keys in order; all of them or none.
+
+        Those under 64 KiB share one file, in which each can be evicted by itself.
+        """
+        objs = list(objs)
+        head = None if self.connector.markers else head_of_all(objs)
+        size = 0 if head is None else len(head) + objs[0].nbytes
+        if not 0 < size < PACKED_BELOW:
+            return self.connector.put_batch([serialize(obj) for obj in objs])
+        rest = padding(size)
+        each = zip(repeat(head), objs, repeat(rest)) if rest else zip(repeat(head), objs)
+        return self.connector.put_packed(list(chain.from_iterable(each)), [size] * len(objs))
 
     def get(self, key: FileKey | str | Ref[Any], default: Any = _NO_DEFAULT) -> Any:
         """Return an object; arrays are views of a private mapping, or of memory read into.
@@ -173,21 +186,30 @@ class Store:
                 cache.put(key, data)
         return data
 
-    def _read_batch(self, keys: Sequence[FileKey]) -> Sequence[BytesLike | None]:
-        if self._cache is None:
-            return self.connector.get_batch(keys)
-        return [self._read(key) for key in keys]
-
     def get_batch(
         self, keys: Sequence[FileKey | str | Ref[Any]], default: Any = _NO_DEFAULT
     ) -> list[Any]:
         """Return what `get` returns for each of several keys, in their order."""
-        found = [self._find(key) for key in keys]
-        data = iter(self._read_batch([key for key in found if key is not None]))
-        batch = []
-        for key, meant in zip(keys, found, strict=True):
-            read = None if meant is None else next(data)
-            batch.append(self.get(key, default) if read is None else _load(read))
+        if self._cache:
+            return [self.get(key, default) for key in keys]
+        meant = [key if type(key) is FileKey else self._find(key) for key in keys]
+        there = [n for n, key in enumerate(meant) if key is not None]
+        found, runs = self.connector.get_runs([key for key in meant if key is not None])
+        batch = [_NO_DEFAULT] * len(keys)
+        for n, data in zip(there, found, strict=True):
+            if data is not None:
+                batch[n] = _load(data)
+        for numbers, memory, begins, sizes in runs:
+            objs = deserialize_alike(memory, begins, sizes)
+            if objs is None:
+                ends = (begins + sizes).tolist()
+                pairs = zip(begins.tolist(), ends, strict=True)
+                objs = [_load(bytearray(memory[begin:end])) for begin, end in pairs]
+            for n, obj in zip(numbers.tolist(), objs, strict=True):
+                batch[there[n]] = obj
+        for n, obj in enumerate(batch):
+            if obj is _NO_DEFAULT:
+                batch[n] = self.get(keys[n], default)
         return batch
 
     def exists(self, key: FileKey | str | Ref[Any]) -> bool:
