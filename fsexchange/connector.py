@@ -8,10 +8,8 @@ import itertools
 import os
 import time
 from collections.abc import Iterator, Sequence
-from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from fsexchange import files, publish
 from fsexchange.directory import attach_directory, open_directory
@@ -25,16 +23,16 @@ from fsexchange.errors import (
     WaitTimeoutError,
 )
 from fsexchange.filesystem import Policy, find_filesystem
-from fsexchange.keys import FileKey, check_key, segment_bounds
-from fsexchange.layout import CLAIM, PACKED_BELOW, UNIT, segment_start
-from fsexchange.segment import Segments, Tails, padding
+from fsexchange.keys import FileKey, check_key
+from fsexchange.layout import CLAIM, PACKED_BELOW, UNIT
+from fsexchange.packing import Packing, Run, Tail, grouped
+from fsexchange.segment import padding
 from fsexchange.watch import Watch, until
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer, Self
 
     from fsexchange.files import Buffers, BytesLike
-    from fsexchange.segment import Ints, Run
 
 # Identity of this process; a forked child gets its own, and with it directories of its own to
 # write to. (Comparing pids would cost a system call a put.)
@@ -63,61 +61,21 @@ _SHARED = 16 * "0"
 class _Writer:
     """One directory that only the calling process creates names in, and its next number."""
 
-    def __init__(self, store_dir: str, name: str) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
         self.numbers = itertools.count()
         self.process = _process
         self.small = 0  # objects of put that could share a file
-        self.tails = Tails(f"{store_dir}/{name}", self.numbers)
+        self.tails: list[Tail] = []  # to append to, unless another thread does just now
+
+    def next_name(self) -> str:
+        return f"{self.name}/{next(self.numbers)}"
 
 
 def _length(key: Any) -> int:
     """Return the length that a key promises, or -1; ProxyStore's own keys promise none."""
     nbytes: int = getattr(key, "nbytes", -1)
     return nbytes
-
-
-class _Group(NamedTuple):
-    """Objects of one segment: their numbers in a batch, where they begin, and how long they are."""
-
-    filename: str
-    numbers: Ints
-    offsets: Ints
-    sizes: Ints
-
-
-def _grouped(keys: Sequence[FileKey]) -> tuple[list[int], list[_Group]]:
-    """Return the numbers of keys of whole files, and groups of the others, all checked."""
-    if not keys:
-        return [], []
-    names, nbytes, begins = zip(*map(_as_tuple, keys), strict=True)
-    by_name: dict[str, list[int]] = {}
-    if len(set(names)) == 1:
-        by_name[names[0]] = list(range(len(keys)))
-    else:
-        for n, name in enumerate(names):
-            by_name.setdefault(name, []).append(n)
-    alone, groups = [], []
-    offsets, sizes = np.array(begins), np.array(nbytes)
-    for filename, numbers in by_name.items():
-        if begins[numbers[0]]:
-            group = _Group(filename, np.array(numbers), offsets[numbers], sizes[numbers])
-            start, end = segment_bounds(filename)
-            if ((start <= group.offsets) & (group.offsets <= end - group.sizes)).all() and (
-                (group.offsets % UNIT == 0) & (group.sizes >= 0) & (group.sizes < PACKED_BELOW)
-            ).all():
-                groups.append(group)
-                continue
-        for n in numbers:
-            check_key(keys[n])
-        alone += numbers
-    return alone, groups
-
-
-def _as_tuple(key: Any) -> tuple[str, int, int]:
-    if type(key) is FileKey:
-        return key
-    return check_key(key), _length(key), getattr(key, "offset", 0)
 
 
 class FileConnector:
@@ -252,11 +210,13 @@ class FileConnector:
             self._writers.clear()
         elif self.owned:
             self.directory.keep()
-        if "_segments" in vars(self):
-            for writer in self._writers.values():
-                if writer.process is _process:
-                    with contextlib.suppress(OSError):
-                        writer.tails.seal(self._segments)
+        for writer in self._writers.values():
+            if writer.process is _process:
+                for tail in writer.tails:
+                    with contextlib.suppress(FsExchangeError):
+                        self._packing.seal(tail)
+        if "_packing" in vars(self):
+            self._packing.close()
         self._closed = True
         self._writers.clear()
         self._watches.clear()
@@ -283,7 +243,7 @@ class FileConnector:
         if nbytes < PACKED_BELOW and not alone:
             writer.small += 1
             if writer.small > _ALONE and self._appends:
-                return self._append(writer, pieces, nbytes)
+                return self._packing.append(writer.tails, writer.next_name, pieces, nbytes)
         return self._create(writer, pieces, nbytes)
 
     def put_batch(self, objs: Sequence[Buffers]) -> list[FileKey]:
@@ -324,20 +284,7 @@ class FileConnector:
         """
         if not sizes:
             return []
-        units = np.maximum(1, -(-np.array(sizes) // UNIT))
-        ends = np.cumsum(units)
-        total = int(ends[-1])
-        start = segment_start(total)
-        writer = self._writer("put")
-        filename = f"{writer.name}/{next(writer.numbers)}.{total}"
-        path = f"{self.store_dir}/{filename}"
-        try:
-            files.create(path, [bytes(start), *pieces], start + UNIT * total)
-        except OSError as error:
-            raise self.directory.explain(error, "write", path) from error
-        begins = (start + UNIT * (ends - units)).tolist()
-        rows = zip(itertools.repeat(filename), sizes, begins, strict=False)
-        return list(map(partial(tuple.__new__, FileKey), rows))
+        return self._packing.write(self._writer("put").next_name(), pieces, sizes)
 
     def get(self, key: FileKey) -> BytesLike | None:
         """Return an object as a writable buffer of the caller's own, or None if there is none.
@@ -355,16 +302,11 @@ class FileConnector:
         StoreError
             The file system refuses.
         """
+        if getattr(key, "offset", 0):
+            self.check_open()
+            return self._packing.read(key)
         path = self.path(key)
         nbytes = _length(key)
-        if getattr(key, "offset", 0):
-            try:
-                data = self._segments.read(path, key.offset, nbytes)
-            except OSError as error:
-                raise self.directory.explain(error, "read", path) from error
-            if data is None:
-                self.directory.check()
-            return data
         # Small objects are never mapped: the kind of file system need not be found out for them.
         mappable = 0 <= nbytes < files.MAP_FROM or self.policy.mappable
         tries = publish.TRIES
@@ -441,23 +383,10 @@ class FileConnector:
         """
         self.check_open()
         found: list[Any] = [None] * len(keys)
-        alone, groups = _grouped(keys)
+        alone, groups = grouped(keys)
         for n in alone:
             found[n] = self.get(keys[n])
-        return found, self._runs(groups)
-
-    def _runs(self, groups: list[_Group]) -> Iterator[Run]:
-        for filename, numbers, offsets, sizes in groups:
-            path = f"{self.store_dir}/{filename}"
-            runs = self._segments.read_runs(path, offsets, sizes)
-            while True:
-                try:
-                    run = next(runs)
-                except StopIteration:
-                    break
-                except OSError as error:
-                    raise self.directory.explain(error, "read", path) from error
-                yield run._replace(numbers=numbers[run.numbers])
+        return found, self._packing.read_runs(groups) if groups else iter(())
 
     def exists(self, key: FileKey) -> bool:
         """Tell whether there is an object under the key.
@@ -473,11 +402,12 @@ class FileConnector:
 
     def evict(self, key: FileKey) -> None:
         """Remove an object; no error if there is none. Whoever has it mapped keeps it."""
+        if getattr(key, "offset", 0):
+            self.check_open()
+            self._packing.evict(key)
+            return
         path = self.path(key)
         try:
-            if getattr(key, "offset", 0):
-                self._segments.evict(path, key.offset, key.nbytes)
-                return
             if self.markers:
                 files.unlink(f"{path}.ready")  # first: a marker promises an object
             os.unlink(path)
@@ -491,15 +421,11 @@ class FileConnector:
     def evict_batch(self, keys: Sequence[FileKey]) -> None:
         """Remove several objects; no error for those that are not there."""
         self.check_open()
-        alone, groups = _grouped(keys)
+        alone, groups = grouped(keys)
         for n in alone:
             self.evict(keys[n])
-        for filename, _, offsets, sizes in groups:
-            path = f"{self.store_dir}/{filename}"
-            try:
-                self._segments.evict_batch(path, offsets, sizes)
-            except OSError as error:
-                raise self.directory.explain(error, "remove", path) from error
+        if groups:
+            self._packing.evict_batch(groups)
 
     def new_key(self, obj: object = None) -> FileKey:
         """Return a key for an object that any process can `set` later. `obj` is ignored."""
@@ -615,18 +541,9 @@ class FileConnector:
             raise self.directory.explain(error, "write", path) from error
         return FileKey(filename, nbytes)
 
-    def _append(self, writer: _Writer, pieces: Sequence[Buffer], nbytes: int) -> FileKey:
-        """Write an object behind others."""
-        try:
-            path, offset = writer.tails.append(self._segments, pieces, nbytes)
-        except OSError as error:
-            where = f"{self.store_dir}/{writer.name}"
-            raise self.directory.explain(error, "write", where) from error
-        return FileKey(path[len(self.store_dir) + 1 :], nbytes, offset)
-
     @cached_property
-    def _segments(self) -> Segments:
-        return Segments(network=self.policy.network)
+    def _packing(self) -> Packing:
+        return Packing(self.directory, network=self.policy.network)
 
     @cached_property
     def _appends(self) -> bool:
@@ -669,8 +586,7 @@ class FileConnector:
         writer = self._writers.get(purpose)
         if writer is None or writer.process is not _process:
             self.check_open()
-            name = self.directory.make_writer(signed=signed)
-            writer = self._writers[purpose] = _Writer(self.store_dir, name)
+            writer = self._writers[purpose] = _Writer(self.directory.make_writer(signed=signed))
         return writer
 
     def _may_open(self, path: str) -> bool:
@@ -680,7 +596,7 @@ class FileConnector:
         name = f"{path}.ready" if self.markers else path
         try:
             if getattr(key, "offset", 0):
-                return self._segments.is_live(path, key.offset)
+                return self._packing.is_live(key)
             if _length(key) < 0 and not self._may_open(path):
                 return False
             os.stat(name)

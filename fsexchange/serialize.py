@@ -36,8 +36,7 @@ import pickle
 import struct
 import sys
 import zlib
-from collections.abc import Callable, Sequence
-from operator import attrgetter
+from collections.abc import Callable
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -58,7 +57,8 @@ _VERSION = 1
 _HEAD = struct.Struct("<4sBBHQQII")
 _CRC_AT = _HEAD.size - 4
 _CHECKSUM = 1
-_ALIGNMENT = 64
+#: Buffers begin at a multiple of so many bytes.
+ALIGNMENT = 64
 
 _C = ord("C")  # the order of an array, as opposed to Fortran's
 
@@ -97,14 +97,14 @@ def serialize(obj: Any, *, checksum: bool = False) -> Frames:
     kind = type(obj)
     if kind is np.ndarray:
         if obj.flags.c_contiguous and not checksum:
-            head = _heads.get((obj.dtype, obj.shape))
+            head = HEADS.get((obj.dtype, obj.shape))
             if head is not None:
                 return [head, obj.data.cast("B")]
         if _is_plain(obj.dtype):
             body, data = _array_frames(obj)
             frames = _frames(_NDARRAY, body, [data], checksum)
             if obj.dtype.char in _NATIVE and data.nbytes and body[0] == _C and not checksum:
-                _remember(_heads, (obj.dtype, obj.shape), frames[0])
+                _remember(HEADS, (obj.dtype, obj.shape), frames[0])
             return frames
     elif kind is bytes:
         return _frames(_BYTES, b"", [memoryview(obj)], checksum)
@@ -148,9 +148,9 @@ def deserialize(buffer: Buffer) -> Any:
     view = memoryview(buffer)
     if view.format != "B" or view.ndim != 1:
         view = view.cast("B")
-    known = _layouts.get(bytes(view[:_ALIGNMENT]))
+    known = LAYOUTS.get(bytes(view[:ALIGNMENT]))
     if known is not None and known[0] == view.nbytes:
-        return np.ndarray(known[1], known[2], view, _ALIGNMENT)
+        return np.ndarray(known[1], known[2], view, ALIGNMENT)
     if view[:4] != _MAGIC:
         if view[:6] == _NPY_MAGIC:
             return _load_npy(view)
@@ -163,9 +163,9 @@ def deserialize(buffer: Buffer) -> Any:
         return _unpickle(body, buffers)
     if kind == _NDARRAY:
         array = _load_array(body, buffers[0])
-        if body[0] == _C and view.nbytes - array.nbytes == _ALIGNMENT and not view[6] & _CHECKSUM:
-            head = bytes(view[:_ALIGNMENT])
-            _remember(_layouts, head, (view.nbytes, array.shape, array.dtype))
+        if body[0] == _C and view.nbytes - array.nbytes == ALIGNMENT and not view[6] & _CHECKSUM:
+            head = bytes(view[:ALIGNMENT])
+            _remember(LAYOUTS, head, (view.nbytes, array.shape, array.dtype))
         return array
     if kind == _BYTES:
         return bytes(buffers[0])
@@ -185,7 +185,7 @@ def _frames(kind: int, body: bytes, buffers: list[memoryview], checksum: bool) -
     end = _HEAD.size + len(table) + len(body)
     rest: Frames = []
     for data in buffers:
-        padding = bytes(-end % _ALIGNMENT)
+        padding = bytes(-end % ALIGNMENT)
         end += len(padding) + data.nbytes
         rest += (padding, data)
     flags = _CHECKSUM if checksum else 0
@@ -221,7 +221,7 @@ def _parse(view: memoryview) -> tuple[int, memoryview, list[memoryview]]:
     body = view[body_start:end]
     buffers = []
     for at in range(_HEAD.size, body_start, 8):
-        start = end + -end % _ALIGNMENT
+        start = end + -end % ALIGNMENT
         end = start + int.from_bytes(view[at : at + 8], "little")
         buffers.append(view[start:end])
         if flags & _CHECKSUM:
@@ -247,58 +247,13 @@ def _changed() -> CorruptObjectError:
 
 # ---- arrays of the shapes and types that came last -----------------------------------------------
 
-# Their heads are the same to the last byte, CRC included, as this covers no elements.
-_heads: dict[tuple[np.dtype[Any], tuple[int, ...]], bytes] = {}
-_layouts: dict[bytes, tuple[int, tuple[int, ...], np.dtype[Any]]] = {}
+# Their heads are the same to the last byte, CRC included, as this covers no elements. A head is
+# what comes before the elements; a layout is length of all, shape and dtype.
+HEADS: dict[tuple[np.dtype[Any], tuple[int, ...]], bytes] = {}
+LAYOUTS: dict[bytes, tuple[int, tuple[int, ...], np.dtype[Any]]] = {}
 
 # Types whose arrays are memoryviews that `cast` takes.
 _NATIVE = "?bBhHiIlLqQefd"
-
-
-def head_of_all(objs: Sequence[Any]) -> bytes | None:
-    """Return what `serialize` puts before each of several arrays, if it is the same for all.
-
-    Then the array itself is all there is to follow. None for anything else.
-    """
-    if set(map(type, objs)) != {np.ndarray}:
-        return None
-    if len(set(map(_SHAPE, objs))) > 1 or len(set(map(_DTYPE, objs))) > 1:
-        return None
-    serialize(objs[0])
-    head = _heads.get((objs[0].dtype, objs[0].shape))
-    return head if all(map(_CONTIGUOUS, objs)) else None
-
-
-def deserialize_alike(
-    memory: memoryview, begins: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]
-) -> list[npt.NDArray[Any]] | None:
-    """Return copies of arrays that lie evenly in memory, if their heads are all the same.
-
-    None for anything else: objects of other kinds, or some of them evicted.
-    """
-    steps = np.diff(begins)
-    if not len(steps) or (steps != steps[0]).any() or (sizes != sizes[0]).any():
-        return None
-    begin, step = int(begins[0]), int(steps[0])
-    if not isinstance(deserialize(memory[begin : begin + int(sizes[0])]), np.ndarray):
-        return None
-    head = bytes(memory[begin : begin + _ALIGNMENT])
-    known = _layouts.get(head)
-    heads = np.ndarray((len(begins), _ALIGNMENT), np.uint8, memory, begin, (step, 1))
-    if known is None or known[0] != sizes[0] or (heads != np.frombuffer(head, np.uint8)).any():
-        return None
-    one: npt.NDArray[Any] = np.ndarray(known[1], known[2], memory, begin + _ALIGNMENT)
-    if not one.ndim:
-        return None
-    strides = (step, *one.strides)
-    every: npt.NDArray[Any] = np.ndarray(
-        (len(begins), *one.shape), one.dtype, memory, begin + _ALIGNMENT, strides
-    )
-    return [array.copy() for array in every]
-
-
-_SHAPE, _DTYPE = attrgetter("shape"), attrgetter("dtype")
-_CONTIGUOUS = attrgetter("flags.c_contiguous")
 
 
 def _remember(last: dict[Any, Any], key: Any, value: Any) -> None:

@@ -10,6 +10,7 @@ from functools import cached_property
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from fsexchange import alike
 from fsexchange.cache import Cache
 from fsexchange.connector import FileConnector
 from fsexchange.directory import default_directory
@@ -21,7 +22,7 @@ from fsexchange.layout import PACKED_BELOW
 from fsexchange.names import Names, check_name
 from fsexchange.ref import Ref
 from fsexchange.segment import padding
-from fsexchange.serialize import deserialize, deserialize_alike, head_of_all, serialize
+from fsexchange.serialize import deserialize, serialize
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -135,7 +136,7 @@ class Store:
         Those under 64 KiB share one file, in which each can be evicted by itself.
         """
         objs = list(objs)
-        head = None if self.connector.markers else head_of_all(objs)
+        head = None if self.connector.markers else alike.common_head(objs)
         size = 0 if head is None else len(head) + objs[0].nbytes
         if not 0 < size < PACKED_BELOW:
             return self.connector.put_batch([serialize(obj) for obj in objs])
@@ -200,7 +201,7 @@ class Store:
             if data is not None:
                 batch[n] = _load(data)
         for numbers, memory, begins, sizes in runs:
-            objs = deserialize_alike(memory, begins, sizes)
+            objs = alike.copies(memory, begins, sizes)
             if objs is None:
                 ends = (begins + sizes).tolist()
                 pairs = zip(begins.tolist(), ends, strict=True)

@@ -113,7 +113,10 @@ def test_kill_at_any_system_call_leaves_the_whole_object_or_none(
     if verb == "replace" and "write_once" in options:
         pytest.skip("write_once replaces nothing")
     new, before = b"new" * 300, b"before" * 50
-    calls = _system_calls_of(verb, options, shm_dir)
+    with FileConnector(shm_dir / "store", **eval(options)) as owner:
+        key, old = owner.new_key(), owner.new_key()
+        owner.set(old, b"before")
+        calls = _system_calls_of(VERB, shm_dir, verb, options, key.filename, old.filename)
     assert len(calls) >= 1
     outcomes = set()
     for call, occurrence in calls:
@@ -122,7 +125,8 @@ def test_kill_at_any_system_call_leaves_the_whole_object_or_none(
         with FileConnector(store, **eval(options)) as owner:
             key, old = owner.new_key(), owner.new_key()
             owner.set(old, before)
-            killed = _run(verb, options, store, key, old, f"{call}:signal=KILL:when={occurrence}")
+            inject = f"{call}:signal=KILL:when={occurrence}"
+            killed = _run(VERB, inject, store, verb, options, key.filename, old.filename)
             assert killed.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), killed.stderr
             try:
                 got = (owner.get(key), owner.get(old))
@@ -147,23 +151,74 @@ def test_kill_at_any_system_call_leaves_the_whole_object_or_none(
     assert "before" in outcomes
 
 
-def _run(
-    verb: str, options: str, store: Path, key: FileKey, old: FileKey, inject: str
-) -> subprocess.CompletedProcess[str]:
+# The same for objects that share files.
+PACKED = """
+import os, sys
+from fsexchange import FileConnector, FileKey
+store, verb = sys.argv[1:3]
+connector = FileConnector(store)
+for _ in range(16 if verb == "first" else 17):
+    connector.evict(connector.put(b"warm up"))
+connector.evict_batch(connector.put_batch([b"warm", b"up"]))
+keys = [FileKey.parse(text) for text in sys.argv[3:]]
+connector.get_batch(keys)
+calls = {
+    "first": lambda: connector.put([b"new" * 100, b"new" * 200]),
+    "append": lambda: connector.put([b"new" * 100, b"new" * 200]),
+    "put_batch": lambda: connector.put_batch([b"new"] * 3000),
+    "evict": lambda: connector.evict(keys[0]),
+    "evict_batch": lambda: connector.evict_batch(keys[:-1]),
+    "evict the last": lambda: connector.evict_batch(keys),
+    "close": lambda: connector.close(),
+}
+os.access("/fsexchange-begin", 0)
+calls[verb]()
+os.access("/fsexchange-end", 0)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize(
+    "verb", ["first", "append", "put_batch", "evict", "evict_batch", "evict the last", "close"]
+)
+def test_kill_at_any_system_call_on_shared_files(verb: str, shm_dir: Path) -> None:
+    """Each object is there or evicted, the others are there, and what is left can be evicted."""
+    contents = [bytes([n]) * 3000 for n in range(60)]
+    with FileConnector(shm_dir / "store") as owner:
+        texts = [str(key) for key in owner.put_batch(contents)]
+        calls = _system_calls_of(PACKED, shm_dir, verb, *texts)
+    assert len(calls) >= 1
+    evictable = {"evict": 1, "evict_batch": 59, "evict the last": 60}.get(verb, 0)
+    left = set()
+    for call, occurrence in calls:
+        store = shm_dir / f"{call}-{occurrence}"
+        with FileConnector(store) as owner:
+            keys = owner.put_batch(contents)
+            inject = f"{call}:signal=KILL:when={occurrence}"
+            killed = _run(PACKED, inject, store, verb, *map(str, keys))
+            assert killed.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), killed.stderr
+            got = owner.get_batch(keys)
+            assert got[evictable:] == contents[evictable:]
+            assert [owner.get(key) for key in keys] == got
+            for one, content in zip(got, contents, strict=True):
+                assert one in (None, content)
+            left.add(60 - got.count(None))
+            assert owner.get_batch(owner.put_batch([b"goes", b"on"])) == [b"goes", b"on"]
+            owner.evict_batch(keys)
+            assert not Path(owner.path(keys[0])).exists()
+        assert not store.exists()
+    assert 60 in left
+
+
+def _run(code: str, inject: str, *args: str | Path) -> subprocess.CompletedProcess[str]:
     tracer = strace("-qq", "-o", "/dev/null", "-e", f"inject={inject}")
-    return python(
-        VERB, store, verb, options, key.filename, old.filename, before=tracer, check=False
-    )
+    return python(code, *args, before=tracer, check=False)
 
 
-def _system_calls_of(verb: str, options: str, shm_dir: Path) -> list[tuple[str, int]]:
-    """Return the system calls of a verb, each with its number among those of the whole process."""
+def _system_calls_of(code: str, shm_dir: Path, *args: str) -> list[tuple[str, int]]:
+    """Return the system calls between the marks, numbered among those of the whole process."""
     log = shm_dir / "strace.log"
-    with FileConnector(shm_dir / "store", **eval(options)) as owner:
-        key, old = owner.new_key(), owner.new_key()
-        owner.set(old, b"before")
-        tracer = strace("-qq", "-o", str(log))
-        python(VERB, shm_dir / "store", verb, options, key.filename, old.filename, before=tracer)
+    python(code, shm_dir / "store", *args, before=strace("-qq", "-o", str(log)))
     counts: dict[str, int] = {}
     calls: list[tuple[str, int]] = []
     inside = False

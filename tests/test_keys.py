@@ -96,7 +96,7 @@ def test_record_that_is_no_key_is_refused(record: bytes) -> None:
 
 
 def test_key_of_a_packed_object_is_refused_by_name() -> None:
-    with pytest.raises(InvalidKeyError, match="no packed objects"):
+    with pytest.raises(InvalidKeyError, match="no such part"):
         check_key(FileKey("00c0ffee00c0ffee/7", 10, 64))
 
 

@@ -1,0 +1,56 @@
+"""Batches of plain arrays of one shape and type, without a look at each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fsexchange.segment import Ints
+from fsexchange.serialize import ALIGNMENT, HEADS, LAYOUTS, deserialize, serialize
+
+_SHAPE, _DTYPE = attrgetter("shape"), attrgetter("dtype")
+_CONTIGUOUS = attrgetter("flags.c_contiguous")
+
+
+def common_head(objs: Sequence[Any]) -> bytes | None:
+    """Return what `serialize` puts before each of several arrays, if it is the same for all.
+
+    Then the array itself is all there is to follow. None for anything else.
+    """
+    if set(map(type, objs)) != {np.ndarray}:
+        return None
+    if len(set(map(_SHAPE, objs))) > 1 or len(set(map(_DTYPE, objs))) > 1:
+        return None
+    serialize(objs[0])
+    head = HEADS.get((objs[0].dtype, objs[0].shape))
+    return head if all(map(_CONTIGUOUS, objs)) else None
+
+
+def copies(memory: memoryview, begins: Ints, sizes: Ints) -> list[npt.NDArray[Any]] | None:
+    """Return copies of arrays that lie evenly in memory, if their heads are all the same.
+
+    None for anything else: objects of other kinds, or some of them evicted.
+    """
+    steps = np.diff(begins)
+    if not len(steps) or (steps != steps[0]).any() or (sizes != sizes[0]).any():
+        return None
+    begin, step = int(begins[0]), int(steps[0])
+    if not isinstance(deserialize(memory[begin : begin + int(sizes[0])]), np.ndarray):
+        return None
+    head = bytes(memory[begin : begin + ALIGNMENT])
+    known = LAYOUTS.get(head)
+    heads = np.ndarray((len(begins), ALIGNMENT), np.uint8, memory, begin, (step, 1))
+    if known is None or known[0] != sizes[0] or (heads != np.frombuffer(head, np.uint8)).any():
+        return None
+    one: npt.NDArray[Any] = np.ndarray(known[1], known[2], memory, begin + ALIGNMENT)
+    if not one.ndim:
+        return None
+    strides = (step, *one.strides)
+    every: npt.NDArray[Any] = np.ndarray(
+        (len(begins), *one.shape), one.dtype, memory, begin + ALIGNMENT, strides
+    )
+    return [array.copy() for array in every]

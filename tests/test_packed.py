@@ -1,0 +1,488 @@
+"""Small objects that share files: each for itself, for every process, and no space is lost."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import random
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fsexchange import (
+    CorruptObjectError,
+    FileConnector,
+    FileKey,
+    InvalidKeyError,
+    MissingObjectError,
+    Store,
+    StoreClosedError,
+)
+
+from .jobs import needs_mpi, passes
+from .processes import python, small_tmpfs
+
+LENGTHS = [0, 1, 63, 64, 65, 1000, 4096, 65_535]
+
+
+@pytest.fixture
+def connector(base_dir: Path) -> Iterator[FileConnector]:
+    with FileConnector(base_dir / "store") as connector:
+        yield connector
+    assert not (base_dir / "store").exists()
+
+
+def objects(connector: FileConnector) -> list[str]:
+    """Return the files with objects."""
+    folder = Path(connector.store_dir)
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*/[0-9]*") if p.is_file())
+
+
+def blocks(connector: FileConnector) -> int:
+    """Return the bytes that all objects take on disk."""
+    files = (Path(connector.store_dir, name) for name in objects(connector))
+    return sum(512 * path.stat().st_blocks for path in files)
+
+
+def appended(connector: FileConnector, contents: list[bytes]) -> list[FileKey]:
+    """Put objects one by one, behind each other in one file."""
+    for _ in range(16):  # the first have files of their own
+        connector.evict(connector.put(b"alone"))
+    return [connector.put(content) for content in contents]
+
+
+Putter = Callable[[FileConnector, list[bytes]], list[FileKey]]
+both = pytest.mark.parametrize("put", [FileConnector.put_batch, appended], ids=["batch", "one"])
+
+
+@both
+def test_each_is_what_was_put_until_it_is_evicted(put: Putter, connector: FileConnector) -> None:
+    contents = [os.urandom(length) for length in LENGTHS * 5]
+    keys = put(connector, contents)
+    assert len(objects(connector)) == 1
+    for n in random.Random(1).sample(range(len(keys)), len(keys)):
+        assert connector.exists(keys[n])
+        assert connector.get(keys[n]) == contents[n]
+        assert connector.get_part(keys[n], 0, len(contents[n])) == contents[n]
+        assert connector.get_batch(keys) == contents
+        connector.evict(keys[n])
+        connector.evict(keys[n])
+        contents[n] = None  # type: ignore[call-overload]
+        assert not connector.exists(keys[n])
+        assert connector.get(keys[n]) is None
+        with pytest.raises(MissingObjectError):
+            connector.wait(keys[n])
+    assert connector.get_batch(keys) == contents == [None] * len(keys)
+    if put is FileConnector.put_batch:
+        assert objects(connector) == []
+
+
+@pytest.mark.parametrize("order", ["forwards", "backwards", "mixed"])
+def test_a_file_goes_with_its_last_object(order: str, connector: FileConnector) -> None:
+    """Of several chunks, the last of which is not full."""
+    keys = connector.put_batch([b"%05d" % n * 50 for n in range(1000)])
+    if order == "backwards":
+        keys.reverse()
+    elif order == "mixed":
+        random.Random(2).shuffle(keys)
+    for key in keys:
+        assert len(objects(connector)) == 1
+        connector.evict(key)
+    assert objects(connector) == []
+
+
+@both
+def test_space_is_given_back_before_the_file_goes(put: Putter, connector: FileConnector) -> None:
+    keys = put(connector, [bytes(1000)] * 900)
+    os.sync()
+    before = blocks(connector)
+    connector.evict(keys[0])
+    connector.evict_batch(keys[2:])
+    assert connector.get(keys[1]) == bytes(1000)
+    assert before > 900_000
+    assert blocks(connector) < 100_000
+
+
+def test_mixed_batches_keep_their_order(connector: FileConnector) -> None:
+    lengths = [*LENGTHS, 65_536, 3, 1 << 20, 3 << 20, 5]
+    contents = [os.urandom(length) for length in lengths]
+    keys = connector.put_batch([[content[:7], content[7:]] for content in contents])
+    alone = connector.put(b"alone")
+    assert [key.nbytes for key in keys] == lengths
+    assert len(objects(connector)) == 5
+    some = [keys[3], keys[-2], alone, keys[3], keys[0]]
+    wanted = [contents[3], contents[-2], b"alone", contents[3], contents[0]]
+    assert connector.get_batch(some) == wanted
+    assert connector.get_batch(list(reversed(keys))) == contents[::-1]
+    connector.evict_batch([*some, keys[-1]])
+    assert connector.get_batch([*some, keys[-1]]) == [None] * 6
+    connector.evict_batch(keys)
+    assert objects(connector) == []
+
+
+def test_far_neighbours_and_long_runs(connector: FileConnector) -> None:
+    contents = [bytes([n % 251]) * 20_000 for n in range(300)]
+    keys = connector.put_batch(contents)
+    for step in (1, 2, 7, 100):
+        assert connector.get_batch(keys[::step]) == contents[::step]
+        assert connector.get_batch(keys[::-step]) == contents[::-step]
+
+
+def test_what_is_got_of_a_batch_is_ones_own(connector: FileConnector) -> None:
+    keys = connector.put_batch([bytes(100)] * 3)
+    mine = connector.get_batch(keys)
+    mine[0][:] = b"\x01" * 100
+    assert connector.get_batch(keys) == [bytes(100)] * 3 == [bytes(100), *mine[1:]]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        FileKey("00c0ffee00c0ffee/7.100", 10, 4096 - 64),  # flags
+        FileKey("00c0ffee00c0ffee/7.100", 10, 4097),
+        FileKey("00c0ffee00c0ffee/7.100", 6401, 4096),  # more than there is
+        FileKey("00c0ffee00c0ffee/7.100", -1, 4096),
+        FileKey("00c0ffee00c0ffee/7.10000000", 65_536, 10_010_624),
+        FileKey("00c0ffee00c0ffee/7.100", 10),  # the file itself
+        FileKey("00c0ffee00c0ffee/7.0", 0, 4096),
+        FileKey("00c0ffee00c0ffee/7.1e3", 1, 4096),
+        FileKey("00c0ffee00c0ffee/7", 10, 4096),
+        FileKey("plain", 10, 4096),
+        FileKey("../x.100", 10, 4096),
+    ],
+)
+def test_keys_that_no_packed_object_has(key: FileKey, connector: FileConnector) -> None:
+    good = connector.put_batch([b"x" * 640] * 10)
+    verbs = (connector.get, connector.exists, connector.evict, connector.wait, FileKey.pack)
+    for verb in verbs:
+        with pytest.raises(InvalidKeyError):
+            verb(key)
+    for wrong in (key, good[0]._replace(offset=good[0].offset + 1)):
+        for batch in (connector.get_batch, connector.evict_batch):
+            with pytest.raises(InvalidKeyError):
+                batch([*good, wrong])
+    assert connector.get_batch(good) == [b"x" * 640] * 10
+
+
+def test_keys_travel_in_every_form(connector: FileConnector) -> None:
+    for key in connector.put_batch([b"one", b"two"]):
+        assert FileKey.parse(str(key)) == FileKey.unpack(key.pack()) == key
+        assert pickle.loads(pickle.dumps(key)) == key
+        assert key.offset > 0
+
+
+def test_a_packed_object_cannot_be_set(connector: FileConnector) -> None:
+    key, _ = connector.put_batch([b"one", b"two"])
+    with pytest.raises(InvalidKeyError, match="shares a file"):
+        connector.set(key, b"else")
+    assert connector.get(key) == b"one"
+
+
+def test_alone_is_a_file_of_its_own(connector: FileConnector) -> None:
+    appended(connector, [b"x"])
+    key = connector.put(b"content", alone=True)
+    assert Path(connector.path(key)).read_bytes() == b"content"
+
+
+def test_markers_pack_nothing(base_dir: Path) -> None:
+    """ProxyStore's connector, which reads the directory, knows no parts of files."""
+    with FileConnector(base_dir / "store", markers=True) as connector:
+        keys = connector.put_batch([b"%d" % n for n in range(50)])
+        keys += [connector.put(b"x") for _ in range(50)]
+        assert len({key.filename for key in keys}) == 100
+        assert not any(key.offset for key in keys)
+    with Store(FileConnector(base_dir / "store", markers=True)) as store:
+        assert not any(key.offset for key in store.put_batch([np.ones(3)] * 5))
+
+
+def test_truncated_files_are_errors(connector: FileConnector) -> None:
+    keys = connector.put_batch([bytes(1000)] * 10)
+    os.truncate(connector.path(keys[0]), keys[5].offset + 999)
+    for verb in (lambda: connector.get(keys[5]), lambda: connector.get_batch(keys)):
+        with pytest.raises(CorruptObjectError, match="put the object again"):
+            verb()
+    assert connector.get(keys[4]) == bytes(1000)
+    os.truncate(connector.path(keys[0]), 0)
+    for verb in (lambda: connector.get(keys[4]), lambda: connector.get_batch(keys)):
+        with pytest.raises(CorruptObjectError):
+            verb()
+
+
+def test_many_files_are_open_at_a_time_but_not_too_many(connector: FileConnector) -> None:
+    batches = [connector.put_batch([b"%d" % n, b"second"]) for n in range(200)]
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(2):
+        for n, keys in enumerate(batches):
+            assert connector.get(keys[0]) == b"%d" % n
+    assert len(os.listdir("/proc/self/fd")) < before + 100
+    connector.close()
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_segments_that_are_appended_to_go_when_they_are_full(connector: FileConnector) -> None:
+    keys = appended(connector, [bytes(1000)] * 3000)
+    assert 3 <= len(objects(connector)) <= 4
+    for key in keys:
+        connector.evict(key)
+    assert len(objects(connector)) == 1
+    assert blocks(connector) < 200_000
+
+
+def test_close_gives_up_the_rest_of_a_segment(connector: FileConnector) -> None:
+    other = pickle.loads(pickle.dumps(connector))
+    keys = appended(other, [b"content"] * 10)
+    other.close()
+    connector.evict_batch(keys[1:])
+    assert connector.get(keys[0]) == b"content"
+    connector.evict(keys[0])
+    assert objects(connector) == []
+
+
+def test_threads_and_children_append_to_files_of_their_own(connector: FileConnector) -> None:
+    """And read each other's."""
+    appended(connector, [b"parent's"])
+    found: list[tuple[FileKey, bytes]] = []
+
+    def put(name: str) -> list[tuple[FileKey, bytes]]:
+        contents = [b"%s %d" % (name.encode(), n) for n in range(500)]
+        return [(connector.put(content), content) for content in contents]
+
+    threads = [
+        threading.Thread(target=lambda n=n: found.extend(put(f"thread {n}"))) for n in "abcd"
+    ]
+    for thread in threads:
+        thread.start()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with os.fdopen(writer, "wb") as theirs:
+            pickle.dump(put("child"), theirs)
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        found += pickle.load(pipe)
+    os.waitpid(child, 0)
+    for thread in threads:
+        thread.join()
+    found += put("parent")
+    assert len(found) == 3000
+    for key, content in found:
+        assert connector.get(key) == content
+    assert connector.get_batch([key for key, _ in found]) == [content for _, content in found]
+
+
+def evict_some(connector: FileConnector, keys: list[FileKey], n: int, barrier: Any) -> None:
+    random.Random(n).shuffle(keys)
+    barrier.wait(60)
+    for key in keys:
+        connector.evict(key)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_processes_evict_at_a_time(method: str, connector: FileConnector) -> None:
+    """Each other's neighbours; the file goes with the very last."""
+    context: Any = multiprocessing.get_context(method)
+    for _ in range(3):
+        keys = connector.put_batch([b"x" * 100] * 2000)
+        barrier = context.Barrier(4)
+        children = [
+            context.Process(target=evict_some, args=(connector, keys[n::4], n, barrier))
+            for n in range(4)
+        ]
+        for child in children:
+            child.start()
+        for child in children:
+            child.join()
+        assert [child.exitcode for child in children] == [0] * 4
+        assert connector.get_batch(keys) == [None] * 2000
+        assert objects(connector) == []
+
+
+def read_all(connector: FileConnector, keys: list[FileKey], results: Any) -> None:
+    left = set(keys)
+    wrong = 0
+    while left and not wrong:
+        for key in list(left):
+            got = connector.get(key)
+            if got is None:
+                left.discard(key)
+            wrong += got not in (None, b"content" * 100)
+        wrong += any(got not in (None, b"content" * 100) for got in connector.get_batch(keys))
+    results.put(wrong)
+
+
+@both
+def test_readers_see_whole_objects_or_none_while_space_is_given_back(
+    put: Putter, connector: FileConnector
+) -> None:
+    context = multiprocessing.get_context("fork")
+    keys = put(connector, [b"content" * 100] * 1300)
+    results = context.SimpleQueue()
+    children = [context.Process(target=read_all, args=(connector, keys, results)) for _ in range(2)]
+    for child in children:
+        child.start()
+    for key in keys:
+        connector.evict(key)
+    assert [results.get(), results.get()] == [0, 0]
+    for child in children:
+        child.join()
+
+
+def test_the_end_of_the_store_is_an_error_for_who_has_its_files_open(base_dir: Path) -> None:
+    owner = FileConnector(base_dir / "store")
+    other = FileConnector.from_config(owner.config())
+    keys = owner.put_batch([b"one", b"two"])
+    (mine,) = appended(other, [b"mine"])
+    assert other.get(keys[0]) == b"one"
+    assert owner.get(mine) == b"mine"
+    owner.close()
+    for verb in (
+        lambda: other.get(keys[0]),
+        lambda: other.get(mine),
+        lambda: other.get_batch([*keys, mine]),
+        lambda: other.exists(keys[1]),
+        lambda: other.put(b"more"),
+        lambda: other.put_batch([b"more", b"more"]),
+    ):
+        with pytest.raises(StoreClosedError, match="gone"):
+            verb()
+    other.close()
+    assert not (base_dir / "store").exists()
+
+
+def test_evicting_frees_a_full_disk(shm_dir: Path) -> None:
+    python(
+        """
+        import errno, sys
+        from fsexchange import FileConnector, StoreError
+        connector = FileConnector(sys.argv[1] + "/store")
+        def fill(put):
+            keys = []
+            try:
+                while True:
+                    keys += put()
+            except StoreError as error:
+                assert error.errno == errno.ENOSPC, error
+                assert "No space left on device; free space" in str(error), error
+            return keys
+        content = b"x" * 1000
+        for put in (
+            lambda: connector.put_batch([content] * 1000),
+            lambda: [connector.put(content)],
+            lambda: connector.put_batch([content, b"y" * (8 << 20), content]),
+        ):
+            keys = fill(put)
+            assert sum(key.nbytes for key in keys) > 30 << 20, len(keys)
+            connector.evict(keys[3])
+            assert connector.get(keys[3]) is None
+            for key in keys[:300]:
+                connector.evict(key)
+            assert len(keys) < 300 or connector.get(connector.put(b"fits again")) == b"fits again"
+            assert connector.get_batch(keys[300:]) == [content] * len(keys[300:])
+            connector.evict_batch(keys)
+        """,
+        shm_dir / "small",
+        before=small_tmpfs(shm_dir / "small", 40),
+    )
+
+
+# ---- objects ------------------------------------------------------------------------------------
+
+point = np.dtype([("x", "f8"), ("name", "S3")])
+
+BATCHES: dict[str, list[Any]] = {
+    "nothing": [],
+    "one": [np.arange(3)],
+    "alike": [np.full((2, 5), n) for n in range(3000)],
+    "with padding": [np.full(3, n, "i2") for n in range(100)],
+    "of zero dimensions": [np.array(n) for n in range(10)],
+    "empty": [np.empty((0, 3))] * 5,
+    "of four dimensions": [np.full((1, 2, 3, 4), n) for n in range(9)],
+    "times": [np.array([n], "M8[s]") for n in range(5)],
+    "records": [np.array([(n, b"abc")], point) for n in range(5)],
+    "big-endian": [np.full(4, n, ">i4") for n in range(5)],
+    "half of them Fortran": [
+        np.array(np.full((3, 3), n), order="F" if n % 2 else "C") for n in range(10)
+    ],
+    "strided": [np.arange(20 + n)[::2][:7] for n in range(10)],
+    "read-only": [np.broadcast_to(np.float64(n), (6,)) for n in range(4)],
+    "of several shapes": [np.arange(n % 3) for n in range(10)],
+    "of several types": [np.arange(3), np.arange(3.0)] * 3,
+    "large": [np.full(10_000, n) for n in range(3)],
+    "mixed": [None, "text", {"a": np.arange(3)}, b"", np.ones(20_000), 1.5, [1, 2]],
+}
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_batches_of_objects(name: str, base_dir: Path) -> None:
+    batch = BATCHES[name]
+    with Store(base_dir / "store") as store:
+        for _ in range(2):  # the second time their shapes are known
+            keys = store.put_batch(batch)
+            for got in (store.get_batch(keys), [store.get(key) for key in keys]):
+                assert len(got) == len(batch)
+                for one, other in zip(got, batch, strict=True):
+                    assert type(one) is type(other)
+                    np.testing.assert_equal(one, other)
+                    if isinstance(other, np.ndarray):
+                        assert one.dtype == other.dtype
+                        assert one.flags.writeable
+            store.evict_batch(keys[1:])
+            assert store.get_batch(keys[1:], default="gone") == ["gone"] * len(keys[1:])
+            store.evict_batch(keys)
+        assert not objects(store.connector)
+
+
+def test_arrays_of_a_batch_are_each_ones_own() -> None:
+    with Store() as store:
+        keys = store.put_batch([np.zeros(5) for _ in range(10)])
+        mine = store.get_batch(keys)
+        mine[0][:] = 1
+        assert not any(array.any() for array in [*mine[1:], *store.get_batch(keys)])
+        assert all(array.base is None for array in mine)  # none keeps the memory of the others
+
+
+def test_a_batch_by_names_and_refs_with_some_missing() -> None:
+    with Store() as store:
+        ref = store.ref("of a ref")
+        named = store.put("named", name="some/name")
+        keys = store.put_batch(list(range(5)))
+        store.evict(keys[2])
+        batch: list[Any] = [keys[0], "some/name", ref, keys[2], "no such name", named, keys[4]]
+        wanted = [0, "named", "of a ref", "-", "-", "named", 4]
+        assert store.get_batch(batch, default="-") == wanted
+        with pytest.raises(MissingObjectError, match=str(keys[2])):
+            store.get_batch(batch)
+        store.evict_batch(batch)
+        assert store.get_batch(batch, default="-") == ["-"] * 7
+        assert not store.names
+
+
+def test_a_failure_in_a_batch_is_raised() -> None:
+    with Store() as store:
+        future = store.future()
+        future.set_exception(FileNotFoundError("of the task"))
+        keys = store.put_batch(["one", "two"])
+        with pytest.raises(FileNotFoundError, match="of the task"):
+            store.get_batch([*keys, future.ref])
+
+
+def test_a_cache_serves_batches() -> None:
+    with Store(cache=1 << 20) as store:
+        keys = store.put_batch([np.full(3, n) for n in range(5)])
+        for _ in range(2):
+            assert [array[0] for array in store.get_batch(keys)] == [0, 1, 2, 3, 4]
+        store.evict_batch(keys)
+        assert store.get_batch(keys, default=None) == [None] * 5
+
+
+@needs_mpi
+@pytest.mark.parametrize("n", [1, 2, 4])
+@pytest.mark.parametrize("body", ["racing_evictions", "read_by_all"])
+def test_on_every_rank(body: str, n: int, shm_dir: Path) -> None:
+    passes(n, "packed", body, shm_dir)
