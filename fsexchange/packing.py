@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from fsexchange import files, publish
+from fsexchange import files
 from fsexchange.directory import Directory
 from fsexchange.errors import FsExchangeError
 from fsexchange.keys import FileKey, check_key, segment_bounds
@@ -96,7 +96,7 @@ def _is_sound(group: Group) -> bool:
 class Packing:
     """The segments of one store as one process uses them. Threads may share it.
 
-    Files stay open only where no other host writes, as an `open` is what asks the server.
+    Files stay open only where no other host writes: each `open` asks the server for what is gone.
     All raise `StoreError` where the file system refuses, `StoreClosedError` if the store is gone.
     """
 
@@ -152,7 +152,7 @@ class Packing:
         start = segment_start(_TAIL_UNITS)
         with self._explained("write", filename):
             files.create(f"{self._directory.path}/{filename}", [bytes(start)], start)
-            return Tail(filename, self._segment(filename, write=True))
+            return Tail(filename, self._segment(filename))
 
     def seal(self, tail: Tail) -> None:
         """Give up the rest of a segment, so that the file goes with its last object."""
@@ -213,7 +213,7 @@ class Packing:
         def evict(segment: Segment) -> bool:
             return segment.evict(offsets, ends)
 
-        if self._do("evict from", filename, evict, gone=False, write=True):
+        if self._do("evict from", filename, evict, gone=False):
             self._open.pop(filename, None)
             with self._explained("remove", filename):
                 files.unlink(f"{self._directory.path}/{filename}")
@@ -225,32 +225,28 @@ class Packing:
         work: Callable[[Segment], T],
         *,
         gone: T,
-        write: bool = False,
     ) -> T:
         """Return the result of `work` with a segment, or `gone`: with the last object of all."""
-        tries = publish.TRIES
-        while True:
-            try:
-                return work(self._segment(filename, write=write))
-            except FileNotFoundError:
+        try:
+            return work(self._segment(filename))
+        except OSError as error:
+            # Who still has the name in a cache hears of a removed file when it reads: ESTALE.
+            if error.errno in (errno.ENOENT, errno.ESTALE):
                 return gone
-            except OSError as error:
-                tries -= 1
-                if error.errno not in publish.REPLACED or not tries:
-                    raise self._explain(error, doing, filename) from error
+            raise self._explain(error, doing, filename) from error
 
-    def _segment(self, filename: str, *, write: bool) -> Segment:
-        path = f"{self._directory.path}/{filename}"
-        if self._network:
-            return Segment(path, WRITE | os.O_DSYNC if write else READ, network=True)
+    def _segment(self, filename: str) -> Segment:
         segment = self._open.get(filename)
         if segment is None:
+            path = f"{self._directory.path}/{filename}"
+            if self._network:
+                return Segment(path, READ | os.O_DIRECT)
             try:
-                segment = Segment(path, WRITE, network=False)
+                segment = Segment(path, WRITE)
             except OSError as error:
-                if write or error.errno not in (errno.EROFS, errno.EACCES):
+                if error.errno not in (errno.EROFS, errno.EACCES):
                     raise
-                return Segment(path, READ, network=False)
+                return Segment(path, READ)
             if len(self._open) >= _MOST_OPEN:
                 self._open.clear()
             self._open[filename] = segment

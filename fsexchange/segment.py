@@ -9,14 +9,15 @@ A segment of n units of 64 bytes is a file `<number>.<n>`; who has a key of it k
                 beginning of a unit on and taking one at least
 
 The flags are there from the beginning, so that a full disk keeps nobody from evicting. Two who
-evict at a time write different bytes and look at the others' after their own, so at least one of
-them sees all free, and removes the file. On network file systems a write goes to the server by
-itself (O_DSYNC: else an NFS client may send the whole page, with others' flags as it remembers
-them; Linux, nfs_can_extend_write), and is followed by an `open`, which asks the server (nfs(5),
-close-to-open).
+evict at a time write different bytes, then look at the others', so at least one of them sees all
+free, and removes the file. A free chunk's space is given back at once where the file system can,
+fallocate(2). An object is read before its flag, so nobody takes a hole's zeros for an object.
 
-Where no other host reads, a free chunk's space is given back at once (fallocate(2)). An object is
-read before its flag, so nobody takes a hole's zeros for an object. A segment is never mapped.
+On network file systems all is read past the client's cache (O_DIRECT, open(2)), which would show
+others' flags as they were: measured on NFSv4, GlusterFS and bindfs, for minutes, as a client that
+writes to a page itself holds the rest of it for new. What is written there goes to the server at
+once, and nothing beside it does (O_DSYNC; without it an NFS client may send the whole page, Linux,
+nfs_can_extend_write). A segment is never mapped.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import mmap
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
@@ -86,21 +88,18 @@ def retire(path: str) -> None:
 
 
 class Segment:
-    """A segment, open until the last reference goes. Threads may share it.
+    """A segment, open until the last reference goes. Threads may share it."""
 
-    With `network`, what other hosts write is asked for where it matters.
-    """
+    __slots__ = ("_chunks", "_end", "_fd", "_path", "_preadv", "_start", "_units")
 
-    __slots__ = ("_chunks", "_end", "_fd", "_network", "_path", "_start", "_units")
-
-    def __init__(self, path: str, flags: int, *, network: bool) -> None:
+    def __init__(self, path: str, flags: int) -> None:
         self._fd = -1
         self._path = path
-        self._network = network
         self._units = segment_units(path)
         self._chunks = segment_chunks(self._units)
         self._start = segment_start(self._units)
         self._end = self._start + UNIT * self._units
+        self._preadv = _preadv_aligned if flags & os.O_DIRECT else os.preadv
         self._fd = os.open(path, flags)
 
     def __del__(self) -> None:
@@ -118,8 +117,8 @@ class Segment:
     def read(self, offset: int, nbytes: int) -> bytearray | None:
         """Return an object, or None if it is evicted."""
         data = bytearray(nbytes)
-        got = os.preadv(self._fd, (data,), offset)
-        flag = os.pread(self._fd, 1, self._flag(offset))
+        got = self._preadv(self._fd, (data,), offset)
+        flag = self._flags((offset - self._start) // UNIT, 1)
         if flag == _FREE:
             return None
         if got != nbytes or flag != _LIVE:
@@ -129,9 +128,9 @@ class Segment:
     def read_run(self, memory: memoryview, begins: Ints, ends: Ints) -> npt.NDArray[np.bool_]:
         """Read neighbours into `memory`; return which of them are not evicted."""
         begin, end = int(begins[0]), int(ends[-1])
-        got = os.preadv(self._fd, (memory[: end - begin],), begin)
+        got = self._preadv(self._fd, (memory[: end - begin],), begin)
         units = (begins - begin) // UNIT
-        flags = os.pread(self._fd, int(units[-1]) + 1, self._flag(begin))
+        flags = self._flags((begin - self._start) // UNIT, int(units[-1]) + 1)
         if len(flags) <= units[-1]:
             raise self._truncated(end)
         live: npt.NDArray[np.bool_] = np.frombuffer(flags, np.uint8)[units] == 0
@@ -141,28 +140,29 @@ class Segment:
 
     def is_live(self, offset: int) -> bool:
         """Tell whether the object that begins there is not evicted."""
-        return os.pread(self._fd, 1, self._flag(offset)) == _LIVE
+        return self._flags((offset - self._start) // UNIT, 1) == _LIVE
 
     def evict(self, offsets: Sequence[int], ends: Sequence[int]) -> bool:
         """Evict what is from each of `offsets` to the end of a unit; return if nothing is left."""
-        chunks: set[int] = set()
-        for offset, end in zip(offsets, ends, strict=True):
-            first = (offset - self._start) // UNIT
-            count = units_of(end - offset)
-            os.pwrite(self._fd, _FREE * count, self._chunks + first)
-            chunks.update(range(first // CHUNK, (first + count - 1) // CHUNK + 1))
-        self._ask_server()
-        free = [chunk for chunk in chunks if self._is_free(chunk)]
-        if not free:
-            return False
-        for chunk in free:
-            os.pwrite(self._fd, _FREE, chunk)
-            if not self._network:
+        direct = self._preadv is _preadv_aligned
+        fd = os.open(self._path, WRITE | os.O_DSYNC) if direct else self._fd
+        try:
+            chunks: set[int] = set()
+            for offset, end in zip(offsets, ends, strict=True):
+                first = (offset - self._start) // UNIT
+                count = units_of(end - offset)
+                os.pwrite(fd, _FREE * count, self._chunks + first)
+                chunks.update(range(first // CHUNK, (first + count - 1) // CHUNK + 1))
+            free = [chunk for chunk in chunks if self._is_free(chunk)]
+            for chunk in free:
+                os.pwrite(fd, _FREE, chunk)
                 # Where the file system cannot, the space goes with the file.
-                size = CHUNK * UNIT
-                _fallocate(self._fd, _PUNCH_HOLE | _KEEP_SIZE, self._start + chunk * size, size)
-        self._ask_server()
-        return os.pread(self._fd, self._chunks, 0) == _FREE * self._chunks
+                begin, size = self._start + chunk * CHUNK * UNIT, CHUNK * UNIT
+                _fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, begin, size)
+        finally:
+            if direct:
+                os.close(fd)
+        return bool(free) and self._read(0, self._chunks) == _FREE * self._chunks
 
     def append(self, offset: int, pieces: Sequence[Buffer], nbytes: int) -> None:
         """Write an object where none was before; on failure none is there, either.
@@ -178,19 +178,18 @@ class Segment:
         if not os.fstat(self._fd).st_nlink:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._path)
 
-    def _flag(self, offset: int) -> int:
-        return self._chunks + (offset - self._start) // UNIT
-
     def _is_free(self, chunk: int) -> bool:
         count = min(CHUNK, self._units - chunk * CHUNK)
-        return os.pread(self._fd, count, self._chunks + chunk * CHUNK) == _FREE * count
+        return self._flags(chunk * CHUNK, count) == _FREE * count
 
-    def _ask_server(self) -> None:
-        """Have the next `pread` see what other hosts have written by now."""
-        if self._network:
-            fd, self._fd = self._fd, -1
-            os.close(fd)
-            self._fd = os.open(self._path, WRITE | os.O_DSYNC)
+    def _flags(self, first: int, count: int) -> bytearray:
+        """Return the flags of units, fewer if the file ends before."""
+        return self._read(self._chunks + first, count)
+
+    def _read(self, offset: int, nbytes: int) -> bytearray:
+        data = bytearray(nbytes)
+        got = self._preadv(self._fd, (data,), offset)
+        return data if got == nbytes else data[:got]
 
     def _truncated(self, end: int) -> CorruptObjectError:
         return CorruptObjectError(
@@ -200,3 +199,17 @@ class Segment:
             expected=end,
             actual=os.fstat(self._fd).st_size,
         )
+
+
+def _preadv_aligned(fd: int, buffers: tuple[bytearray | memoryview], offset: int) -> int:
+    """Do as `os.preadv` by whole pages, as O_DIRECT may want it: open(2), NOTES."""
+    (buffer,) = buffers
+    before = offset % mmap.PAGESIZE
+    size = -(-(before + len(buffer)) // mmap.PAGESIZE) * mmap.PAGESIZE
+    if not buffer:
+        return 0
+    with mmap.mmap(-1, size) as pages:
+        end = os.preadv(fd, (pages,), offset - before)
+        got = max(0, min(end - before, len(buffer)))
+        buffer[:got] = pages[before : before + got]
+    return got
