@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fsexchange.segment import Ints
 from fsexchange.serialize import ALIGNMENT, HEADS, LAYOUTS, deserialize, serialize
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 _SHAPE, _DTYPE = attrgetter("shape"), attrgetter("dtype")
 _CONTIGUOUS = attrgetter("flags.c_contiguous")

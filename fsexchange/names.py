@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Iterator, MutableMapping
 from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote
 
 from fsexchange import files, layout, publish
 from fsexchange.errors import InvalidKeyError, MissingObjectError, WaitTimeoutError
@@ -97,6 +96,8 @@ class Names(MutableMapping[str, FileKey]):
         found = [name.removesuffix(ending) for name in listing if name.endswith(ending)]
         if not found:
             self._connector.directory.check()
+        from urllib.parse import unquote  # 3 ms, and rarely needed
+
         # Dots in names are quoted: a file with one is a marker or temporary.
         return iter([unquote(name) for name in found if "." not in name])
 
@@ -133,6 +134,8 @@ def check_name(name: str) -> str:
     """Return the file of a name, proven to be in the directory of names; `InvalidKeyError`."""
     if not isinstance(name, str) or not name.strip() or not name.isprintable():
         raise InvalidKeyError(f"not a name: {name!r}; a name is printable text", filename=None)
+    from urllib.parse import quote  # 3 ms, and rarely needed
+
     quoted = quote(name, safe="").replace(".", "%2E")  # neither hidden nor a way out
     if len(quoted) > _LONGEST:
         raise InvalidKeyError(

@@ -238,19 +238,22 @@ class Packing:
     def _segment(self, filename: str) -> Segment:
         segment = self._open.get(filename)
         if segment is None:
-            path = f"{self._directory.path}/{filename}"
-            if self._network:
-                return Segment(path, READ | os.O_DIRECT)
-            try:
-                segment = Segment(path, WRITE)
-            except OSError as error:
-                if error.errno not in (errno.EROFS, errno.EACCES):
-                    raise
-                return Segment(path, READ)
-            if len(self._open) >= _MOST_OPEN:
-                self._open.clear()
-            self._open[filename] = segment
+            segment = self._open_segment(f"{self._directory.path}/{filename}")
+            if not self._network:
+                if len(self._open) >= _MOST_OPEN:
+                    self._open.clear()
+                self._open[filename] = segment
         return segment
+
+    def _open_segment(self, path: str) -> Segment:
+        # If the first is refused: without O_DIRECT; from where there is nothing to be written.
+        best, other = (READ | os.O_DIRECT, WRITE | os.O_DSYNC) if self._network else (WRITE, READ)
+        try:
+            return Segment(path, best)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EROFS, errno.EACCES):
+                raise
+        return Segment(path, other)
 
     def _explain(self, error: OSError, doing: str, filename: str) -> FsExchangeError:
         return self._directory.explain(error, doing, f"{self._directory.path}/{filename}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from typing import NamedTuple
 
 # psutil has start times in hundredths of a second, relative to a boot time in whole ones.
@@ -29,7 +28,7 @@ class Process(NamedTuple):
         """Return the identity of the calling process."""
         pid = os.getpid()
         return cls(
-            host=socket.gethostname(),
+            host=os.uname().nodename,
             boot_id=_boot_id(),
             pid_namespace=_pid_namespace(),
             pid=pid,
@@ -56,7 +55,7 @@ class Process(NamedTuple):
 
     def is_gone(self) -> bool | None:
         """Tell from the process table whether it has ended; None if that is out of sight."""
-        here = (socket.gethostname(), _boot_id(), _pid_namespace())
+        here = (os.uname().nodename, _boot_id(), _pid_namespace())
         visible = os.geteuid() in (0, self.uid)  # /proc may hide other users' processes: hidepid
         if not visible or here != (self.host, self.boot_id, self.pid_namespace):
             return None

@@ -31,7 +31,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from fsexchange import files
 from fsexchange.errors import CorruptObjectError
@@ -45,10 +44,11 @@ from fsexchange.layout import (
 )
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from typing_extensions import Buffer
 
 #: Where objects begin, or how long they are, in bytes.
-Ints: TypeAlias = npt.NDArray[np.int64]
+Ints: TypeAlias = "npt.NDArray[np.int64]"
 
 _LIVE, _FREE = b"\0", b"\1"
 
