@@ -1,7 +1,7 @@
 """Put, get and evict of fsexchange, its peers and bare system calls in turn, in one run.
 
 Prints tables, at the end what was promised and what was measured; writes OUTPUT.json (every
-figure) and OUTPUT.png. See scripts/bench for how it is started.
+figure), OUTPUT.md (the README's tables) and OUTPUT.png. See scripts/bench for how it is started.
 """
 
 import argparse
@@ -273,6 +273,10 @@ class Target(NamedTuple):
         if self.against == MEMORY:
             return size(figure)
         return duration(figure) if self.against == TIME else number(figure)
+
+    def median(self, found):
+        figures = self.figures(found)
+        return self.text(statistics.median(figures)) if figures else ""
 
     def judged(self, found):
         """Return the median with its spread, and whether it is as promised."""
@@ -589,6 +593,43 @@ def show_targets(console, everything):
     console.print(table)
 
 
+def markdown_table(head, rows):
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *[row for row in rows if any(row[1:])]]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def ratios_table(everything, works, peers, limit):
+    """Return for each work and file system our time, its ratio to each peer and to the limit."""
+    head = [""]
+    for found in everything:
+        head += [found.kind, *[f"times as fast as {name}" for name in peers]]
+        head += [f"times as long as {limit}"]
+    rows = []
+    for work, label in works:
+        targets = [Target(work, label, TIME), *[Target(work, label, name, 1) for name in peers]]
+        targets += [Target(work, label, limit)]
+        cells = [target.median(found) for found in everything for target in targets]
+        rows.append([f"{work}: {label}", *cells])
+    return markdown_table(head, rows)
+
+
+def markdown(everything, machine):
+    """Return the README's tables: what each work takes, and the promises."""
+    works = list(itertools.product(WORKS, ("1 KiB", "1 MiB", "64 MiB", "1 GiB")))
+    for label in ("1 KiB dict of arrays", "1 MiB dict of arrays", "1 MiB DataFrame"):
+        works += [("put", label), ("get", label)]
+    works += [(work, BATCH) for work in BATCH_WORKS]
+    tables = [ratios_table(everything, works, [ProxyStore.name], Bare.name)]
+    head = ["", "against", "target", *[found.kind for found in everything]]
+    rows = []
+    for target in TARGETS:
+        cells = [target.median(found) for found in everything]
+        rows.append([f"{target.work}: {target.label}", *target.words(), *cells])
+    tables += [markdown_table(head, rows)]
+    about = ", ".join(f"{name} {value}" for name, value in machine.items())
+    return "\n".join([f"{about}\n", *tables])
+
+
 def styles():
     """Return how each way is drawn: ours bold, the limit dotted."""
     found = {way.name: {"color": f"C{n}", "marker": "o"} for n, way in enumerate(ALL)}
@@ -657,7 +698,7 @@ def main():
     parser.add_argument(
         "--rounds", type=int, help=f"of each, at most ({FULL.rounds}; quick: {QUICK.rounds})"
     )
-    parser.add_argument("--output", default="bench", help="writes OUTPUT.json and .png (bench)")
+    parser.add_argument("--output", default="bench", help="writes OUTPUT.json, .md, .png (bench)")
     options = parser.parse_intermixed_args()
     plan = QUICK if options.quick else FULL
     plan = plan._replace(rounds=options.rounds or plan.rounds)
@@ -681,8 +722,10 @@ def main():
     }
     with open(f"{options.output}.json", "w") as file:
         json.dump({"machine": machine, "file systems": [vars(f) for f in everything]}, file)
+    with open(f"{options.output}.md", "w") as file:
+        file.write(markdown(everything, machine))
     draw(f"{options.output}.png", everything)
-    console.print(f"{machine}\nwrote {options.output}.json and .png")
+    console.print(f"{machine}\nwrote {options.output}.json, .md and .png")
 
 
 if __name__ == "__main__":
