@@ -207,6 +207,9 @@ BATCH_WORKS = ["put_batch", "get_batch", "evict_batch"]
 BATCH = "10,000 x 1 KiB"
 LIVE, FIRST = "1 KiB, 100,000 live", "first 1,000"
 NEEDED = "numpy, cloudpickle"
+EXCHANGE_WORKS = ["bcast", "allgather", "alltoall", "alltoall of lists", "send"]
+EXCHANGE_PEERS = ["mpi4py", "pkl5"]
+EXCHANGE_LIMIT = "Bcast, Allgather"
 
 
 class Plan(NamedTuple):
@@ -220,7 +223,8 @@ class Plan(NamedTuple):
     objects: int
     together: int  # bytes of such objects at most
     live: list[type]  # ways to be seen among many live objects
-    everywhere: bool  # do that in each directory, not in the first alone
+    everywhere: bool  # do that and the Exchange in each directory, not in the first alone
+    exchange_options: list[str]
 
 
 FULL = Plan(
@@ -233,6 +237,7 @@ FULL = Plan(
     together=64 * MIB,
     live=[Ours, Bare],
     everywhere=True,
+    exchange_options=[],
 )
 QUICK = Plan(
     sizes=[0, KIB, MIB, 64 * MIB],
@@ -244,6 +249,7 @@ QUICK = Plan(
     together=8 * MIB,
     live=[Ours],
     everywhere=False,
+    exchange_options=["--quick"],
 )
 
 
@@ -333,6 +339,7 @@ class Found:
         self.kind = kind
         self.seconds = {}
         self.memory = {}
+        self.exchange = {}  # ranks and versions
 
     def take_turns(self, plan, label, ways, measure):
         """Note the seconds of each work that `measure(way)` returns, for all ways in turn."""
@@ -484,6 +491,21 @@ def imports(found, plan):
     found.take_turns(plan, "fsexchange", ways, once)
 
 
+def exchanges(found, base, options):
+    """Note the seconds of an Exchange's verbs and of its peers, measured by bench_exchange.py."""
+    script = os.path.join(os.path.dirname(__file__), "bench_exchange.py")
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        command = ["mpirun", "-n", "4", sys.executable, "-m", "mpi4py", script, base, *options]
+        command += ["--output", file.name]
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+        found.exchange = json.load(file)
+    for row in found.exchange.pop("rows"):
+        ways = row["seconds"]
+        if "limit" in ways:
+            ways[EXCHANGE_LIMIT] = ways.pop("limit")
+        found.seconds.setdefault(row["verb"], {})[size(row["bytes"])] = ways
+
+
 def measure(base, names, plan):
     """Return what is found in a new directory in `base`; of those before it the `names` are."""
     with tempfile.TemporaryDirectory(dir=base) as folder:
@@ -507,6 +529,7 @@ def measure(base, names, plan):
             imports(found, plan)
         if not names or plan.everywhere:
             among_many(found, folder, plan.live)
+            exchanges(found, base, plan.exchange_options)
         for way in ways.values():
             way.close()
     return found
@@ -614,12 +637,19 @@ def ratios_table(everything, works, peers, limit):
 
 
 def markdown(everything, machine):
-    """Return the README's tables: what each work takes, and the promises."""
+    """Return the README's tables: what each work takes, verbs of an Exchange, and the promises."""
     works = list(itertools.product(WORKS, ("1 KiB", "1 MiB", "64 MiB", "1 GiB")))
     for label in ("1 KiB dict of arrays", "1 MiB dict of arrays", "1 MiB DataFrame"):
         works += [("put", label), ("get", label)]
     works += [(work, BATCH) for work in BATCH_WORKS]
     tables = [ratios_table(everything, works, [ProxyStore.name], Bare.name)]
+    exchanged = [found for found in everything if EXCHANGE_WORKS[0] in found.seconds]
+    verbs = [
+        (verb, label)
+        for verb in EXCHANGE_WORKS
+        for label in ("1 KiB", "1 MiB", size(4_096_000), "16 MiB", "64 MiB")
+    ]
+    tables += [ratios_table(exchanged, verbs, EXCHANGE_PEERS, EXCHANGE_LIMIT)]
     head = ["", "against", "target", *[found.kind for found in everything]]
     rows = []
     for target in TARGETS:
@@ -631,15 +661,19 @@ def markdown(everything, machine):
 
 
 def styles():
-    """Return how each way is drawn: ours bold, the limit dotted."""
-    found = {way.name: {"color": f"C{n}", "marker": "o"} for n, way in enumerate(ALL)}
+    """Return how each way is drawn: ours bold, the limits dotted."""
+    names = [*[way.name for way in ALL], *EXCHANGE_PEERS, EXCHANGE_LIMIT]
+    found = {name: {"color": f"C{n}", "marker": "o"} for n, name in enumerate(names)}
     found[Ours.name] |= {"linewidth": 4, "markersize": 9, "zorder": 1.5}
-    found[Bare.name] |= {"color": "black", "linestyle": ":", "linewidth": 3, "marker": "."}
+    for name in (Bare.name, EXCHANGE_LIMIT):
+        found[name] |= {"color": "black", "linestyle": ":", "linewidth": 3, "marker": "."}
     return found
 
 
 def draw(path, everything):
-    """Draw time over size: a row of panels for each file system, with a work or batches each."""
+    """Draw time over size: for each file system a row of panels with a work or batches each,
+    and one with a verb of an Exchange each.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -648,18 +682,24 @@ def draw(path, everything):
 
     pyplot.rcParams["font.size"] = 15
     ticks = ["0 B", "1 KiB", "64 KiB", "1 MiB", "64 MiB", "1 GiB"]
+    rows = [
+        (found, works)
+        for found in everything
+        for works in (WORKS, EXCHANGE_WORKS)
+        if works[0] in found.seconds
+    ]
     figure, axes = pyplot.subplots(
-        len(everything),
+        len(rows),
         len(WORKS) + 1,
-        figsize=(24, 6 * len(everything) + 1),
+        figsize=(24, 6 * len(rows) + 1),
         sharey=True,
         squeeze=False,
         layout="constrained",
     )
     drawn = {}
-    for found, panels in zip(everything, axes, strict=True):
-        for panel, work in zip(panels, WORKS, strict=False):
-            arrays = {position(label): ways for label, ways in found.seconds[work].items()}
+    for (found, works), panels in zip(rows, axes, strict=True):
+        for panel, work in zip(panels, works, strict=False):
+            arrays = {position(label): ways for label, ways in found.seconds.get(work, {}).items()}
             arrays.pop(None, None)
             for name, style in styles().items():
                 medians = {at: statistics.median(w[name]) for at, w in arrays.items() if name in w}
@@ -669,13 +709,15 @@ def draw(path, everything):
             panel.set_xlim(position("0 B") / 2, 2 * GIB)
             panel.set_xticks([position(label) for label in ticks], ticks, rotation=45)
             panel.minorticks_off()
-        batches = [found.seconds[work][BATCH] for work in BATCH_WORKS]
-        for name, style in styles().items():
-            if name in batches[0]:
-                medians = [statistics.median(ways[name]) for ways in batches]
-                panels[-1].plot(BATCH_WORKS, medians, **style)
-        panels[-1].set(title=f"{BATCH}: {found.kind}")
-        panels[-1].margins(x=0.15)
+            panel.set_visible(bool(arrays))
+        if works is WORKS:
+            batches = [found.seconds[work][BATCH] for work in BATCH_WORKS]
+            for name, style in styles().items():
+                if name in batches[0]:
+                    medians = [statistics.median(ways[name]) for ways in batches]
+                    panels[-1].plot(BATCH_WORKS, medians, **style)
+            panels[-1].set(title=f"{BATCH}: {found.kind}")
+            panels[-1].margins(x=0.15)
         for panel in panels:
             panel.grid(alpha=0.4)
     axes[0][0].set_yscale("log")
