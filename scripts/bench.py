@@ -1,20 +1,26 @@
 """Put, get and evict of fsexchange, its peers and bare system calls in turn, in one run.
 
-Prints tables, writes bench.json and bench.png. See scripts/bench for how it is started.
+Prints tables, at the end what was promised and what was measured; writes OUTPUT.json (every
+figure), OUTPUT.md (the README's tables) and OUTPUT.png. See scripts/bench for how it is started.
 """
 
 import argparse
 import gc
+import itertools
 import json
+import math
 import mmap
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 import uuid
 from multiprocessing import shared_memory
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import joblib
 import numpy as np
@@ -29,43 +35,62 @@ from fsexchange import Store
 from fsexchange.filesystem import find_filesystem
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
-SIZES = [0, KIB, 64 * KIB, MIB, 16 * MIB, 64 * MIB, 256 * MIB, GIB]
-QUICK_SIZES = [0, KIB, MIB, 64 * MIB]
+UNITS = {"GiB": GIB, "MiB": MIB, "KiB": KIB, "B": 1}
+IOV_MAX = os.sysconf("SC_IOV_MAX")
 
 
-class Ours:
+class Way:
+    """One way to exchange objects; what it has no verb for is a loop."""
+
+    name: str
+
+    def put_batch(self, objs):
+        return [self.put(obj) for obj in objs]
+
+    def get_batch(self, keys):
+        return [self.get(key) for key in keys]
+
+    def evict_batch(self, keys):
+        for key in keys:
+            self.evict(key)
+
+    def close(self):
+        pass
+
+
+class Verbs(Way):
+    """A store, by the verbs that it has."""
+
+    def __init__(self, store):
+        for verb in ("put", "get", "evict", "put_batch", "get_batch", "evict_batch", "close"):
+            if hasattr(store, verb):
+                setattr(self, verb, getattr(store, verb))
+
+
+class Ours(Verbs):
     """fsexchange's Store."""
 
     name = "fsexchange"
 
     def __init__(self, folder):
-        self.store = Store(f"{folder}/ours")
-        self.put, self.get, self.evict = self.store.put, self.store.get, self.store.evict
-        self.put_batch, self.get_batch = self.store.put_batch, self.store.get_batch
-        self.close = self.store.close
+        super().__init__(Store(f"{folder}/ours"))
 
 
-class ProxyStore:
+class ProxyStore(Verbs):
     """ProxyStore's Store over its FileConnector, without its cache."""
 
     name = "ProxyStore"
 
     def __init__(self, folder):
         connector = TheirConnector(f"{folder}/theirs")
-        self.store = TheirStore(str(uuid.uuid4()), connector, cache_size=0, register=True)
-        self.put, self.get, self.evict = self.store.put, self.store.get, self.store.evict
-        self.put_batch = self.store.put_batch
-        self.close = self.store.close
-
-    def get_batch(self, keys):
-        return [self.store.get(key) for key in keys]  # its Store has none
+        super().__init__(TheirStore(str(uuid.uuid4()), connector, cache_size=0, register=True))
 
 
-class Files:
+class Files(Way):
     """One file an object, named as the peer's user would have to."""
 
     def __init__(self, folder):
-        self.prefix = f"{folder}/{self.name.replace('.', '-')}-"
+        self.prefix = f"{folder}/{self.name.replace(' ', '-')}-"
         self.count = 0
 
     def next(self):
@@ -74,9 +99,6 @@ class Files:
 
     def evict(self, path):
         os.unlink(path)
-
-    def close(self):
-        pass
 
 
 class Numpy(Files):
@@ -107,13 +129,13 @@ class Joblib(Files):
         return joblib.load(path, mmap_mode="c")
 
 
-class SharedMemory:
+class SharedMemory(Way):
     """multiprocessing.shared_memory, whose user keeps shape and dtype elsewhere."""
 
     name = "shared_memory"
 
     def __init__(self, folder):
-        self.close = lambda: None
+        self.opened = {}
 
     def put(self, array):
         block = shared_memory.SharedMemory(create=True, size=max(1, array.nbytes))
@@ -121,60 +143,284 @@ class SharedMemory:
         return block
 
     def get(self, block):
-        again = shared_memory.SharedMemory(block.name)
-        self.opened = again
+        again = self.opened[block.name] = shared_memory.SharedMemory(block.name)
         return np.ndarray(block.size // 8, "f8", buffer=again.buf)
 
     def evict(self, block):
-        self.opened.close()
+        self.opened.pop(block.name).close()
         block.close()
         block.unlink()
 
 
 class Bare(Files):
-    """The system calls that cannot be less: open, writev, close; open, read or mmap; unlink."""
+    """The system calls that cannot be less: open, writev, close; open, read or mmap, close; unlink.
+
+    A key is a path and a length, so nothing is asked of the file; what is got are bytes or a
+    mapping of them, no object. A batch is one file, written and read as a whole.
+    """
 
     name = "bare calls"
 
     def put(self, array):
-        path = self.next()
-        data = array.data.cast("B") if array.nbytes else b""
+        path, nbytes = self.next(), array.nbytes
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        done = os.writev(fd, [data])
-        while done < len(data):
-            done += os.write(fd, data[done:])
+        assert os.writev(fd, [array]) == nbytes
         os.close(fd)
-        return path
+        return path, nbytes
 
-    def get(self, path):
+    def get(self, key):
+        path, nbytes = key
         fd = os.open(path, os.O_RDONLY)
-        nbytes = os.fstat(fd).st_size
         if nbytes < MIB:
             data = os.read(fd, nbytes)
         else:
             data = mmap.mmap(fd, nbytes, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
         os.close(fd)
-        return np.frombuffer(data)
+        return data
+
+    def evict(self, key):
+        os.unlink(key[0])
+
+    def put_batch(self, arrays):
+        path = self.next()
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        nbytes = sum(os.writev(fd, arrays[n : n + IOV_MAX]) for n in range(0, len(arrays), IOV_MAX))
+        os.close(fd)
+        return path, nbytes
+
+    def get_batch(self, key):
+        path, nbytes = key
+        fd = os.open(path, os.O_RDONLY)
+        data = os.read(fd, nbytes)
+        os.close(fd)
+        return data
+
+    def evict_batch(self, key):
+        os.unlink(key[0])
 
 
-ARRAYS = [Ours, ProxyStore, Numpy, Joblib, SharedMemory, Bare]
-OBJECTS = [Ours, ProxyStore, Joblib]
+ALL = [Ours, ProxyStore, Numpy, Joblib, SharedMemory, Bare]
+OF_OBJECTS = [Ours, ProxyStore, Joblib]
+CHIEF = [Ours, ProxyStore, Bare]
+WORKS = ["put", "get", "get, sum", "evict"]
+BATCH_WORKS = ["put_batch", "get_batch", "evict_batch"]
+BATCH = "10,000 x 1 KiB"
+LIVE, FIRST = "1 KiB, 100,000 live", "first 1,000"
+NEEDED = "numpy, cloudpickle"
+EXCHANGE_WORKS = ["bcast", "allgather", "alltoall", "alltoall of lists", "send"]
+EXCHANGE_PEERS = ["mpi4py", "pkl5"]
+EXCHANGE_LIMIT = "Bcast, Allgather"
+
+
+class Plan(NamedTuple):
+    """How much to measure: sizes in bytes, and objects in the loops of one round."""
+
+    sizes: list[int]  # of arrays
+    chief_sizes: list[int]  # of arrays by the chief ways alone
+    object_sizes: list[int]
+    rounds: int  # at most
+    least: int  # rounds, however long they take
+    seconds: float  # of the same, after which there are no further rounds
+    objects: int
+    together: int  # bytes of such objects at most
+    live: list[type]  # ways to be seen among many live objects
+    everywhere: bool  # do that and the Exchange in each directory, not in the first alone
+    exchange_options: list[str]
+
+
+FULL = Plan(
+    sizes=[0, KIB, 64 * KIB, MIB, 16 * MIB, 64 * MIB, 256 * MIB, GIB],
+    chief_sizes=[],
+    object_sizes=[0, KIB, MIB, 64 * MIB],
+    rounds=25,
+    least=3,
+    seconds=8,
+    objects=200,
+    together=64 * MIB,
+    live=[Ours, Bare],
+    everywhere=True,
+    exchange_options=[],
+)
+QUICK = Plan(
+    sizes=[0, KIB, MIB, 64 * MIB],
+    chief_sizes=[256 * MIB],
+    object_sizes=[KIB, MIB],
+    rounds=15,
+    least=2,
+    seconds=1.2,
+    objects=50,
+    together=8 * MIB,
+    live=[Ours],
+    everywhere=False,
+    exchange_options=["--quick"],
+)
+
+
+class Target(NamedTuple):
+    """What is promised: so many times as fast as another way, or at most so many times as long.
+
+    Against `TIME` and `MEMORY`: at most so many seconds, or bytes beside the object. Infinity is
+    no promise.
+    """
+
+    work: str
+    label: str
+    against: str
+    at_least: float = 0
+    at_most: float = math.inf
+
+    def figures(self, found):
+        """Return what was measured, of each round; nothing if this run had no such work."""
+        kept = found.memory if self.against == MEMORY else found.seconds
+        ways = kept.get(self.work, {}).get(self.label, {})
+        ours, theirs = ways.get(Ours.name, []), ways.get(self.against, [])
+        if self.against in (MEMORY, TIME):
+            return ours
+        return quotients(theirs, ours) if self.at_least else quotients(ours, theirs)
+
+    def text(self, figure):
+        if self.against == MEMORY:
+            return size(figure)
+        return duration(figure) if self.against == TIME else number(figure)
+
+    def median(self, found):
+        figures = self.figures(found)
+        return self.text(statistics.median(figures)) if figures else ""
+
+    def judged(self, found):
+        """Return the median with its spread, and whether it is as promised."""
+        figures = self.figures(found)
+        if not figures:
+            return ""
+        met = self.at_least <= statistics.median(figures) <= self.at_most
+        mark = "" if (self.at_least, self.at_most) == (0, math.inf) else " ✓" if met else " ✗"
+        return spread(figures, self.text) + mark
+
+    def words(self):
+        """Return against what, and the promise."""
+        if self.against in (MEMORY, TIME):
+            return self.against, f"≤ {self.text(self.at_most)}"
+        if self.at_least:
+            return f"{self.against}: times as fast", f"≥ {self.at_least:g}"
+        promise = f"≤ {self.at_most:g}" if self.at_most < math.inf else ""
+        return f"{self.against}: times as long", promise
+
+
+TIME, MEMORY = "time", "memory beside the object"
+TARGETS = [
+    Target("put", "1 KiB", ProxyStore.name, at_least=5),
+    Target("put", "1 KiB", Bare.name, at_most=1.7),
+    Target("get", "1 KiB", ProxyStore.name, at_least=10),
+    Target("get", "1 KiB", Bare.name, at_most=2),
+    Target("evict", "1 KiB", ProxyStore.name, at_least=3),
+    Target("evict", "1 KiB", Bare.name, at_most=1.3),
+    Target("put_batch", BATCH, ProxyStore.name, at_least=30),
+    Target("put_batch", BATCH, Bare.name),
+    Target("get_batch", BATCH, ProxyStore.name, at_least=30),
+    Target("get_batch", BATCH, Bare.name),
+    Target("evict_batch", BATCH, Bare.name),
+    Target("put", "64 MiB", ProxyStore.name, at_least=2),
+    Target("put", "64 MiB", Bare.name, at_least=0.95),
+    Target("put", "64 MiB", MEMORY, at_most=MIB / 2),
+    Target("get", "256 MiB", TIME, at_most=100e-6),
+    Target("get, sum", "256 MiB", ProxyStore.name, at_least=3),
+    Target("get, sum", "256 MiB", Bare.name),
+    Target("put", LIVE, f"{Ours.name}, {FIRST}", at_most=1.2),
+    Target("get", LIVE, f"{Ours.name}, {FIRST}", at_most=1.2),
+    Target("evict", LIVE, f"{Ours.name}, {FIRST}", at_most=1.2),
+    Target("put", LIVE, Bare.name),
+    Target("get", LIVE, Bare.name),
+    Target("evict", LIVE, Bare.name),
+    Target("import", "fsexchange", NEEDED, at_most=1.3),
+]
+
+
+class Found:
+    """What was measured in one directory: by work, object and way, a figure a round."""
+
+    def __init__(self, kind):
+        self.kind = kind
+        self.seconds = {}
+        self.memory = {}
+        self.exchange = {}  # ranks and versions
+
+    def take_turns(self, plan, label, ways, measure):
+        """Note the seconds of each work that `measure(way)` returns, for all ways in turn."""
+        if sys.stderr.isatty():
+            print(f"{self.kind}: {label}", file=sys.stderr)
+        start = time.perf_counter()
+        for done in range(plan.rounds):
+            if done >= plan.least and time.perf_counter() - start > plan.seconds:
+                break
+            for way in ways:
+                gc.collect()
+                for work, seconds in measure(way).items():
+                    note(self.seconds, work, label, way.name, seconds)
+
+
+def note(figures, work, label, way, figure):
+    figures.setdefault(work, {}).setdefault(label, {}).setdefault(way, []).append(figure)
 
 
 def objects(nbytes):
     """Return what is exchanged besides plain arrays, of about `nbytes`."""
-    n = nbytes // 32
-    columns = {name: np.arange(n) * 1.5 for name in "abcd"}
-    return {"dict of arrays": columns, "DataFrame": pd.DataFrame(columns)}
+    columns = {name: np.arange(nbytes // 32) * 1.5 for name in "abcd"}
+    large = {"dict of arrays": columns, "DataFrame": pd.DataFrame(columns)}
+    small = {"str": "x" * nbytes, "dict": {str(n): n * 1.5 for n in range(nbytes // 16)}}
+    return (small if nbytes <= KIB else {}) | (large if nbytes else {})
 
 
-def touch(obj):
-    """Read every page of what was got."""
-    if isinstance(obj, np.ndarray):
-        obj.view(np.uint8)[::4096].sum()
-    else:
-        for name in obj:
-            touch(np.asarray(obj[name]))
+def total(obj):
+    """Add up all arrays of what was got."""
+    if isinstance(obj, dict):
+        for value in obj.values():
+            total(value)
+    elif isinstance(obj, bytes | mmap.mmap):
+        np.frombuffer(obj).sum()
+    elif hasattr(obj, "sum"):
+        obj.sum()
+
+
+def once(way, obj, times):
+    """Return the seconds of each work with `times` objects, one at a time.
+
+    Loops are timed, not each call: looking at the clock takes too long beside a get of 4 us. A
+    first get is not counted, so that one get of a large object finds the processor's caches as
+    warm as 200 gets of small ones do.
+    """
+    clock = time.perf_counter
+    start = clock()
+    keys = [way.put(obj) for _ in range(times)]
+    put = clock() - start
+    way.get(keys[0])
+    start = clock()
+    got = [way.get(key) for key in keys]
+    get = clock() - start
+    for each in got:
+        total(each)
+    read = clock() - start
+    del got, each
+    start = clock()
+    for key in keys:
+        way.evict(key)
+    evict = clock() - start
+    seconds = [put, get, read, evict]
+    return {work: value / times for work, value in zip(WORKS, seconds, strict=True)}
+
+
+def once_batch(way, batch):
+    """Return the seconds of each work with all objects in one call."""
+    clock = time.perf_counter
+    start = clock()
+    keys = way.put_batch(batch)
+    put = clock() - start
+    start = clock()
+    got = way.get_batch(keys)
+    get = clock() - start
+    del got
+    start = clock()
+    way.evict_batch(keys)
+    return dict(zip(BATCH_WORKS, [put, get, clock() - start], strict=True))
 
 
 def peak_memory():
@@ -188,214 +434,332 @@ def forget_peak():
         file.write("5")
 
 
-def once(way, obj, times):
-    """Return the seconds of each work with `times` objects, one at a time."""
-    clock = time.perf_counter
-    start = clock()
-    keys = [way.put(obj) for _ in range(times)]
-    put = clock()
-    gets, touches = 0.0, 0.0
-    evicts = 0.0
-    for key in keys:
-        a = clock()
+def weigh(found, label, ways, obj):
+    """Note the memory that one put, and one get without a look at it, take at their peak."""
+    for way in ways:
+        gc.collect()
+        forget_peak()
+        before = peak_memory()
+        key = way.put(obj)
+        note(found.memory, "put", label, way.name, peak_memory() - before)
+        forget_peak()
+        before = peak_memory()
         got = way.get(key)
-        b = clock()
-        touch(got)
-        c = clock()
+        note(found.memory, "get", label, way.name, peak_memory() - before)
         del got
-        d = clock()
         way.evict(key)
-        gets, touches, evicts = gets + b - a, touches + c - a, evicts + clock() - d
-    seconds = {"put": put - start, "get": gets, "get, read": touches, "evict": evicts}
-    return {work: value / times for work, value in seconds.items()}
 
 
-def memory(way, obj):
-    """Return how much memory one put, and one get without a look at it, take at their peak."""
-    gc.collect()
-    forget_peak()
-    before = peak_memory()
-    key = way.put(obj)
-    put = peak_memory() - before
-    forget_peak()
-    before = peak_memory()
-    got = way.get(key)
-    get = peak_memory() - before
-    del got
-    way.evict(key)
-    return {"put": put, "get": get}
-
-
-def compare(ways, obj, nbytes, rounds):
-    """Return for each way and work the seconds of each round; the ways take turns."""
-    times = max(1, min(200, int(64 * MIB / max(1, nbytes))))
-    for way in ways:
-        once(way, obj, min(times, 3))
-    found = {way.name: {} for way in ways}
-    for _ in range(rounds):
+def compare(found, plan, label, ways, obj, nbytes):
+    """Note the seconds of every work of the ways with one object."""
+    times = max(1, min(plan.objects, plan.together // max(1, nbytes)))
+    if times > 1:
         for way in ways:
-            gc.collect()
-            for work, seconds in once(way, obj, times).items():
-                found[way.name].setdefault(work, []).append(seconds)
+            once(way, obj, 2)
+    else:  # the first way must not pay alone for pages that the file system has never had
+        once(ways[-1], obj, 1)
+    found.take_turns(plan, label, ways, lambda way: once(way, obj, times))
+
+
+def among_many(found, folder, kinds, live=100_000, some=1_000, rounds=20):
+    """Note each work with the last of many live objects, in turn with the first in a new folder."""
+    ways = [kind(tempfile.mkdtemp(dir=folder)) for kind in kinds for _ in range(2)]
+    obj, clock, keys = np.ones(128), time.perf_counter, {}
+    for many, few in zip(ways[::2], ways[1::2], strict=True):
+        few.name += f", {FIRST}"
+        for _ in range(live - some):
+            many.put(obj)
+    for work in ("put", "get", "evict"):
+        for part, way in itertools.product(range(rounds), ways):
+            verb = getattr(way, work)
+            todo = [obj] * (some // rounds) if work == "put" else keys[part, way]
+            start = clock()
+            done = [verb(each) for each in todo]
+            note(found.seconds, work, LIVE, way.name, (clock() - start) / len(todo))
+            if work == "put":
+                keys[part, way] = done
     for way in ways:
-        found[way.name]["memory"] = memory(way, obj)
+        way.close()
+
+
+def imports(found, plan):
+    """Note the seconds of importing fsexchange, and of what it cannot do without, in turn."""
+    code = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
+    modules = {Ours.name: "fsexchange", NEEDED: NEEDED}
+
+    def once(way):
+        command = [sys.executable, "-c", code.format(modules[way.name])]
+        output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+        return {"import": float(output)}
+
+    ways = [SimpleNamespace(name=name) for name in modules]
+    found.take_turns(plan, "fsexchange", ways, once)
+
+
+def exchanges(found, base, options):
+    """Note the seconds of an Exchange's verbs and of its peers, measured by bench_exchange.py."""
+    script = os.path.join(os.path.dirname(__file__), "bench_exchange.py")
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        command = ["mpirun", "-n", "4", sys.executable, "-m", "mpi4py", script, base, *options]
+        command += ["--output", file.name]
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+        found.exchange = json.load(file)
+    for row in found.exchange.pop("rows"):
+        ways = row["seconds"]
+        if "limit" in ways:
+            ways[EXCHANGE_LIMIT] = ways.pop("limit")
+        found.seconds.setdefault(row["verb"], {})[size(row["bytes"])] = ways
+
+
+def measure(base, names, plan):
+    """Return what is found in a new directory in `base`; of those before it the `names` are."""
+    with tempfile.TemporaryDirectory(dir=base) as folder:
+        kind = find_filesystem(folder).kind
+        found = Found(f"{kind} {base}" if kind in names else kind)
+        ways = {way: way(folder) for way in ALL}
+        every, chief, general = ([ways[way] for way in some] for some in (ALL, CHIEF, OF_OBJECTS))
+        for nbytes in plan.sizes:
+            array = np.ones(nbytes // 8)
+            if nbytes >= MIB:
+                weigh(found, size(nbytes), every, array)
+            compare(found, plan, size(nbytes), every, array, nbytes)
+        for nbytes in plan.chief_sizes:
+            compare(found, plan, size(nbytes), chief, np.ones(nbytes // 8), nbytes)
+        for nbytes in plan.object_sizes:
+            for label, obj in objects(nbytes).items():
+                compare(found, plan, f"{size(nbytes)} {label}", general, obj, nbytes)
+        batch = [np.full(128, n, "f8") for n in range(10_000)]
+        found.take_turns(plan, BATCH, chief, lambda way: once_batch(way, batch))
+        if not names:
+            imports(found, plan)
+        if not names or plan.everywhere:
+            among_many(found, folder, plan.live)
+            exchanges(found, base, plan.exchange_options)
+        for way in every:
+            way.close()
     return found
 
 
-def compare_batches(ways, rounds):
-    """10,000 objects of 1 KiB in one call."""
-    batch = [np.full(128, n, "f8") for n in range(10_000)]
-    found = {way.name: {"put_batch": [], "get_batch": []} for way in ways}
-    for _ in range(rounds):
-        for way in ways:
-            start = time.perf_counter()
-            keys = way.put_batch(batch)
-            middle = time.perf_counter()
-            got = way.get_batch(keys)
-            end = time.perf_counter()
-            assert got[-1][0] == 9_999
-            found[way.name]["put_batch"].append(middle - start)
-            found[way.name]["get_batch"].append(end - middle)
-            for key in keys:
-                way.evict(key)
-    return found
+def quotients(ones, others):
+    """Return how many times as long the ones took as the others, of each round that has both."""
+    return [one / other for one, other in zip(ones, others, strict=False)]
 
 
-def among_many(way, live=100_000, some=1_000):
-    """Return how much longer a work takes among many live objects than among few."""
-    obj = np.ones(128)
-    first = statistics.median(once(way, obj, 1)["put"] for _ in range(some))
-    works = {"put": [], "get": [], "evict": []}
-    few = [once(way, obj, 1) for _ in range(some)]
-    keys = [way.put(obj) for _ in range(live)]
-    many = [once(way, obj, 1) for _ in range(some)]
-    for key in keys:
-        way.evict(key)
-    assert first > 0
-    return {
-        work: statistics.median(s[work] for s in many) / statistics.median(s[work] for s in few)
-        for work in works
-    }
-
-
-def ratio(theirs, ours):
-    """Return the median over the rounds of how many times as long they took."""
-    return statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
-
-
-def words(nbytes):
-    for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
+def size(nbytes):
+    for name, unit in UNITS.items():
         if nbytes >= unit:
-            return f"{nbytes // unit} {name}"
-    return f"{nbytes} B"
+            return f"{nbytes / unit:.4g} {name}"
+    return f"{nbytes:g} B"
 
 
-def micro(seconds):
-    return f"{1e6 * seconds:,.0f}" if seconds >= 1e-5 else f"{1e6 * seconds:.1f}"
+def position(label):
+    """Return where to draw the size of an array, or None: no array, but another object."""
+    amount, unit = label.split(" ", 1)
+    return max(64, float(amount) * UNITS[unit]) if unit in UNITS else None  # log 0 is nowhere
 
 
-def show(console, kind, results):
-    """Print for each work a row a size: our time and spread, and the ratio to each other way."""
-    for work in ("put", "get", "get, read", "evict"):
-        table = Table(title=f"{work}, {kind}: microseconds; how many times as long as fsexchange")
-        names = [way.name for way in ARRAYS]
-        for column in ("object", names[0], "spread", *names[1:]):
-            table.add_column(column, justify="right")
-        for label, found in results:
-            ours = found[names[0]][work]
-            low, *_, high = statistics.quantiles(ours, n=4)
-            cells = [f"{1e6 * statistics.median(ours):,.1f}", f"±{(high - low) / 2e-6:,.1f}"]
-            for name in names[1:]:
-                cells.append(f"{ratio(found[name][work], ours):.2f}" if name in found else "")
-            table.add_row(label, *cells)
-        console.print(table)
-    table = Table(title=f"peak memory of one put and one get, {kind}: bytes")
-    for column in ("object", "work", *[way.name for way in ARRAYS]):
+def duration(seconds):
+    for unit, name in ((1, "s"), (1e-3, "ms")):
+        if seconds >= unit:
+            return f"{seconds / unit:.3g} {name}"
+    return f"{seconds / 1e-6:.3g} us"
+
+
+def number(value):
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def spread(figures, text):
+    """Return the median, and between which two the middle half of the figures is."""
+    low, median, high = map(text, np.quantile(figures, [0.25, 0.5, 0.75]))
+    return median if low == high else f"{median} ({low} - {high})"
+
+
+def show(console, title, corner, rows):
+    """Print a row a work or object: our time and its spread, and the ratio to each other way."""
+    names = list(dict.fromkeys(name for _, ways in rows for name in ways if name != Ours.name))
+    table = Table(title=f"{title}: time; how many times as long as fsexchange")
+    for column in (corner, Ours.name, *names):
         table.add_column(column, justify="right")
-    for label, found in results:
-        for work in ("put", "get"):
-            cells = [
-                words(found[w.name]["memory"][work]) if w.name in found else "" for w in ARRAYS
-            ]
-            table.add_row(label, work, *cells)
+    for label, ways in rows:
+        ours = ways[Ours.name]
+        ratios = {name: statistics.median(quotients(ways[name], ours)) for name in ways}
+        cells = (number(ratios[name]) if name in ratios else "" for name in names)
+        table.add_row(label, spread(ours, duration), *cells)
     console.print(table)
 
 
-def draw(path, everything, sizes):
-    """Draw seconds over bytes, a panel for each work and file system."""
+def show_all(console, found):
+    """Print a table for each work, one for batches, one for memory."""
+    for work in WORKS:
+        rows = [(label, ways) for label, ways in found.seconds[work].items() if label != LIVE]
+        show(console, f"{work}, {found.kind}", "object", rows)
+    rows = [(work, found.seconds[work][BATCH]) for work in BATCH_WORKS]
+    show(console, f"{BATCH}, {found.kind}", "work", rows)
+    rows = [(work, found.seconds[work].get(LIVE)) for work in ("put", "get", "evict")]
+    if all(ways for _, ways in rows):
+        show(console, f"{LIVE}, {found.kind}", "work", rows)
+    table = Table(title=f"peak memory beside the object, {found.kind}")
+    for column in ("work", "object", *[way.name for way in ALL]):
+        table.add_column(column, justify="right")
+    for work, label in itertools.product(("put", "get"), found.memory["put"]):
+        memory = found.memory[work][label]
+        cells = (size(memory[way.name][0]) if way.name in memory else "" for way in ALL)
+        table.add_row(work, label, *cells)
+    console.print(table)
+
+
+def show_targets(console, everything):
+    """Print what is promised, and what was measured on each file system."""
+    table = Table(title="what is promised, and medians (quartiles) of the rounds")
+    for column in ("work", "object", "against", "target", *[found.kind for found in everything]):
+        table.add_column(column)
+    for target in TARGETS:
+        cells = [target.judged(found) for found in everything]
+        if any(cells):
+            table.add_row(target.work, target.label, *target.words(), *cells)
+    console.print(table)
+
+
+def markdown_table(head, rows):
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *[row for row in rows if any(row[1:])]]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def ratios_table(everything, works, peers, limit):
+    """Return for each work and file system our time, its ratio to each peer and to the limit."""
+    head = [""]
+    for found in everything:
+        head += [found.kind, *[f"times as fast as {name}" for name in peers]]
+        head += [f"times as long as {limit}"]
+    rows = []
+    for work, label in works:
+        targets = [Target(work, label, TIME), *[Target(work, label, name, 1) for name in peers]]
+        targets += [Target(work, label, limit)]
+        cells = [target.median(found) for found in everything for target in targets]
+        rows.append([f"{work}: {label}", *cells])
+    return markdown_table(head, rows)
+
+
+def markdown(everything, machine):
+    """Return the README's tables: what each work takes, verbs of an Exchange, and the promises."""
+    works = list(itertools.product(WORKS, ("1 KiB", "1 MiB", "64 MiB", "1 GiB")))
+    for label in ("1 KiB dict of arrays", "1 MiB dict of arrays", "1 MiB DataFrame"):
+        works += [("put", label), ("get", label)]
+    works += [(work, BATCH) for work in BATCH_WORKS]
+    tables = [ratios_table(everything, works, [ProxyStore.name], Bare.name)]
+    exchanged = [found for found in everything if EXCHANGE_WORKS[0] in found.seconds]
+    verbs = [
+        (verb, label)
+        for verb in EXCHANGE_WORKS
+        for label in ("1 KiB", "1 MiB", size(4_096_000), "16 MiB", "64 MiB")
+    ]
+    tables += [ratios_table(exchanged, verbs, EXCHANGE_PEERS, EXCHANGE_LIMIT)]
+    head = ["", "against", "target", *[found.kind for found in everything]]
+    rows = []
+    for target in TARGETS:
+        cells = [target.median(found) for found in everything]
+        rows.append([f"{target.work}: {target.label}", *target.words(), *cells])
+    tables += [markdown_table(head, rows)]
+    about = ", ".join(f"{name} {value}" for name, value in machine.items())
+    return "\n".join([f"{about}\n", *tables])
+
+
+def styles():
+    """Return how each way is drawn: ours bold, the limits dotted."""
+    names = [*[way.name for way in ALL], *EXCHANGE_PEERS, EXCHANGE_LIMIT]
+    found = {name: {"color": f"C{n}", "marker": "o"} for n, name in enumerate(names)}
+    found[Ours.name] |= {"linewidth": 4, "markersize": 9, "zorder": 1.5}
+    for name in (Bare.name, EXCHANGE_LIMIT):
+        found[name] |= {"color": "black", "linestyle": ":", "linewidth": 3, "marker": "."}
+    return found
+
+
+def draw(path, everything):
+    """Draw time over size: for each file system a row of panels with a work or batches each,
+    and one with a verb of an Exchange each.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    works = ["put", "get", "get, read", "evict"]
+    pyplot.rcParams["font.size"] = 15
+    ticks = ["0 B", "1 KiB", "64 KiB", "1 MiB", "64 MiB", "1 GiB"]
+    rows = [
+        (found, works)
+        for found in everything
+        for works in (WORKS, EXCHANGE_WORKS)
+        if works[0] in found.seconds
+    ]
     figure, axes = pyplot.subplots(
-        len(everything), len(works), figsize=(16, 4.2 * len(everything)), squeeze=False
+        len(rows),
+        len(WORKS) + 1,
+        figsize=(24, 6 * len(rows) + 1),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
     )
-    for row, (kind, results) in zip(axes, everything.items(), strict=True):
-        arrays = dict(results["objects"])
-        for panel, work in zip(row, works, strict=True):
-            for way in ARRAYS:
-                points = [
-                    (nbytes or 100, statistics.median(arrays[words(nbytes)][way.name][work]))
-                    for nbytes in sizes
-                ]
-                bold = {"linewidth": 2.5, "zorder": 3} if way is Ours else {"alpha": 0.8}
-                line = "k:" if way is Bare else "o-"
-                panel.plot(*zip(*points, strict=True), line, markersize=4, label=way.name, **bold)
-            panel.set(xscale="log", yscale="log", title=f"{work} ({kind})", xlabel="bytes")
-            panel.grid(alpha=0.3)
-        row[0].set_ylabel("seconds")
-        row[0].legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    drawn = {}
+    for (found, works), panels in zip(rows, axes, strict=True):
+        for panel, work in zip(panels, works, strict=False):
+            arrays = {position(label): ways for label, ways in found.seconds.get(work, {}).items()}
+            arrays.pop(None, None)
+            for name, style in styles().items():
+                medians = {at: statistics.median(w[name]) for at, w in arrays.items() if name in w}
+                if medians:
+                    (drawn[name],) = panel.plot(medians.keys(), medians.values(), **style)
+            panel.set(title=f"{work}: {found.kind}", xlabel="size of the array", xscale="log")
+            panel.set_xlim(position("0 B") / 2, 2 * GIB)
+            panel.set_xticks([position(label) for label in ticks], ticks, rotation=45)
+            panel.minorticks_off()
+            panel.set_visible(bool(arrays))
+        if works is WORKS:
+            batches = [found.seconds[work][BATCH] for work in BATCH_WORKS]
+            for name, style in styles().items():
+                if name in batches[0]:
+                    medians = [statistics.median(ways[name]) for ways in batches]
+                    panels[-1].plot(BATCH_WORKS, medians, **style)
+            panels[-1].set(title=f"{BATCH}: {found.kind}")
+            panels[-1].margins(x=0.15)
+        for panel in panels:
+            panel.grid(alpha=0.4)
+    axes[0][0].set_yscale("log")
+    axes[0][0].yaxis.set_major_locator(LogLocator(numticks=12))
+    axes[0][0].yaxis.set_major_formatter(FuncFormatter(lambda seconds, _: duration(seconds)))
+    axes[0][0].yaxis.set_minor_formatter(NullFormatter())
+    figure.legend(drawn.values(), drawn.keys(), loc="outside upper center", ncols=len(drawn))
+    figure.savefig(path, dpi=80)
+
+
+def cpu():
+    with open("/proc/cpuinfo") as lines:
+        return next((line.split(": ")[1].strip() for line in lines if "model name" in line), "?")
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        prog="scripts/bench",
-        description="Put, get and evict of fsexchange, its peers and bare system calls in turn.",
-    )
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("directory", nargs="*", help="where to put files (/dev/shm)")
-    parser.add_argument("--quick", action="store_true", help="few sizes and rounds: a minute")
-    parser.add_argument("--rounds", type=int, help="rounds of each (15; quick: 5)")
-    parser.add_argument("--output", default="bench", help="writes OUTPUT.json and .png (bench)")
-    options = parser.parse_args()
-    rounds = options.rounds or (5 if options.quick else 15)
-    sizes = QUICK_SIZES if options.quick else SIZES
-    console = Console(width=130)
-    everything = {}
+    parser.add_argument("--quick", action="store_true", help="few sizes and rounds: 45 seconds")
+    parser.add_argument(
+        "--rounds", type=int, help=f"of each, at most ({FULL.rounds}; quick: {QUICK.rounds})"
+    )
+    parser.add_argument("--output", default="bench", help="writes OUTPUT.json, .md, .png (bench)")
+    options = parser.parse_intermixed_args()
+    plan = QUICK if options.quick else FULL
+    plan = plan._replace(rounds=options.rounds or plan.rounds)
+    console = Console(width=140)
+    gc.disable()
+    gc.freeze()
+    everything = []
     for base in options.directory or ["/dev/shm"]:
-        with tempfile.TemporaryDirectory(dir=base) as folder:
-            kind = find_filesystem(folder).kind
-            ways = [way(folder) for way in ARRAYS]
-            general = [way for way in ways if type(way) in OBJECTS]
-            results = []
-            for nbytes in sizes:
-                obj = np.ones(nbytes // 8)
-                n = rounds if nbytes < 64 * MIB else max(3, rounds // 3)
-                results.append((words(nbytes), compare(ways, obj, nbytes, n)))
-            for nbytes in (KIB, MIB) if options.quick else (KIB, MIB, 64 * MIB):
-                for label, obj in objects(nbytes).items():
-                    found = compare(general, obj, nbytes, rounds)
-                    results.append((f"{words(nbytes)} {label}", found))
-            batches = compare_batches(general[:2], 3)
-            show(console, kind, results)
-            table = Table(title=f"10,000 objects of 1 KiB, {kind}: milliseconds")
-            for column in ("work", "fsexchange", "ProxyStore", "ratio"):
-                table.add_column(column, justify="right")
-            for work in ("put_batch", "get_batch"):
-                ours, theirs = (batches[way.name][work] for way in general[:2])
-                medians = [f"{1e3 * statistics.median(t):.1f}" for t in (ours, theirs)]
-                table.add_row(work, *medians, f"{ratio(theirs, ours):.1f}")
-            console.print(table)
-            many = {} if options.quick else among_many(ways[0])
-            for work, factor in many.items():
-                console.print(f"{work} among 100,000 live objects: {factor:.2f} times as among few")
-            for way in ways:
-                way.close()
-            everything[kind] = {"objects": results, "batches": batches, "among many": many}
+        taken = [found.kind for found in everything]
+        everything.append(measure(base, taken, plan))
+        show_all(console, everything[-1])
+    show_targets(console, everything)
     machine = {
+        "cpu": cpu(),
         "cores": os.cpu_count(),
         "kernel": platform.release(),
         "python": platform.python_version(),
@@ -404,9 +768,11 @@ def main():
         "joblib": joblib.__version__,
     }
     with open(f"{options.output}.json", "w") as file:
-        json.dump({"machine": machine, "seconds": everything}, file, indent=1)
-    draw(f"{options.output}.png", everything, sizes)
-    console.print(f"{machine}\nwrote {options.output}.json and {options.output}.png")
+        json.dump({"machine": machine, "file systems": [vars(f) for f in everything]}, file)
+    with open(f"{options.output}.md", "w") as file:
+        file.write(markdown(everything, machine))
+    draw(f"{options.output}.png", everything)
+    console.print(f"{machine}\nwrote {options.output}.json, .md and .png")
 
 
 if __name__ == "__main__":
