@@ -367,11 +367,10 @@ class FileConnector:
         """
         # Any, as ProxyStore has a type of its own for buffers, and lists are invariant.
         found, runs = self.get_runs(keys)
-        for numbers, memory, begins, sizes in runs:
-            for n, begin, size in zip(
-                numbers.tolist(), begins.tolist(), sizes.tolist(), strict=True
-            ):
-                found[n] = bytearray(memory[begin : begin + size])
+        for numbers, run, begins, sizes in runs:
+            ends = (begins + sizes).tolist()
+            for n, begin, end in zip(numbers.tolist(), begins.tolist(), ends, strict=True):
+                found[n] = bytearray(run[begin:end])
         if any(data is None for data in found):
             self.directory.check()
         return found
@@ -379,7 +378,7 @@ class FileConnector:
     def get_runs(self, keys: Sequence[FileKey]) -> tuple[list[Any], Iterator[Run]]:
         """Return what `get_batch` returns, but that objects which share files come in runs.
 
-        They are None in the list. Make of a run what you need before you take the next.
+        They are None in the list.
         """
         self.check_open()
         found: list[Any] = [None] * len(keys)

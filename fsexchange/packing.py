@@ -47,10 +47,9 @@ class Run(NamedTuple):
     """Objects of a batch that were read at once."""
 
     numbers: Ints
-    memory: memoryview
-    """What was read; the next run is read to the same memory."""
+    data: memoryview
     begins: Ints
-    """Where in it each object begins, in order."""
+    """Where in the data each object begins, in order."""
     sizes: Ints
 
 
@@ -180,16 +179,18 @@ class Packing:
             order = np.argsort(offsets, kind="stable")
             begins, sizes = offsets[order], sizes[order]
             ends = begins + sizes
-            memory = memoryview(bytearray(min(_RUN, int(ends[-1] - begins[0]))))
             for first, stop in _runs(begins, ends):
                 some = slice(first, stop)
-                read = partial(
-                    Segment.read_run, memory=memory, begins=begins[some], ends=ends[some]
+                run = self._do(
+                    "read",
+                    filename,
+                    partial(Segment.read_run, begins=begins[some], ends=ends[some]),
+                    gone=None,
                 )
-                live = self._do("read", filename, read, gone=None)
-                if live is not None and live.any():
+                if run is not None:
+                    data, live = run
                     at = (begins[some] - begins[first])[live]
-                    yield Run(numbers[order[some][live]], memory, at, sizes[some][live])
+                    yield Run(numbers[order[some][live]], memoryview(data), at, sizes[some][live])
 
     def is_live(self, key: FileKey) -> bool:
         """Tell whether an object is not evicted."""

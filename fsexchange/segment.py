@@ -90,7 +90,7 @@ def retire(path: str) -> None:
 class Segment:
     """A segment, open until the last reference goes. Threads may share it."""
 
-    __slots__ = ("_chunks", "_end", "_fd", "_path", "_preadv", "_start", "_units")
+    __slots__ = ("_chunks", "_end", "_fd", "_path", "_pread", "_start", "_units")
 
     def __init__(self, path: str, flags: int) -> None:
         self._fd = -1
@@ -99,7 +99,7 @@ class Segment:
         self._chunks = segment_chunks(self._units)
         self._start = segment_start(self._units)
         self._end = self._start + UNIT * self._units
-        self._preadv = _preadv_aligned if flags & os.O_DIRECT else os.preadv
+        self._pread = _pread_aligned if flags & os.O_DIRECT else os.pread
         self._fd = os.open(path, flags)
 
     def __del__(self) -> None:
@@ -116,27 +116,26 @@ class Segment:
 
     def read(self, offset: int, nbytes: int) -> bytearray | None:
         """Return an object, or None if it is evicted."""
-        data = bytearray(nbytes)
-        got = self._preadv(self._fd, (data,), offset)
-        flag = self._flags((offset - self._start) // UNIT, 1)
+        data = self._pread(self._fd, nbytes, offset)
+        flag = self._pread(self._fd, 1, self._chunks + (offset - self._start) // UNIT)
         if flag == _FREE:
             return None
-        if got != nbytes or flag != _LIVE:
+        if len(data) != nbytes or flag != _LIVE:
             raise self._truncated(offset + nbytes)
-        return data
+        return bytearray(data)
 
-    def read_run(self, memory: memoryview, begins: Ints, ends: Ints) -> npt.NDArray[np.bool_]:
-        """Read neighbours into `memory`; return which of them are not evicted."""
+    def read_run(self, begins: Ints, ends: Ints) -> tuple[bytes, npt.NDArray[np.bool_]]:
+        """Return what is from the first to the last of neighbours, and which are not evicted."""
         begin, end = int(begins[0]), int(ends[-1])
-        got = self._preadv(self._fd, (memory[: end - begin],), begin)
+        data = self._pread(self._fd, end - begin, begin)
         units = (begins - begin) // UNIT
         flags = self._flags((begin - self._start) // UNIT, int(units[-1]) + 1)
         if len(flags) <= units[-1]:
             raise self._truncated(end)
         live: npt.NDArray[np.bool_] = np.frombuffer(flags, np.uint8)[units] == 0
-        if got < end - begin and live[ends - begin > got].any():
+        if len(data) < end - begin and live[ends - begin > len(data)].any():
             raise self._truncated(end)
-        return live
+        return data, live
 
     def is_live(self, offset: int) -> bool:
         """Tell whether the object that begins there is not evicted."""
@@ -144,7 +143,7 @@ class Segment:
 
     def evict(self, offsets: Sequence[int], ends: Sequence[int]) -> bool:
         """Evict what is from each of `offsets` to the end of a unit; return if nothing is left."""
-        direct = self._preadv is _preadv_aligned
+        direct = self._pread is _pread_aligned
         fd = os.open(self._path, WRITE | os.O_DSYNC) if direct else self._fd
         try:
             chunks: set[int] = set()
@@ -162,7 +161,7 @@ class Segment:
         finally:
             if direct:
                 os.close(fd)
-        return bool(free) and self._read(0, self._chunks) == _FREE * self._chunks
+        return bool(free) and self._are_free(0, self._chunks)
 
     def append(self, offset: int, pieces: Sequence[Buffer], nbytes: int) -> None:
         """Write an object where none was before; on failure none is there, either.
@@ -180,16 +179,15 @@ class Segment:
 
     def _is_free(self, chunk: int) -> bool:
         count = min(CHUNK, self._units - chunk * CHUNK)
-        return self._flags(chunk * CHUNK, count) == _FREE * count
+        return self._are_free(self._chunks + chunk * CHUNK, count)
 
-    def _flags(self, first: int, count: int) -> bytearray:
+    def _are_free(self, offset: int, count: int) -> bool:
+        flags = self._pread(self._fd, count, offset)
+        return _LIVE not in flags and len(flags) == count
+
+    def _flags(self, first: int, count: int) -> bytes:
         """Return the flags of units, fewer if the file ends before."""
-        return self._read(self._chunks + first, count)
-
-    def _read(self, offset: int, nbytes: int) -> bytearray:
-        data = bytearray(nbytes)
-        got = self._preadv(self._fd, (data,), offset)
-        return data if got == nbytes else data[:got]
+        return self._pread(self._fd, count, self._chunks + first)
 
     def _truncated(self, end: int) -> CorruptObjectError:
         return CorruptObjectError(
@@ -201,15 +199,10 @@ class Segment:
         )
 
 
-def _preadv_aligned(fd: int, buffers: tuple[bytearray | memoryview], offset: int) -> int:
-    """Do as `os.preadv` by whole pages, as O_DIRECT may want it: open(2), NOTES."""
-    (buffer,) = buffers
+def _pread_aligned(fd: int, nbytes: int, offset: int) -> bytes:
+    """Do as `os.pread`, but by whole pages, as O_DIRECT may want it: open(2), NOTES."""
     before = offset % mmap.PAGESIZE
-    size = -(-(before + len(buffer)) // mmap.PAGESIZE) * mmap.PAGESIZE
-    if not buffer:
-        return 0
-    with mmap.mmap(-1, size) as pages:
-        end = os.preadv(fd, (pages,), offset - before)
-        got = max(0, min(end - before, len(buffer)))
-        buffer[:got] = pages[before : before + got]
-    return got
+    size = -(-(before + nbytes) // mmap.PAGESIZE) * mmap.PAGESIZE
+    with mmap.mmap(-1, size or mmap.PAGESIZE) as pages:
+        got = os.preadv(fd, (pages,), offset - before)
+        return pages[before : min(got, before + nbytes)]

@@ -200,12 +200,12 @@ class Store:
         for n, data in zip(there, found, strict=True):
             if data is not None:
                 batch[n] = _load(data)
-        for numbers, memory, begins, sizes in runs:
-            objs = alike.copies(memory, begins, sizes)
+        for numbers, run, begins, sizes in runs:
+            objs = alike.copies(run, begins, sizes)
             if objs is None:
                 ends = (begins + sizes).tolist()
                 pairs = zip(begins.tolist(), ends, strict=True)
-                objs = [_load(bytearray(memory[begin:end])) for begin, end in pairs]
+                objs = [_load(bytearray(run[begin:end])) for begin, end in pairs]
             for n, obj in zip(numbers.tolist(), objs, strict=True):
                 batch[there[n]] = obj
         for n, obj in enumerate(batch):
