@@ -25,10 +25,13 @@ def common_head(objs: Sequence[Any]) -> bytes | None:
     """
     if set(map(type, objs)) != {np.ndarray}:
         return None
-    if len(set(map(_SHAPE, objs))) > 1 or len(set(map(_DTYPE, objs))) > 1:
+    dtype, shape = objs[0].dtype, objs[0].shape
+    if dtype.isbuiltin != 1 or set(map(id, map(_DTYPE, objs))) != {id(dtype)}:
+        return None
+    if set(map(_SHAPE, objs)) != {shape}:
         return None
     serialize(objs[0])
-    head = HEADS.get((objs[0].dtype, objs[0].shape))
+    head = HEADS.get((dtype, shape))
     return head if all(map(_CONTIGUOUS, objs)) else None
 
 

@@ -94,15 +94,18 @@ def serialize(obj: Any, *, checksum: bool = False) -> Frames:
     """
     kind = type(obj)
     if kind is np.ndarray:
-        if obj.flags.c_contiguous and not checksum:
-            head = HEADS.get((obj.dtype, obj.shape))
+        dtype = obj.dtype
+        # Dtypes are equal whatever their metadata is, but only those without are built in.
+        common = dtype.isbuiltin == 1 and obj.flags.c_contiguous and not checksum
+        if common:
+            head = HEADS.get((dtype, obj.shape))
             if head is not None:
                 return [head, obj.data.cast("B")]
-        if _is_plain(obj.dtype):
+        if _is_plain(dtype):
             body, data = _array_frames(obj)
             frames = _frames(_NDARRAY, body, [data], checksum)
-            if obj.dtype.char in _NATIVE and data.nbytes and body[0] == _C and not checksum:
-                _remember(HEADS, (obj.dtype, obj.shape), frames[0])
+            if common and dtype.char in _NATIVE and data.nbytes:
+                _remember(HEADS, (dtype, obj.shape), frames[0])
             return frames
     elif kind is bytes:
         return _frames(_BYTES, b"", [memoryview(obj)], checksum)

@@ -519,3 +519,21 @@ def test_npy_file_is_not_copied_and_must_be_whole() -> None:
     np.save(file, np.array([None]))
     with pytest.raises(SerializationError, match="Python objects"):
         deserialize(file.getvalue())
+
+
+@pytest.mark.parametrize(
+    "dtype", [">f8", "<f8", "=f8", "?", "f2", "c16", "S3", "U2", "M8[D]", "V5"]
+)
+def test_the_second_of_a_kind_is_as_the_first(dtype: str) -> None:
+    """Whose header is known by then."""
+    for order in "CF":
+        for n in range(3):
+            array = np.array(np.arange(6).reshape(2, 3) % (n + 2), order=order).astype(dtype)
+            got = deserialize(bytearray(dumps(array)))
+            assert got.dtype == array.dtype
+            assert got.flags.f_contiguous == array.flags.f_contiguous
+            assert got.tobytes() == array.tobytes()
+            assert got.flags.writeable
+            read_only = array.copy(order)
+            read_only.flags.writeable = False
+            assert deserialize(bytearray(dumps(read_only))).tobytes() == array.tobytes()
