@@ -521,14 +521,13 @@ def test_npy_file_is_not_copied_and_must_be_whole() -> None:
         deserialize(file.getvalue())
 
 
-@pytest.mark.parametrize(
-    "dtype", [">f8", "<f8", "=f8", "?", "f2", "c16", "S3", "U2", "M8[D]", "V5"]
-)
+@pytest.mark.parametrize("dtype", [">f8", "<f8", "?", "f2", "c16", "S3", "U2", "M8[D]", "V5"])
 def test_the_second_of_a_kind_is_as_the_first(dtype: str) -> None:
     """Whose header is known by then."""
-    for order in "CF":
+    orders: list[Any] = ["C", "F"]
+    for order in orders:
         for n in range(3):
-            array = np.array(np.arange(6).reshape(2, 3) % (n + 2), order=order).astype(dtype)
+            array = np.arange(n, n + 6).reshape(2, 3).astype(dtype, order=order)
             got = deserialize(bytearray(dumps(array)))
             assert got.dtype == array.dtype
             assert got.flags.f_contiguous == array.flags.f_contiguous
