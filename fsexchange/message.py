@@ -25,8 +25,12 @@ if TYPE_CHECKING:
     from fsexchange.connector import FileConnector
     from fsexchange.serialize import Frames
 
-#: One message as it was sent or received.
+#: One message as it is received.
 Message: TypeAlias = "bytes | bytearray | memoryview"
+
+#: One message as its sender has it: pieces that follow one another. The first has the head; others
+#: may show the sender's own arrays.
+Pieces: TypeAlias = "list[bytes | bytearray | memoryview]"
 
 _HEAD = struct.Struct("<B7xQ")
 _PART = struct.Struct(f"<{RECORD_SIZE}sQQ")
@@ -41,12 +45,15 @@ KINDS = (_OBJECT, _FILE, _PART_OF_FILE, _FAILURE)
 
 _ALIGNMENT = 64  # of an object in a file, as of a buffer in an object
 
+# Up to so many bytes an object is copied into one piece: that costs less than a message more.
+_JOINED_UP_TO = 1 << 16
+
 
 class Outgoing(NamedTuple):
     """What a rank sends in one call of a verb."""
 
-    messages: Sequence[Message]
-    """One, or one for each rank; the sender's own to load from, too."""
+    messages: Sequence[Pieces]
+    """One, or one for each rank."""
     key: FileKey | None = None
     """The file that some of them are about; its writer removes it unless a receiver does."""
     readers: tuple[int, ...] = ()
@@ -63,9 +70,9 @@ def encode(connector: FileConnector, obj: Any, inline_limit: int) -> Outgoing:
         if nbytes <= inline_limit:
             return Outgoing([_inline(frames, nbytes)])
         key = connector.put(frames)
-        return Outgoing([named(key)], key)
+        return Outgoing([[named(key)]], key)
     except Exception as error:  # whatever it is, others wait for a message
-        return Outgoing([failure(error)], error=error)
+        return Outgoing([[failure(error)]], error=error)
 
 
 def encode_each(
@@ -80,7 +87,7 @@ def encode_each(
             )
         return _encode_each(connector, items, inline_limit)
     except Exception as error:
-        return Outgoing([failure(error)] * size, error=error)
+        return Outgoing([[failure(error)]] * size, error=error)
 
 
 def _encode_each(connector: FileConnector, items: Sequence[Any], inline_limit: int) -> Outgoing:
@@ -88,7 +95,7 @@ def _encode_each(connector: FileConnector, items: Sequence[Any], inline_limit: i
     end = 0
     readers = []
     parts: list[tuple[int, int]] = []
-    messages: list[Message] = []
+    messages: list[Pieces] = []
     for rank, item in enumerate(items):
         frames = serialize(item)
         nbytes = sum(map(len, frames))
@@ -100,34 +107,40 @@ def _encode_each(connector: FileConnector, items: Sequence[Any], inline_limit: i
         parts.append((end + len(padding), nbytes))
         end += len(padding) + nbytes
         readers.append(rank)
-        messages.append(b"")
+        messages.append([])
     if not readers:
         return Outgoing(messages)
     key = connector.put(pieces)
     record = key.pack()
     for rank, part in zip(readers, parts, strict=True):
-        messages[rank] = _message(_PART_OF_FILE, _PART.pack(record, *part))
+        messages[rank] = [_message(_PART_OF_FILE, _PART.pack(record, *part))]
     return Outgoing(messages, key, tuple(readers))
 
 
-def spill(connector: FileConnector, message: Message) -> Outgoing:
+def spill(connector: FileConnector, message: Pieces) -> Outgoing:
     """Return a short message in the place of a long one, whose object is written to a file."""
     try:
-        key = connector.put(memoryview(message)[HEAD_SIZE:])
-        return Outgoing([named(key)], key)
+        head, *rest = message
+        key = connector.put([memoryview(head)[HEAD_SIZE:], *rest])
+        return Outgoing([[named(key)]], key)
     except Exception as error:
-        return Outgoing([failure(error)], error=error)
+        return Outgoing([[failure(error)]], error=error)
 
 
-@contextlib.contextmanager
-def evicted_if_lost(connector: FileConnector, sent: Outgoing) -> Iterator[None]:
-    """Remove the file of a message that MPI does not take: for its tag, say."""
-    try:
-        yield
-    except BaseException:
-        if sent.key is not None:
-            connector.evict(sent.key)
-        raise
+def joined(message: Pieces) -> Message:
+    """Return a message in one piece, none of which is in its sender's arrays any more."""
+    return message[0] if len(message) == 1 else bytearray().join(message)
+
+
+def split(message: Pieces, at: int) -> tuple[Message, Message]:
+    """Return the first `at` bytes of a message, and the others: not copied if of one array."""
+    if len(message) == 2 and len(message[0]) <= at:
+        begin, data = message
+        rest = memoryview(data)
+        cut = at - len(begin)
+        return b"".join((begin, rest[:cut])), rest[cut:]
+    whole = memoryview(joined(message))
+    return whole[:at], whole[at:]
 
 
 def failure(error: Exception) -> bytes:
@@ -202,8 +215,11 @@ def _evicted(connector: FileConnector, key: FileKey, last: bool) -> Iterator[Non
                 connector.evict(key)
 
 
-def _inline(frames: Frames, nbytes: int) -> bytearray:
-    return bytearray().join((_HEAD.pack(_OBJECT, nbytes), *frames))
+def _inline(frames: Frames, nbytes: int) -> Pieces:
+    head = _HEAD.pack(_OBJECT, nbytes)
+    if nbytes <= _JOINED_UP_TO:
+        return [bytearray().join((head, *frames))]
+    return [head + frames[0], *frames[1:]]
 
 
 def _message(kind: int, body: bytes) -> bytes:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpi4py import MPI
 
@@ -19,10 +19,10 @@ from fsexchange.message import (
     KINDS,
     Message,
     Outgoing,
+    Pieces,
     decode,
     encode,
     encode_each,
-    evicted_if_lost,
     failure,
     in_file,
     named,
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from fsexchange.keys import FileKey
+
+_T = TypeVar("_T")
 
 # Tag of the empty message by which a reader tells a writer that it has what it needs.
 _ACK = 3
@@ -114,7 +116,7 @@ class Exchange(KeyExchange):
         """Return the objects of all ranks, in their order, on the root; None on the others."""
         self._check(root=root)
         sent = self._encode(sendobj)
-        messages = packets.gather(self._comm, sent.messages[0], root)
+        messages = packets.gather(self._control, sent.messages[0], root)
         objs, error = None, sent.error
         try:
             objs = None if messages is None else self._load(enumerate(messages), last=True)
@@ -137,7 +139,7 @@ class Exchange(KeyExchange):
         """
         self._check(root=root)
         sent = self._encode_each(sendobj, "scatter") if self.rank == root else None
-        message = packets.scatter(self._comm, sent.messages if sent else None, root)
+        message = packets.scatter(self._control, sent.messages if sent else None, root)
         return self._take(sent, [(root, message)], sent.readers if sent else ())[0]
 
     def alltoall(self, sendobj: Sequence[Any]) -> list[Any]:
@@ -147,7 +149,7 @@ class Exchange(KeyExchange):
         """
         self._check()
         sent = self._encode_each(sendobj, "alltoall")
-        messages = packets.alltoall(self._comm, sent.messages)
+        messages = packets.alltoall(self._control, sent.messages)
         return self._take(sent, enumerate(messages), sent.readers)
 
     def send(self, obj: Any, dest: int, tag: int = 0) -> None:
@@ -164,20 +166,22 @@ class Exchange(KeyExchange):
         if sent.error is not None:
             mailbox.post(message, dest, tag)
             raise sent.error
-        with evicted_if_lost(self.connector, sent):
-            number = mailbox.offer(message, dest, tag)
-        if number is None:
+        offer = self._hand_over(mailbox.offer, sent, dest, tag)
+        if offer is None:
             return
         awaited = False
         try:
-            awaited = mailbox.is_awaited(dest, number)
+            awaited = mailbox.is_awaited(offer)
             if not awaited:
                 sent = spill(self.connector, message)
         except BaseException:  # Ctrl-C: what was offered must come
-            sent = Outgoing([failure(InterruptedError("the sender was interrupted"))])
+            sent = Outgoing([[failure(InterruptedError("the sender was interrupted"))]])
             raise
         finally:
-            mailbox.follow(sent.messages[0], dest, number, wait=awaited)
+            if awaited:
+                mailbox.follow(offer)
+            else:
+                mailbox.replace(offer, sent.messages[0])
         if sent.error is not None:
             raise sent.error
 
@@ -191,8 +195,7 @@ class Exchange(KeyExchange):
         if dest == MPI.PROC_NULL:
             return Request([])
         sent = self._encode_for_one(obj)
-        with evicted_if_lost(self.connector, sent):
-            requests = self._mailbox.post(sent.messages[0], dest, tag)
+        requests = self._hand_over(self._mailbox.post, sent, dest, tag)
         if sent.error is not None:
             raise sent.error
         return Request(requests)
@@ -232,8 +235,7 @@ class Exchange(KeyExchange):
         if dest == MPI.PROC_NULL:
             return self.recv(recvbuf, source, recvtag, status)
         sent = self._encode_for_one(sendobj)
-        with evicted_if_lost(self.connector, sent):
-            requests = self._mailbox.post(sent.messages[0], dest, sendtag)
+        requests = self._hand_over(self._mailbox.post, sent, dest, sendtag)
         try:
             obj = self.recv(recvbuf, source, recvtag, status)
         except Exception:
@@ -355,6 +357,17 @@ class Exchange(KeyExchange):
             limit = min(limit, EAGER - HEAD_SIZE)
         return encode(self.connector, obj, limit)
 
+    def _hand_over(
+        self, way: Callable[[Pieces, int, int], _T], sent: Outgoing, dest: int, tag: int
+    ) -> _T:
+        """Send in one of the mailbox's ways; remove what MPI does not take: for its tag, say."""
+        try:
+            return way(sent.messages[0], dest, tag)
+        except BaseException:
+            if sent.key is not None:
+                self.connector.evict(sent.key)
+            raise
+
     def _encode_each(self, objs: Any, verb: str) -> Outgoing:
         return encode_each(self.connector, objs, self.size, self.inline_limit, verb)
 
@@ -363,16 +376,16 @@ class Exchange(KeyExchange):
         try:
             obj = function()
         except Exception as error:  # whatever it is, others wait for a message
-            return Outgoing([failure(error)], error=error)
+            return Outgoing([[failure(error)]], error=error)
         # Always in the message: a rank that could not read it from a file would be out of step.
         return encode(self.connector, obj, sys.maxsize)
 
     def _bcast(self, sent: Outgoing | None, root: int) -> Any:
-        message = packets.bcast(self._comm, None if sent is None else sent.messages[0], root)
+        message = packets.bcast(self._control, None if sent is None else sent.messages[0], root)
         return self._take(sent, [(root, message)], range(self.size))[0]
 
     def _allgather(self, sent: Outgoing) -> list[Any]:
-        messages = packets.allgather(self._comm, sent.messages[0])
+        messages = packets.allgather(self._control, sent.messages[0])
         return self._take(sent, enumerate(messages), range(self.size))
 
     def _take(
