@@ -111,7 +111,7 @@ class Mailbox:
 
     def follow(self, offer: Offer) -> None:
         """Send what was offered, and wait until it is taken."""
-        self._isend(self.control, offer.rest, offer.dest, offer.number).Wait()
+        self.control.Send(offer.rest, offer.dest, offer.number)
 
     def replace(self, offer: Offer, message: Pieces) -> None:
         """Send another message in the place of what was offered; without waiting."""
@@ -123,7 +123,7 @@ class Mailbox:
         found = self.comm.Mprobe(source, tag, status)
         if status.source == MPI.PROC_NULL:
             return None
-        message = empty(status.Get_count())
+        message = bytearray(status.Get_count())
         found.Recv(message)
         if message[0] not in (_FOLLOWS, _OFFERED):
             return message

@@ -1,7 +1,7 @@
 """What travels between ranks in place of an object: the object if small, else where its file is.
 
     offset  size
-    0       1       kind: 1 the object, 2 a file, 3 a part of a file, 4 a failure
+    0       1       kind: 1 the object, 2 a file, 3 a part of a file, 4 a failure, 5 wait
     8       8       length of what follows, little-endian
     16      ...     frames of `serialize` | key record | key record, offset, length | frames
 
@@ -38,7 +38,7 @@ _PART = struct.Struct(f"<{RECORD_SIZE}sQQ")
 #: Bytes before the object or the record.
 HEAD_SIZE = _HEAD.size
 
-_OBJECT, _FILE, _PART_OF_FILE, _FAILURE = 1, 2, 3, 4
+_OBJECT, _FILE, _PART_OF_FILE, _FAILURE, _HOLD = 1, 2, 3, 4, 5
 
 #: What a message begins with.
 KINDS = (_OBJECT, _FILE, _PART_OF_FILE, _FAILURE)
@@ -56,75 +56,64 @@ class Outgoing(NamedTuple):
     """One, or one for each rank."""
     key: FileKey | None = None
     """The file that some of them are about; its writer removes it unless a receiver does."""
-    readers: tuple[int, ...] = ()
+    readers: Sequence[int] = ()
     """For which ranks, by their place in `messages`, a part of that file is."""
     error: Exception | None = None
     """What the sender raises once it has taken its part, as its messages say already."""
 
+    def longer_than(self, inline_limit: int) -> list[int]:
+        """Return the places of messages whose objects are longer."""
+        if self.error is not None:
+            return []
+        limit = HEAD_SIZE + inline_limit
+        return [n for n, pieces in enumerate(self.messages) if length(pieces[0]) > limit]
 
-def encode(connector: FileConnector, obj: Any, inline_limit: int) -> Outgoing:
-    """Return one message; what is longer than `inline_limit` bytes is written to a file."""
+
+def encode(obj: Any) -> Outgoing:
+    """Return one message."""
     try:
-        frames = serialize(obj)
-        nbytes = sum(map(len, frames))
-        if nbytes <= inline_limit:
-            return Outgoing([_inline(frames, nbytes)])
-        key = connector.put(frames)
-        return Outgoing([[named(key)]], key)
+        return Outgoing([_inline(serialize(obj))])
     except Exception as error:  # whatever it is, others wait for a message
         return Outgoing([[failure(error)]], error=error)
 
 
-def encode_each(
-    connector: FileConnector, objs: Any, size: int, inline_limit: int, verb: str
-) -> Outgoing:
-    """Return a message for each of `size` ranks; what is long goes to one file for all of them."""
+def encode_each(objs: Any, size: int, verb: str) -> Outgoing:
+    """Return a message for each of `size` ranks."""
     try:
         items = [None] * size if objs is None else list(objs)
         if len(items) != size:
             raise ValueError(
                 f"{verb} takes one item for each of the {size} ranks, and got {len(items)}"
             )
-        return _encode_each(connector, items, inline_limit)
+        return Outgoing([_inline(serialize(item)) for item in items])
     except Exception as error:
         return Outgoing([[failure(error)]] * size, error=error)
 
 
-def _encode_each(connector: FileConnector, items: Sequence[Any], inline_limit: int) -> Outgoing:
-    pieces: Frames = []
-    end = 0
-    readers = []
-    parts: list[tuple[int, int]] = []
-    messages: list[Pieces] = []
-    for rank, item in enumerate(items):
-        frames = serialize(item)
-        nbytes = sum(map(len, frames))
-        if nbytes <= inline_limit:
-            messages.append(_inline(frames, nbytes))
-            continue
-        padding = bytes(-end % _ALIGNMENT)
-        pieces += (padding, *frames)
-        parts.append((end + len(padding), nbytes))
-        end += len(padding) + nbytes
-        readers.append(rank)
-        messages.append([])
+def spill(connector: FileConnector, sent: Outgoing, inline_limit: int) -> Outgoing:
+    """Write the objects longer than `inline_limit` bytes to one file, which their messages name."""
+    readers = sent.longer_than(inline_limit)
     if not readers:
-        return Outgoing(messages)
-    key = connector.put(pieces)
-    record = key.pack()
-    for rank, part in zip(readers, parts, strict=True):
-        messages[rank] = [_message(_PART_OF_FILE, _PART.pack(record, *part))]
-    return Outgoing(messages, key, tuple(readers))
-
-
-def spill(connector: FileConnector, message: Pieces) -> Outgoing:
-    """Return a short message in the place of a long one, whose object is written to a file."""
+        return sent
+    messages = list(sent.messages)
+    written: Pieces = []
+    parts: list[tuple[int, int]] = []
+    end = 0
+    for rank in readers:
+        head, *rest = messages[rank]
+        padding = bytes(-end % _ALIGNMENT)
+        written += (padding, memoryview(head)[HEAD_SIZE:], *rest)
+        begin, end = end + len(padding), end + len(padding) + length(head) - HEAD_SIZE
+        parts.append((begin, end - begin))
     try:
-        head, *rest = message
-        key = connector.put([memoryview(head)[HEAD_SIZE:], *rest])
-        return Outgoing([[named(key)]], key)
+        key = connector.put(written)
     except Exception as error:
-        return Outgoing([[failure(error)]], error=error)
+        return Outgoing([[failure(error)]] * len(messages), error=error)
+    if len(messages) == 1:
+        return Outgoing([[named(key)]], key)
+    for rank, part in zip(readers, parts, strict=True):
+        messages[rank] = [_message(_PART_OF_FILE, _PART.pack(key.pack(), *part))]
+    return Outgoing(messages, key, readers)
 
 
 def joined(message: Pieces) -> Message:
@@ -164,6 +153,11 @@ def length(message: Message) -> int:
     """Return the length of a whole message from its first `HEAD_SIZE` bytes."""
     nbytes: int = _HEAD.unpack_from(message)[1]
     return HEAD_SIZE + nbytes
+
+
+def is_hold(message: Message) -> bool:
+    """Tell whether a message is `HOLD`."""
+    return message[0] == _HOLD
 
 
 def in_file(message: Message) -> bool:
@@ -215,7 +209,8 @@ def _evicted(connector: FileConnector, key: FileKey, last: bool) -> Iterator[Non
                 connector.evict(key)
 
 
-def _inline(frames: Frames, nbytes: int) -> Pieces:
+def _inline(frames: Frames) -> Pieces:
+    nbytes = sum(map(len, frames))
     head = _HEAD.pack(_OBJECT, nbytes)
     if nbytes <= _JOINED_UP_TO:
         return [bytearray().join((head, *frames))]
@@ -224,3 +219,7 @@ def _inline(frames: Frames, nbytes: int) -> Pieces:
 
 def _message(kind: int, body: bytes) -> bytes:
     return _HEAD.pack(kind, len(body)) + body
+
+
+#: Tells who receives it that the message takes as long as a file takes to write.
+HOLD: Pieces = [_message(_HOLD, b"")]

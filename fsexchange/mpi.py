@@ -16,6 +16,7 @@ from fsexchange.keyexchange import KeyExchange
 from fsexchange.mailbox import EAGER, Incoming
 from fsexchange.message import (
     HEAD_SIZE,
+    HOLD,
     KINDS,
     Message,
     Outgoing,
@@ -25,6 +26,7 @@ from fsexchange.message import (
     encode_each,
     failure,
     in_file,
+    is_hold,
     named,
     spill,
 )
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from fsexchange.keys import FileKey
 
 _T = TypeVar("_T")
+
+_INTERRUPTED: Pieces = [failure(InterruptedError("the sender was interrupted"))]
 
 # Tag of the empty message by which a reader tells a writer that it has what it needs.
 _ACK = 3
@@ -110,12 +114,12 @@ class Exchange(KeyExchange):
     def bcast(self, obj: Any, root: int = 0) -> Any:
         """Return the root's object on every rank, a copy on the root as well."""
         self._check(root=root)
-        return self._bcast(self._encode(obj) if self.rank == root else None, root)
+        return self._bcast(encode(obj) if self.rank == root else None, root, self.inline_limit)
 
     def gather(self, sendobj: Any, root: int = 0) -> list[Any] | None:
         """Return the objects of all ranks, in their order, on the root; None on the others."""
         self._check(root=root)
-        sent = self._encode(sendobj)
+        sent = self._encode(sendobj, self.inline_limit)
         messages = packets.gather(self._control, sent.messages[0], root)
         objs, error = None, sent.error
         try:
@@ -130,7 +134,7 @@ class Exchange(KeyExchange):
         """Return the objects of all ranks, in their order, on every rank."""
         self._check()
         # Of each message every rank gets a copy, of a file every node.
-        return self._allgather(encode(self.connector, sendobj, self.inline_limit // self.size))
+        return self._allgather(self._encode(sendobj, self.inline_limit // self.size))
 
     def scatter(self, sendobj: Sequence[Any] | None, root: int = 0) -> Any:
         """Return this rank's of the root's objects, one for each rank.
@@ -138,8 +142,8 @@ class Exchange(KeyExchange):
         `ValueError` on a root with more or fewer, and `RemoteError` on the others.
         """
         self._check(root=root)
-        sent = self._encode_each(sendobj, "scatter") if self.rank == root else None
-        message = packets.scatter(self._control, sent.messages if sent else None, root)
+        sent = encode_each(sendobj, self.size, "scatter") if self.rank == root else None
+        sent, message = self._from_root(packets.scatter, sent, root, self.inline_limit)
         return self._take(sent, [(root, message)], sent.readers if sent else ())[0]
 
     def alltoall(self, sendobj: Sequence[Any]) -> list[Any]:
@@ -148,7 +152,8 @@ class Exchange(KeyExchange):
         `ValueError` on a rank with more or fewer, and `RemoteError` on the others.
         """
         self._check()
-        sent = self._encode_each(sendobj, "alltoall")
+        sent = encode_each(sendobj, self.size, "alltoall")
+        sent = spill(self.connector, sent, self.inline_limit)
         messages = packets.alltoall(self._control, sent.messages)
         return self._take(sent, enumerate(messages), sent.readers)
 
@@ -161,10 +166,10 @@ class Exchange(KeyExchange):
         self._check(dest=dest)
         if dest == MPI.PROC_NULL:
             return
-        sent = self._encode_for_one(obj)
-        mailbox, message = self._mailbox, sent.messages[0]
+        sent = self._encode_for_one(obj, self.inline_limit)
+        mailbox = self._mailbox
         if sent.error is not None:
-            mailbox.post(message, dest, tag)
+            mailbox.post(sent.messages[0], dest, tag)
             raise sent.error
         offer = self._hand_over(mailbox.offer, sent, dest, tag)
         if offer is None:
@@ -173,9 +178,9 @@ class Exchange(KeyExchange):
         try:
             awaited = mailbox.is_awaited(offer)
             if not awaited:
-                sent = spill(self.connector, message)
+                sent = spill(self.connector, sent, 0)
         except BaseException:  # Ctrl-C: what was offered must come
-            sent = Outgoing([[failure(InterruptedError("the sender was interrupted"))]])
+            sent = Outgoing([_INTERRUPTED])
             raise
         finally:
             if awaited:
@@ -194,7 +199,7 @@ class Exchange(KeyExchange):
         self._check(dest=dest)
         if dest == MPI.PROC_NULL:
             return Request([])
-        sent = self._encode_for_one(obj)
+        sent = self._encode_for_one(obj, self.inline_limit)
         requests = self._hand_over(self._mailbox.post, sent, dest, tag)
         if sent.error is not None:
             raise sent.error
@@ -234,7 +239,7 @@ class Exchange(KeyExchange):
         self._check(dest=dest)
         if dest == MPI.PROC_NULL:
             return self.recv(recvbuf, source, recvtag, status)
-        sent = self._encode_for_one(sendobj)
+        sent = self._encode_for_one(sendobj, self.inline_limit)
         requests = self._hand_over(self._mailbox.post, sent, dest, sendtag)
         try:
             obj = self.recv(recvbuf, source, recvtag, status)
@@ -328,7 +333,7 @@ class Exchange(KeyExchange):
 
         try:
             offer = self._attempt(create) if self.rank == self.root else None
-            key: FileKey = self._bcast(offer, self.root)
+            key: FileKey = self._bcast(offer, self.root, sys.maxsize)
             self._allgather(self._attempt(write))
         except BaseException:
             for lost in made:
@@ -348,14 +353,13 @@ class Exchange(KeyExchange):
             )
         return decode(self.connector, message, source, host, last=True)
 
-    def _encode(self, obj: Any) -> Outgoing:
-        return encode(self.connector, obj, self.inline_limit)
+    def _encode(self, obj: Any, inline_limit: int) -> Outgoing:
+        return spill(self.connector, encode(obj), inline_limit)
 
-    def _encode_for_one(self, obj: Any) -> Outgoing:
-        limit = self.inline_limit
+    def _encode_for_one(self, obj: Any, inline_limit: int) -> Outgoing:
         if self._mailbox.crowded:
-            limit = min(limit, EAGER - HEAD_SIZE)
-        return encode(self.connector, obj, limit)
+            inline_limit = min(inline_limit, EAGER - HEAD_SIZE)
+        return self._encode(obj, inline_limit)
 
     def _hand_over(
         self, way: Callable[[Pieces, int, int], _T], sent: Outgoing, dest: int, tag: int
@@ -368,9 +372,6 @@ class Exchange(KeyExchange):
                 self.connector.evict(sent.key)
             raise
 
-    def _encode_each(self, objs: Any, verb: str) -> Outgoing:
-        return encode_each(self.connector, objs, self.size, self.inline_limit, verb)
-
     def _attempt(self, function: Callable[[], Any]) -> Outgoing:
         """Return a message of what `function` returns, or of what it raises."""
         try:
@@ -378,11 +379,36 @@ class Exchange(KeyExchange):
         except Exception as error:  # whatever it is, others wait for a message
             return Outgoing([[failure(error)]], error=error)
         # Always in the message: a rank that could not read it from a file would be out of step.
-        return encode(self.connector, obj, sys.maxsize)
+        return encode(obj)
 
-    def _bcast(self, sent: Outgoing | None, root: int) -> Any:
-        message = packets.bcast(self._control, None if sent is None else sent.messages[0], root)
+    def _bcast(self, sent: Outgoing | None, root: int, inline_limit: int) -> Any:
+        sent, message = self._from_root(packets.bcast, sent, root, inline_limit)
         return self._take(sent, [(root, message)], range(self.size))[0]
+
+    def _from_root(
+        self,
+        move: Callable[[MPI.Intracomm, Sequence[Pieces] | None, int], Message],
+        sent: Outgoing | None,
+        root: int,
+        inline_limit: int,
+    ) -> tuple[Outgoing | None, Message]:
+        """Return what the root sends at last, and the message that this rank gets of it."""
+        comm = self._control
+        if sent is not None and sent.longer_than(inline_limit):
+            everyone = len(sent.messages)
+            move(comm, [HOLD] * everyone, root)
+            try:
+                sent = spill(self.connector, sent, inline_limit)
+            except BaseException:  # Ctrl-C: what was promised must come
+                packets.wake(comm)
+                move(comm, [_INTERRUPTED] * everyone, root)
+                raise
+            packets.wake(comm)
+        message = move(comm, None if sent is None else sent.messages, root)
+        if is_hold(message):
+            packets.rest(comm, root)
+            message = move(comm, None, root)
+        return sent, message
 
     def _allgather(self, sent: Outgoing) -> list[Any]:
         messages = packets.allgather(self._control, sent.messages[0])
