@@ -69,7 +69,7 @@ class Exchange(KeyExchange):
         Rank that makes the directory, and clears it when all have closed.
     inline_limit:
         Bytes up to which an object rides inside its message; in `allgather` the objects of all
-        ranks together. The root's counts.
+        ranks together, in `send` eight times as many. The root's counts.
     abort_timeout:
         Seconds that a rank leaving the `with` by an exception waits for the others to leave, too,
         before it clears the store, names the missing ranks and aborts the job.
@@ -160,13 +160,13 @@ class Exchange(KeyExchange):
     def send(self, obj: Any, dest: int, tag: int = 0) -> None:
         """Send an object to one rank; never waits for the receiver, whatever the size.
 
-        Between 4 KB and `inline_limit` it rides in the message if the receiver is there within a
-        millisecond, else, and above, it goes through a file.
+        Between 4 KB and eight times `inline_limit` it rides in the message, straight from `obj`, if
+        the receiver is there within a millisecond; else, and above, it goes through a file.
         """
         self._check(dest=dest)
         if dest == MPI.PROC_NULL:
             return
-        sent = self._encode_for_one(obj, self.inline_limit)
+        sent = self._encode_for_one(obj, 8 * self.inline_limit)
         mailbox = self._mailbox
         if sent.error is not None:
             mailbox.post(sent.messages[0], dest, tag)
