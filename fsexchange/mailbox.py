@@ -17,8 +17,7 @@ from typing import NamedTuple, cast
 
 from mpi4py import MPI
 
-from fsexchange.message import KINDS, Message, Pieces, joined, split
-from fsexchange.packets import empty
+from fsexchange.message import KINDS, Message, Pieces, empty, joined, split
 
 # Bytes that an MPI takes from a sender without asking the receiver: less than MPICH's limit between
 # processes of one host, 4096, which others count with a header of theirs.
@@ -71,6 +70,7 @@ class Mailbox:
         self._underway: list[tuple[MPI.Request, Message]] = []
         self._underway_bytes = 0
         self._look_again_at = 64
+        self._inbox = bytearray(EAGER)
         # MPI writes into their memory, whether their receiver still wants them or not.
         self.expected: set[Incoming] = set()
 
@@ -120,11 +120,10 @@ class Mailbox:
 
     def receive(self, source: int, tag: int, status: MPI.Status) -> Message | None:
         """Wait for a message and return it; None from PROC_NULL."""
-        found = self.comm.Mprobe(source, tag, status)
+        self.comm.Recv(self._inbox, source, tag, status)
         if status.source == MPI.PROC_NULL:
             return None
-        message = bytearray(status.Get_count())
-        found.Recv(message)
+        message = self._inbox[: status.Get_count()]
         if message[0] not in (_FOLLOWS, _OFFERED):
             return message
         announced = _Announced(self.control, message, status.source)

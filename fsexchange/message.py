@@ -16,6 +16,8 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+import numpy as np
+
 from fsexchange.errors import FsExchangeError, MissingObjectError, RemoteError
 from fsexchange.future import Failure
 from fsexchange.keys import RECORD_SIZE, FileKey
@@ -47,6 +49,9 @@ _ALIGNMENT = 64  # of an object in a file, as of a buffer in an object
 
 # Up to so many bytes an object is copied into one piece: that costs less than a message more.
 _JOINED_UP_TO = 1 << 16
+
+# From so many bytes on numpy asks for huge pages, which Linux gets a quarter of the time.
+_HUGE_PAGES_FROM = 1 << 22
 
 
 class Outgoing(NamedTuple):
@@ -118,11 +123,23 @@ def spill(connector: FileConnector, sent: Outgoing, inline_limit: int) -> Outgoi
 
 def joined(message: Pieces) -> Message:
     """Return a message in one piece, none of which is in its sender's arrays any more."""
-    return message[0] if len(message) == 1 else bytearray().join(message)
+    if len(message) == 1:
+        return message[0]
+    nbytes = sum(map(len, message))
+    if nbytes < _HUGE_PAGES_FROM:
+        return bytearray().join(message)
+    whole = empty(nbytes)
+    end = 0
+    for piece in message:
+        begin, end = end, end + len(piece)
+        whole[begin:end] = piece
+    return whole
 
 
 def split(message: Pieces, at: int) -> tuple[Message, Message]:
     """Return the first `at` bytes of a message, and the others: not copied if of one array."""
+    if len(message) == 1 and len(message[0]) <= at:
+        return message[0], b""
     if len(message) == 2 and len(message[0]) <= at:
         begin, data = message
         rest = memoryview(data)
@@ -130,6 +147,11 @@ def split(message: Pieces, at: int) -> tuple[Message, Message]:
         return b"".join((begin, rest[:cut])), rest[cut:]
     whole = memoryview(joined(message))
     return whole[:at], whole[at:]
+
+
+def empty(nbytes: int) -> memoryview:
+    """Return writable memory, unlike that of a bytearray not filled with zeros first."""
+    return np.empty(nbytes, np.uint8).data
 
 
 def failure(error: Exception) -> bytes:

@@ -119,7 +119,7 @@ class Exchange(KeyExchange):
     def gather(self, sendobj: Any, root: int = 0) -> list[Any] | None:
         """Return the objects of all ranks, in their order, on the root; None on the others."""
         self._check(root=root)
-        sent = self._encode(sendobj, self.inline_limit)
+        sent = spill(self.connector, encode(sendobj), self.inline_limit)
         messages = packets.gather(self._control, sent.messages[0], root)
         objs, error = None, sent.error
         try:
@@ -134,7 +134,8 @@ class Exchange(KeyExchange):
         """Return the objects of all ranks, in their order, on every rank."""
         self._check()
         # Of each message every rank gets a copy, of a file every node.
-        return self._allgather(self._encode(sendobj, self.inline_limit // self.size))
+        limit = self.inline_limit // self.size
+        return self._allgather(spill(self.connector, encode(sendobj), limit))
 
     def scatter(self, sendobj: Sequence[Any] | None, root: int = 0) -> Any:
         """Return this rank's of the root's objects, one for each rank.
@@ -353,13 +354,10 @@ class Exchange(KeyExchange):
             )
         return decode(self.connector, message, source, host, last=True)
 
-    def _encode(self, obj: Any, inline_limit: int) -> Outgoing:
-        return spill(self.connector, encode(obj), inline_limit)
-
     def _encode_for_one(self, obj: Any, inline_limit: int) -> Outgoing:
         if self._mailbox.crowded:
             inline_limit = min(inline_limit, EAGER - HEAD_SIZE)
-        return self._encode(obj, inline_limit)
+        return spill(self.connector, encode(obj), inline_limit)
 
     def _hand_over(
         self, way: Callable[[Pieces, int, int], _T], sent: Outgoing, dest: int, tag: int
@@ -406,7 +404,7 @@ class Exchange(KeyExchange):
             packets.wake(comm)
         message = move(comm, None if sent is None else sent.messages, root)
         if is_hold(message):
-            packets.rest(comm, root)
+            packets.doze(comm, root)
             message = move(comm, None, root)
         return sent, message
 
