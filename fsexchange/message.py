@@ -65,19 +65,15 @@ class Outgoing(NamedTuple):
     """For which ranks, by their place in `messages`, a part of that file is."""
     error: Exception | None = None
     """What the sender raises once it has taken its part, as its messages say already."""
-
-    def longer_than(self, inline_limit: int) -> list[int]:
-        """Return the places of messages whose objects are longer."""
-        if self.error is not None:
-            return []
-        limit = HEAD_SIZE + inline_limit
-        return [n for n, pieces in enumerate(self.messages) if length(pieces[0]) > limit]
+    longest: int = 0
+    """Bytes of the longest object in its message."""
 
 
 def encode(obj: Any) -> Outgoing:
     """Return one message."""
     try:
-        return Outgoing([_inline(serialize(obj))])
+        pieces = _inline(serialize(obj))
+        return Outgoing([pieces], longest=length(pieces[0]) - HEAD_SIZE)
     except Exception as error:  # whatever it is, others wait for a message
         return Outgoing([[failure(error)]], error=error)
 
@@ -90,17 +86,20 @@ def encode_each(objs: Any, size: int, verb: str) -> Outgoing:
             raise ValueError(
                 f"{verb} takes one item for each of the {size} ranks, and got {len(items)}"
             )
-        return Outgoing([_inline(serialize(item)) for item in items])
+        messages = [_inline(serialize(item)) for item in items]
+        longest = max(length(pieces[0]) for pieces in messages) - HEAD_SIZE
+        return Outgoing(messages, longest=longest)
     except Exception as error:
         return Outgoing([[failure(error)]] * size, error=error)
 
 
 def spill(connector: FileConnector, sent: Outgoing, inline_limit: int) -> Outgoing:
     """Write the objects longer than `inline_limit` bytes to one file, which their messages name."""
-    readers = sent.longer_than(inline_limit)
-    if not readers:
+    if sent.longest <= inline_limit:
         return sent
     messages = list(sent.messages)
+    limit = HEAD_SIZE + inline_limit
+    readers = [rank for rank, pieces in enumerate(messages) if length(pieces[0]) > limit]
     written: Pieces = []
     parts: list[tuple[int, int]] = []
     end = 0

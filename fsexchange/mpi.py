@@ -392,7 +392,7 @@ class Exchange(KeyExchange):
     ) -> tuple[Outgoing | None, Message]:
         """Return what the root sends at last, and the message that this rank gets of it."""
         comm = self._control
-        if sent is not None and sent.longer_than(inline_limit):
+        if sent is not None and sent.longest > inline_limit:
             everyone = len(sent.messages)
             move(comm, [HOLD] * everyone, root)
             try:
