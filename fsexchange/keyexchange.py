@@ -165,7 +165,7 @@ class KeyExchange:
         """Send a key to one rank, which receives it by `recv_key`; never waits for it."""
         self._check(dest=dest)
         record, error = _record(key)
-        self._mailbox.post(record, dest, tag)
+        self._mailbox.post([record], dest, tag)
         if error is not None:
             raise error
 

@@ -1,7 +1,7 @@
 """What travels between ranks in place of an object: the object if small, else where its file is.
 
     offset  size
-    0       1       kind: 1 the object, 2 a file, 3 a part of a file, 4 a failure
+    0       1       kind: 1 the object, 2 a file, 3 a part of a file, 4 a failure, 5 wait
     8       8       length of what follows, little-endian
     16      ...     frames of `serialize` | key record | key record, offset, length | frames
 
@@ -16,6 +16,8 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+import numpy as np
+
 from fsexchange.errors import FsExchangeError, MissingObjectError, RemoteError
 from fsexchange.future import Failure
 from fsexchange.keys import RECORD_SIZE, FileKey
@@ -25,8 +27,12 @@ if TYPE_CHECKING:
     from fsexchange.connector import FileConnector
     from fsexchange.serialize import Frames
 
-#: One message as it was sent or received.
+#: One message as it is received.
 Message: TypeAlias = "bytes | bytearray | memoryview"
+
+#: One message as its sender has it: pieces that follow one another. The first has the head; others
+#: may show the sender's own arrays.
+Pieces: TypeAlias = "list[bytes | bytearray | memoryview]"
 
 _HEAD = struct.Struct("<B7xQ")
 _PART = struct.Struct(f"<{RECORD_SIZE}sQQ")
@@ -34,100 +40,117 @@ _PART = struct.Struct(f"<{RECORD_SIZE}sQQ")
 #: Bytes before the object or the record.
 HEAD_SIZE = _HEAD.size
 
-_OBJECT, _FILE, _PART_OF_FILE, _FAILURE = 1, 2, 3, 4
+_OBJECT, _FILE, _PART_OF_FILE, _FAILURE, _HOLD = 1, 2, 3, 4, 5
 
 #: What a message begins with.
 KINDS = (_OBJECT, _FILE, _PART_OF_FILE, _FAILURE)
 
 _ALIGNMENT = 64  # of an object in a file, as of a buffer in an object
 
+# Up to so many bytes an object is copied into one piece: that costs less than a message more.
+_JOINED_UP_TO = 1 << 16
+
+# From so many bytes on numpy asks for huge pages, which Linux gets a quarter of the time.
+_HUGE_PAGES_FROM = 1 << 22
+
 
 class Outgoing(NamedTuple):
     """What a rank sends in one call of a verb."""
 
-    messages: Sequence[Message]
-    """One, or one for each rank; the sender's own to load from, too."""
+    messages: Sequence[Pieces]
+    """One, or one for each rank."""
     key: FileKey | None = None
     """The file that some of them are about; its writer removes it unless a receiver does."""
-    readers: tuple[int, ...] = ()
+    readers: Sequence[int] = ()
     """For which ranks, by their place in `messages`, a part of that file is."""
     error: Exception | None = None
     """What the sender raises once it has taken its part, as its messages say already."""
+    longest: int = 0
+    """Bytes of the longest object in its message."""
 
 
-def encode(connector: FileConnector, obj: Any, inline_limit: int) -> Outgoing:
-    """Return one message; what is longer than `inline_limit` bytes is written to a file."""
+def encode(obj: Any) -> Outgoing:
+    """Return one message."""
     try:
-        frames = serialize(obj)
-        nbytes = sum(map(len, frames))
-        if nbytes <= inline_limit:
-            return Outgoing([_inline(frames, nbytes)])
-        key = connector.put(frames)
-        return Outgoing([named(key)], key)
+        pieces = _inline(serialize(obj))
+        return Outgoing([pieces], longest=length(pieces[0]) - HEAD_SIZE)
     except Exception as error:  # whatever it is, others wait for a message
-        return Outgoing([failure(error)], error=error)
+        return Outgoing([[failure(error)]], error=error)
 
 
-def encode_each(
-    connector: FileConnector, objs: Any, size: int, inline_limit: int, verb: str
-) -> Outgoing:
-    """Return a message for each of `size` ranks; what is long goes to one file for all of them."""
+def encode_each(objs: Any, size: int, verb: str) -> Outgoing:
+    """Return a message for each of `size` ranks."""
     try:
         items = [None] * size if objs is None else list(objs)
         if len(items) != size:
             raise ValueError(
                 f"{verb} takes one item for each of the {size} ranks, and got {len(items)}"
             )
-        return _encode_each(connector, items, inline_limit)
+        messages = [_inline(serialize(item)) for item in items]
+        longest = max(length(pieces[0]) for pieces in messages) - HEAD_SIZE
+        return Outgoing(messages, longest=longest)
     except Exception as error:
-        return Outgoing([failure(error)] * size, error=error)
+        return Outgoing([[failure(error)]] * size, error=error)
 
 
-def _encode_each(connector: FileConnector, items: Sequence[Any], inline_limit: int) -> Outgoing:
-    pieces: Frames = []
-    end = 0
-    readers = []
+def spill(connector: FileConnector, sent: Outgoing, inline_limit: int) -> Outgoing:
+    """Write the objects longer than `inline_limit` bytes to one file, which their messages name."""
+    if sent.longest <= inline_limit:
+        return sent
+    messages = list(sent.messages)
+    limit = HEAD_SIZE + inline_limit
+    readers = [rank for rank, pieces in enumerate(messages) if length(pieces[0]) > limit]
+    written: Pieces = []
     parts: list[tuple[int, int]] = []
-    messages: list[Message] = []
-    for rank, item in enumerate(items):
-        frames = serialize(item)
-        nbytes = sum(map(len, frames))
-        if nbytes <= inline_limit:
-            messages.append(_inline(frames, nbytes))
-            continue
+    end = 0
+    for rank in readers:
+        head, *rest = messages[rank]
         padding = bytes(-end % _ALIGNMENT)
-        pieces += (padding, *frames)
-        parts.append((end + len(padding), nbytes))
-        end += len(padding) + nbytes
-        readers.append(rank)
-        messages.append(b"")
-    if not readers:
-        return Outgoing(messages)
-    key = connector.put(pieces)
-    record = key.pack()
-    for rank, part in zip(readers, parts, strict=True):
-        messages[rank] = _message(_PART_OF_FILE, _PART.pack(record, *part))
-    return Outgoing(messages, key, tuple(readers))
-
-
-def spill(connector: FileConnector, message: Message) -> Outgoing:
-    """Return a short message in the place of a long one, whose object is written to a file."""
+        written += (padding, memoryview(head)[HEAD_SIZE:], *rest)
+        begin, end = end + len(padding), end + len(padding) + length(head) - HEAD_SIZE
+        parts.append((begin, end - begin))
     try:
-        key = connector.put(memoryview(message)[HEAD_SIZE:])
-        return Outgoing([named(key)], key)
+        key = connector.put(written)
     except Exception as error:
-        return Outgoing([failure(error)], error=error)
+        return Outgoing([[failure(error)]] * len(messages), error=error)
+    if len(messages) == 1:
+        return Outgoing([[named(key)]], key)
+    for rank, part in zip(readers, parts, strict=True):
+        messages[rank] = [_message(_PART_OF_FILE, _PART.pack(key.pack(), *part))]
+    return Outgoing(messages, key, readers)
 
 
-@contextlib.contextmanager
-def evicted_if_lost(connector: FileConnector, sent: Outgoing) -> Iterator[None]:
-    """Remove the file of a message that MPI does not take: for its tag, say."""
-    try:
-        yield
-    except BaseException:
-        if sent.key is not None:
-            connector.evict(sent.key)
-        raise
+def joined(message: Pieces) -> Message:
+    """Return a message in one piece, none of which is in its sender's arrays any more."""
+    if len(message) == 1:
+        return message[0]
+    nbytes = sum(map(len, message))
+    if nbytes < _HUGE_PAGES_FROM:
+        return bytearray().join(message)
+    whole = empty(nbytes)
+    end = 0
+    for piece in message:
+        begin, end = end, end + len(piece)
+        whole[begin:end] = piece
+    return whole
+
+
+def split(message: Pieces, at: int) -> tuple[Message, Message]:
+    """Return the first `at` bytes of a message, and the others: not copied if of one array."""
+    if len(message) == 1 and len(message[0]) <= at:
+        return message[0], b""
+    if len(message) == 2 and len(message[0]) <= at:
+        begin, data = message
+        rest = memoryview(data)
+        cut = at - len(begin)
+        return b"".join((begin, rest[:cut])), rest[cut:]
+    whole = memoryview(joined(message))
+    return whole[:at], whole[at:]
+
+
+def empty(nbytes: int) -> memoryview:
+    """Return writable memory, unlike that of a bytearray not filled with zeros first."""
+    return np.empty(nbytes, np.uint8).data
 
 
 def failure(error: Exception) -> bytes:
@@ -151,6 +174,11 @@ def length(message: Message) -> int:
     """Return the length of a whole message from its first `HEAD_SIZE` bytes."""
     nbytes: int = _HEAD.unpack_from(message)[1]
     return HEAD_SIZE + nbytes
+
+
+def is_hold(message: Message) -> bool:
+    """Tell whether a message is `HOLD`."""
+    return message[0] == _HOLD
 
 
 def in_file(message: Message) -> bool:
@@ -202,9 +230,17 @@ def _evicted(connector: FileConnector, key: FileKey, last: bool) -> Iterator[Non
                 connector.evict(key)
 
 
-def _inline(frames: Frames, nbytes: int) -> bytearray:
-    return bytearray().join((_HEAD.pack(_OBJECT, nbytes), *frames))
+def _inline(frames: Frames) -> Pieces:
+    nbytes = sum(map(len, frames))
+    head = _HEAD.pack(_OBJECT, nbytes)
+    if nbytes <= _JOINED_UP_TO:
+        return [bytearray().join((head, *frames))]
+    return [head + frames[0], *frames[1:]]
 
 
 def _message(kind: int, body: bytes) -> bytes:
     return _HEAD.pack(kind, len(body)) + body
+
+
+#: Tells who receives it that the message takes as long as a file takes to write.
+HOLD: Pieces = [_message(_HOLD, b"")]

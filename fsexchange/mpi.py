@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpi4py import MPI
 
@@ -16,15 +16,17 @@ from fsexchange.keyexchange import KeyExchange
 from fsexchange.mailbox import EAGER, Incoming
 from fsexchange.message import (
     HEAD_SIZE,
+    HOLD,
     KINDS,
     Message,
     Outgoing,
+    Pieces,
     decode,
     encode,
     encode_each,
-    evicted_if_lost,
     failure,
     in_file,
+    is_hold,
     named,
     spill,
 )
@@ -34,6 +36,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from fsexchange.keys import FileKey
+
+_T = TypeVar("_T")
+
+_INTERRUPTED: Pieces = [failure(InterruptedError("the sender was interrupted"))]
 
 # Tag of the empty message by which a reader tells a writer that it has what it needs.
 _ACK = 3
@@ -63,7 +69,7 @@ class Exchange(KeyExchange):
         Rank that makes the directory, and clears it when all have closed.
     inline_limit:
         Bytes up to which an object rides inside its message; in `allgather` the objects of all
-        ranks together. The root's counts.
+        ranks together, in `send` eight times as many. The root's counts.
     abort_timeout:
         Seconds that a rank leaving the `with` by an exception waits for the others to leave, too,
         before it clears the store, names the missing ranks and aborts the job.
@@ -108,13 +114,13 @@ class Exchange(KeyExchange):
     def bcast(self, obj: Any, root: int = 0) -> Any:
         """Return the root's object on every rank, a copy on the root as well."""
         self._check(root=root)
-        return self._bcast(self._encode(obj) if self.rank == root else None, root)
+        return self._bcast(encode(obj) if self.rank == root else None, root, self.inline_limit)
 
     def gather(self, sendobj: Any, root: int = 0) -> list[Any] | None:
         """Return the objects of all ranks, in their order, on the root; None on the others."""
         self._check(root=root)
-        sent = self._encode(sendobj)
-        messages = packets.gather(self._comm, sent.messages[0], root)
+        sent = spill(self.connector, encode(sendobj), self.inline_limit)
+        messages = packets.gather(self._control, sent.messages[0], root)
         objs, error = None, sent.error
         try:
             objs = None if messages is None else self._load(enumerate(messages), last=True)
@@ -128,7 +134,8 @@ class Exchange(KeyExchange):
         """Return the objects of all ranks, in their order, on every rank."""
         self._check()
         # Of each message every rank gets a copy, of a file every node.
-        return self._allgather(encode(self.connector, sendobj, self.inline_limit // self.size))
+        limit = self.inline_limit // self.size
+        return self._allgather(spill(self.connector, encode(sendobj), limit))
 
     def scatter(self, sendobj: Sequence[Any] | None, root: int = 0) -> Any:
         """Return this rank's of the root's objects, one for each rank.
@@ -136,8 +143,8 @@ class Exchange(KeyExchange):
         `ValueError` on a root with more or fewer, and `RemoteError` on the others.
         """
         self._check(root=root)
-        sent = self._encode_each(sendobj, "scatter") if self.rank == root else None
-        message = packets.scatter(self._comm, sent.messages if sent else None, root)
+        sent = encode_each(sendobj, self.size, "scatter") if self.rank == root else None
+        sent, message = self._from_root(packets.scatter, sent, root, self.inline_limit)
         return self._take(sent, [(root, message)], sent.readers if sent else ())[0]
 
     def alltoall(self, sendobj: Sequence[Any]) -> list[Any]:
@@ -146,38 +153,41 @@ class Exchange(KeyExchange):
         `ValueError` on a rank with more or fewer, and `RemoteError` on the others.
         """
         self._check()
-        sent = self._encode_each(sendobj, "alltoall")
-        messages = packets.alltoall(self._comm, sent.messages)
+        sent = encode_each(sendobj, self.size, "alltoall")
+        sent = spill(self.connector, sent, self.inline_limit)
+        messages = packets.alltoall(self._control, sent.messages)
         return self._take(sent, enumerate(messages), sent.readers)
 
     def send(self, obj: Any, dest: int, tag: int = 0) -> None:
         """Send an object to one rank; never waits for the receiver, whatever the size.
 
-        Between 4 KB and `inline_limit` it rides in the message if the receiver is there within a
-        millisecond, else, and above, it goes through a file.
+        Between 4 KB and eight times `inline_limit` it rides in the message, straight from `obj`, if
+        the receiver is there within a millisecond; else, and above, it goes through a file.
         """
         self._check(dest=dest)
         if dest == MPI.PROC_NULL:
             return
-        sent = self._encode_for_one(obj)
-        mailbox, message = self._mailbox, sent.messages[0]
+        sent = self._encode_for_one(obj, 8 * self.inline_limit)
+        mailbox = self._mailbox
         if sent.error is not None:
-            mailbox.post(message, dest, tag)
+            mailbox.post(sent.messages[0], dest, tag)
             raise sent.error
-        with evicted_if_lost(self.connector, sent):
-            number = mailbox.offer(message, dest, tag)
-        if number is None:
+        offer = self._hand_over(mailbox.offer, sent, dest, tag)
+        if offer is None:
             return
         awaited = False
         try:
-            awaited = mailbox.is_awaited(dest, number)
+            awaited = mailbox.is_awaited(offer)
             if not awaited:
-                sent = spill(self.connector, message)
+                sent = spill(self.connector, sent, 0)
         except BaseException:  # Ctrl-C: what was offered must come
-            sent = Outgoing([failure(InterruptedError("the sender was interrupted"))])
+            sent = Outgoing([_INTERRUPTED])
             raise
         finally:
-            mailbox.follow(sent.messages[0], dest, number, wait=awaited)
+            if awaited:
+                mailbox.follow(offer)
+            else:
+                mailbox.replace(offer, sent.messages[0])
         if sent.error is not None:
             raise sent.error
 
@@ -190,9 +200,8 @@ class Exchange(KeyExchange):
         self._check(dest=dest)
         if dest == MPI.PROC_NULL:
             return Request([])
-        sent = self._encode_for_one(obj)
-        with evicted_if_lost(self.connector, sent):
-            requests = self._mailbox.post(sent.messages[0], dest, tag)
+        sent = self._encode_for_one(obj, self.inline_limit)
+        requests = self._hand_over(self._mailbox.post, sent, dest, tag)
         if sent.error is not None:
             raise sent.error
         return Request(requests)
@@ -231,9 +240,8 @@ class Exchange(KeyExchange):
         self._check(dest=dest)
         if dest == MPI.PROC_NULL:
             return self.recv(recvbuf, source, recvtag, status)
-        sent = self._encode_for_one(sendobj)
-        with evicted_if_lost(self.connector, sent):
-            requests = self._mailbox.post(sent.messages[0], dest, sendtag)
+        sent = self._encode_for_one(sendobj, self.inline_limit)
+        requests = self._hand_over(self._mailbox.post, sent, dest, sendtag)
         try:
             obj = self.recv(recvbuf, source, recvtag, status)
         except Exception:
@@ -326,7 +334,7 @@ class Exchange(KeyExchange):
 
         try:
             offer = self._attempt(create) if self.rank == self.root else None
-            key: FileKey = self._bcast(offer, self.root)
+            key: FileKey = self._bcast(offer, self.root, sys.maxsize)
             self._allgather(self._attempt(write))
         except BaseException:
             for lost in made:
@@ -346,33 +354,62 @@ class Exchange(KeyExchange):
             )
         return decode(self.connector, message, source, host, last=True)
 
-    def _encode(self, obj: Any) -> Outgoing:
-        return encode(self.connector, obj, self.inline_limit)
-
-    def _encode_for_one(self, obj: Any) -> Outgoing:
-        limit = self.inline_limit
+    def _encode_for_one(self, obj: Any, inline_limit: int) -> Outgoing:
         if self._mailbox.crowded:
-            limit = min(limit, EAGER - HEAD_SIZE)
-        return encode(self.connector, obj, limit)
+            inline_limit = min(inline_limit, EAGER - HEAD_SIZE)
+        return spill(self.connector, encode(obj), inline_limit)
 
-    def _encode_each(self, objs: Any, verb: str) -> Outgoing:
-        return encode_each(self.connector, objs, self.size, self.inline_limit, verb)
+    def _hand_over(
+        self, way: Callable[[Pieces, int, int], _T], sent: Outgoing, dest: int, tag: int
+    ) -> _T:
+        """Send in one of the mailbox's ways; remove what MPI does not take: for its tag, say."""
+        try:
+            return way(sent.messages[0], dest, tag)
+        except BaseException:
+            if sent.key is not None:
+                self.connector.evict(sent.key)
+            raise
 
     def _attempt(self, function: Callable[[], Any]) -> Outgoing:
         """Return a message of what `function` returns, or of what it raises."""
         try:
             obj = function()
         except Exception as error:  # whatever it is, others wait for a message
-            return Outgoing([failure(error)], error=error)
+            return Outgoing([[failure(error)]], error=error)
         # Always in the message: a rank that could not read it from a file would be out of step.
-        return encode(self.connector, obj, sys.maxsize)
+        return encode(obj)
 
-    def _bcast(self, sent: Outgoing | None, root: int) -> Any:
-        message = packets.bcast(self._comm, None if sent is None else sent.messages[0], root)
+    def _bcast(self, sent: Outgoing | None, root: int, inline_limit: int) -> Any:
+        sent, message = self._from_root(packets.bcast, sent, root, inline_limit)
         return self._take(sent, [(root, message)], range(self.size))[0]
 
+    def _from_root(
+        self,
+        move: Callable[[MPI.Intracomm, Sequence[Pieces] | None, int], Message],
+        sent: Outgoing | None,
+        root: int,
+        inline_limit: int,
+    ) -> tuple[Outgoing | None, Message]:
+        """Return what the root sends at last, and the message that this rank gets of it."""
+        comm = self._control
+        if sent is not None and sent.longest > inline_limit:
+            everyone = len(sent.messages)
+            move(comm, [HOLD] * everyone, root)
+            try:
+                sent = spill(self.connector, sent, inline_limit)
+            except BaseException:  # Ctrl-C: what was promised must come
+                packets.wake(comm)
+                move(comm, [_INTERRUPTED] * everyone, root)
+                raise
+            packets.wake(comm)
+        message = move(comm, None if sent is None else sent.messages, root)
+        if is_hold(message):
+            packets.doze(comm, root)
+            message = move(comm, None, root)
+        return sent, message
+
     def _allgather(self, sent: Outgoing) -> list[Any]:
-        messages = packets.allgather(self._comm, sent.messages[0])
+        messages = packets.allgather(self._control, sent.messages[0])
         return self._take(sent, enumerate(messages), range(self.size))
 
     def _take(

@@ -1,19 +1,23 @@
 """Messages of any length moved among the ranks of a communicator, each verb in two steps.
 
 The first moves a packet of fixed length from each rank: the message's begin, which tells its
-length. The second moves the rest, if any has one. mpi4py's own verbs move lengths first, then data;
-here a small message needs the first step alone wherever all ranks can know that.
+length. The second moves the rest, if any has one: to all by a collective, to one rank by itself,
+straight from the sender's array. mpi4py's own verbs move lengths first, then data; here a small
+message needs the first step alone.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from itertools import accumulate
 
-import numpy as np
 from mpi4py import MPI
 
-from fsexchange.message import Message, length
+from fsexchange.message import Message, Pieces, empty, joined, length, split
+
+# Tags of the rest of a message to one rank, and of the empty one that ends a `doze`.
+_REST, _WAKE = 4, 5
 
 # What one rank sends to all costs MPICH the same up to 4 KiB: 1.4 us with 2 ranks, 5.4 with 4.
 _PACKET_TO_ALL = 2048
@@ -23,23 +27,25 @@ _PACKET_TO_ALL = 2048
 _PACKETS = 8192
 _SMALLEST_PACKET = 128
 
-
 # Of each message in memory, for the arrays in it.
 _ALIGNMENT = 64
 
+# Seconds between two looks of who dozes.
+_SHORTEST_NAP, _LONGEST_NAP = 5e-5, 1e-2
 
-def bcast(comm: MPI.Intracomm, message: Message | None, root: int) -> Message:
-    """Return the root's message on every rank; on the root the very same."""
+
+def bcast(comm: MPI.Intracomm, messages: Sequence[Pieces] | None, root: int) -> Message:
+    """Return the root's only message on every rank, on the root its own copy."""
     packet = bytearray(_PACKET_TO_ALL)
-    if message is not None:
-        begin = message[:_PACKET_TO_ALL]
+    if messages is not None:
+        begin, rest = split(messages[0], _PACKET_TO_ALL)
         packet[: len(begin)] = begin
+        comm.Bcast(packet, root)
+        if rest:
+            comm.Bcast(rest, root)
+        return joined(messages[0])
     comm.Bcast(packet, root)
     total = length(packet)
-    if message is not None:
-        if total > _PACKET_TO_ALL:
-            comm.Bcast(memoryview(message)[_PACKET_TO_ALL:], root)
-        return message
     if total <= _PACKET_TO_ALL:
         return packet
     whole = empty(total)
@@ -48,105 +54,136 @@ def bcast(comm: MPI.Intracomm, message: Message | None, root: int) -> Message:
     return whole
 
 
-def gather(comm: MPI.Intracomm, message: Message, root: int) -> list[Message] | None:
+def gather(comm: MPI.Intracomm, message: Pieces, root: int) -> list[Message] | None:
     """Return the messages of all ranks, in their order, on the root; None on the others."""
     size = _packet_size(comm)
-    packets = bytearray(size * comm.size) if comm.rank == root else None
-    comm.Gather(_packet(message, size), packets, root)
-    rest = memoryview(message)[size:]
-    if packets is None:
-        comm.Gatherv(rest, None, root)
-        return None
-    arriving = _Arriving(packets, size)
-    comm.Gatherv(rest, arriving.rests, root)
-    return arriving.messages()
+    if comm.rank == root:
+        own = joined(message)
+        packets = bytearray(size * comm.size)
+        comm.Gather(_packets([own[:size]], size), packets, root)
+        messages, requests = _arriving(comm, packets, own)
+        MPI.Request.Waitall(requests)
+        return messages
+    begin, rest = split(message, size)
+    comm.Gather(_packets([begin], size), None, root)
+    if rest:
+        comm.Send(rest, root, _REST)
+    return None
 
 
-def allgather(comm: MPI.Intracomm, message: Message) -> list[Message]:
+def allgather(comm: MPI.Intracomm, message: Pieces) -> list[Message]:
     """Return the messages of all ranks, in their order, on every rank."""
     size = _packet_size(comm)
-    packets = bytearray(size * comm.size)
-    comm.Allgather(_packet(message, size), packets)
-    arriving = _Arriving(packets, size)
-    if any(arriving.counts):
-        comm.Allgatherv(memoryview(message)[size:], arriving.rests)
-    return arriving.messages()
+    begin, rest = split(message, size)
+    packets = memoryview(bytearray(size * comm.size))
+    comm.Allgather(_packets([begin], size), packets)
+    came = [packets[at : at + size] for at in range(0, len(packets), size)]
+    lengths = [length(packet) for packet in came]
+    counts = [max(0, nbytes - size) for nbytes in lengths]
+    if not any(counts):
+        return [*came]
+    spaces = [max(size, nbytes) for nbytes in lengths]
+    places = [0, *accumulate(space + -space % _ALIGNMENT for space in spaces)]
+    memory = empty(places.pop())
+    comm.Allgatherv(rest, (memory, counts, [at + size for at in places], MPI.BYTE))
+    for at, packet in zip(places, came, strict=True):
+        memory[at : at + size] = packet
+    return [memory[at : at + n] for at, n in zip(places, lengths, strict=True)]
 
 
-def scatter(comm: MPI.Intracomm, messages: Sequence[Message] | None, root: int) -> Message:
+def scatter(comm: MPI.Intracomm, messages: Sequence[Pieces] | None, root: int) -> Message:
     """Return the message for this rank of the root's messages, one for each rank."""
     size = _packet_size(comm)
     packet = bytearray(size)
-    packets = None if messages is None else b"".join(_packet(m, size) for m in messages)
-    comm.Scatter(packets, packet, root)
-    arriving = _Arriving(packet, size)
-    rests = None if messages is None else _rests(messages, size)
-    comm.Scatterv(rests, arriving.rest, root)
-    return arriving.messages()[0]
+    if messages is not None:
+        own = joined(messages[root])
+        parts = [split(message, size) for message in _replaced(messages, root, own)]
+        comm.Scatter(_packets([begin for begin, _ in parts], size), packet, root)
+        MPI.Request.Waitall(_leaving(comm, parts))
+        return own
+    comm.Scatter(None, packet, root)
+    total = length(packet)
+    if total <= size:
+        return packet
+    whole = empty(total)
+    whole[:size] = packet
+    comm.Recv(whole[size:], root, _REST)
+    return whole
 
 
-def alltoall(comm: MPI.Intracomm, messages: Sequence[Message]) -> list[Message]:
+def alltoall(comm: MPI.Intracomm, messages: Sequence[Pieces]) -> list[Message]:
     """Return the messages for this rank of all ranks, in their order; each has one for each."""
     size = _packet_size(comm)
+    own = joined(messages[comm.rank])
+    parts = [split(message, size) for message in _replaced(messages, comm.rank, own)]
     packets = bytearray(size * comm.size)
-    comm.Alltoall(b"".join(_packet(m, size) for m in messages), packets)
-    arriving = _Arriving(packets, size)
-    comm.Alltoallv(_rests(messages, size), arriving.rests)
-    return arriving.messages()
+    comm.Alltoall(_packets([begin for begin, _ in parts], size), packets)
+    arrived, requests = _arriving(comm, packets, own)
+    MPI.Request.Waitall(requests + _leaving(comm, parts))
+    return arrived
 
 
-def empty(nbytes: int) -> memoryview:
-    """Return writable memory, unlike that of a bytearray not filled with zeros first."""
-    return np.empty(nbytes, np.uint8).data
+def doze(comm: MPI.Intracomm, root: int) -> None:
+    """Wait until the root calls `wake`, a twentieth longer than needed, and leave others the cores.
+
+    MPI's own ways of waiting all take a core, which the root may need where ranks share them.
+    """
+    woken = comm.Irecv(bytearray(), root, _WAKE)
+    start = time.perf_counter()
+    while not woken.Test():
+        time.sleep(min(_LONGEST_NAP, _SHORTEST_NAP + (time.perf_counter() - start) / 20))
 
 
-class _Arriving:
-    """Memory for whole messages whose packets have come; the rests go in at their places."""
-
-    def __init__(self, packets: bytearray, packet_size: int) -> None:
-        self._packets = memoryview(packets)
-        self._size = packet_size
-        lengths = [length(self._packets[at:]) for at in range(0, len(packets), packet_size)]
-        self.counts = [max(0, nbytes - packet_size) for nbytes in lengths]
-        spaces = [nbytes + -nbytes % _ALIGNMENT for nbytes in lengths]
-        self._begins = [0, *accumulate(spaces[:-1])]
-        self._ends = [begin + n for begin, n in zip(self._begins, lengths, strict=True)]
-        self._memory = empty(sum(spaces))
-
-    @property
-    def rests(self) -> tuple[memoryview, list[int], list[int], MPI.Datatype]:
-        """Where MPI puts them."""
-        places = [end - count for end, count in zip(self._ends, self.counts, strict=True)]
-        return self._memory, self.counts, places, MPI.BYTE
-
-    @property
-    def rest(self) -> memoryview:
-        """Where it puts the only one."""
-        return self._memory[self._size :]
-
-    def messages(self) -> list[Message]:
-        """Return all, once the rests have come."""
-        whole: list[Message] = []
-        for n, (begin, end) in enumerate(zip(self._begins, self._ends, strict=True)):
-            message = self._memory[begin:end]
-            packet = self._packets[n * self._size : (n + 1) * self._size]
-            message[: self._size] = packet[: end - begin]
-            whole.append(message)
-        return whole
+def wake(comm: MPI.Intracomm) -> None:
+    """Have all others return from `doze`."""
+    for rank in range(comm.size):
+        if rank != comm.rank:
+            comm.Send(b"", rank, _WAKE)
 
 
 def _packet_size(comm: MPI.Intracomm) -> int:
-    return max(_SMALLEST_PACKET, min(_PACKET_TO_ALL, _PACKETS // comm.size))
+    size = max(_SMALLEST_PACKET, min(_PACKET_TO_ALL, _PACKETS // comm.size))
+    return size - size % _ALIGNMENT
 
 
-def _packet(message: Message, size: int) -> bytes:
-    return bytes(message[:size]).ljust(size, b"\0")
+def _packets(begins: Sequence[Message], size: int) -> bytearray:
+    packets = bytearray(size * len(begins))
+    for n, begin in enumerate(begins):
+        packets[n * size : n * size + len(begin)] = begin
+    return packets
 
 
-def _rests(
-    messages: Sequence[Message], packet_size: int
-) -> tuple[bytes, list[int], list[int], MPI.Datatype]:
-    rests = [memoryview(message)[packet_size:] for message in messages]
-    ends = list(accumulate(map(len, rests)))
-    begins = [end - len(rest) for end, rest in zip(ends, rests, strict=True)]
-    return b"".join(rests), list(map(len, rests)), begins, MPI.BYTE
+def _replaced(messages: Sequence[Pieces], rank: int, own: Message) -> list[Pieces]:
+    """Return the messages with that to this rank itself in one piece, not to be joined again."""
+    return [*messages[:rank], [own], *messages[rank + 1 :]]
+
+
+def _arriving(
+    comm: MPI.Intracomm, packets: bytearray, own: Message
+) -> tuple[list[Message], list[MPI.Request]]:
+    """Return the messages of all ranks, whole once the requests for their rests are done."""
+    size = len(packets) // comm.size
+    messages: list[Message] = []
+    requests = []
+    for rank in range(comm.size):
+        packet = memoryview(packets)[rank * size : (rank + 1) * size]
+        total = length(packet)
+        if rank == comm.rank:
+            messages.append(own)
+        elif total <= size:
+            messages.append(packet)
+        else:
+            whole = empty(total)
+            whole[:size] = packet
+            requests.append(comm.Irecv(whole[size:], rank, _REST))
+            messages.append(whole)
+    return messages, requests
+
+
+def _leaving(comm: MPI.Intracomm, parts: Sequence[tuple[Message, Message]]) -> list[MPI.Request]:
+    """Send the rests to other ranks, each straight from where it is."""
+    return [
+        comm.Isend(rest, rank, _REST)
+        for rank, (_, rest) in enumerate(parts)
+        if rest and rank != comm.rank
+    ]

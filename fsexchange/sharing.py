@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 _HIDDEN_FOR = 35.0
 
 #: Bytes up to which an object rides inside its message. Between 4 ranks of one host, on tmpfs,
-#: messages and files cost the same at 4 MiB (allgather, alltoall) to 32 MiB (bcast, send):
-#: `scripts/bench-exchange`. Beyond, files keep one copy a node where messages make one a rank.
+#: messages and files cost the same at 2 MiB a rank (allgather) to 32 MiB (bcast); what is for one
+#: rank alone is always faster in a message: `scripts/bench-exchange`. Beyond, files keep one copy a
+#: node where messages make one a rank, and leave on disk what is not looked at.
 INLINE_LIMIT = 8 << 20
 
 

@@ -30,6 +30,7 @@ def test_hundred_mebibytes(n: int, shm_dir: Path) -> None:
     "body",
     [
         "results_are_private",
+        "what_was_sent_may_change_at_once",
         "any_source_and_tag",
         "users_own_messages_do_not_mix",
         "sender_may_compute_on",
@@ -40,6 +41,7 @@ def test_hundred_mebibytes(n: int, shm_dir: Path) -> None:
         "local_store",
         "one_rank_fails",
         "errors_of_all_kinds",
+        "interrupted_while_writing",
         "use_after_close",
     ],
 )

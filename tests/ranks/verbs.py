@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -146,6 +146,46 @@ def results_are_private() -> None:
             comm.Barrier()
             assert not mine.any()
             assert all((result == n + 1 + rank).all() for n, result in enumerate(results))
+
+
+def what_was_sent_may_change_at_once() -> None:
+    """Also where it is sent straight from the sender's array, or from several."""
+    calls: list[Callable[[Exchange, Any], Any]] = [
+        lambda ex, obj: ex.bcast(obj, root=last),
+        lambda ex, obj: ex.gather(obj, root=last),
+        lambda ex, obj: ex.allgather(obj),
+        lambda ex, obj: ex.scatter([obj] * size, root=last),
+        lambda ex, obj: ex.alltoall([obj] * size),
+        lambda ex, obj: ex.sendrecv(obj, right, source=left),
+        lambda ex, obj: ex.recv(source=left) if rank % 2 else ex.send(obj, right),
+        lambda ex, obj: ex.send(obj, right) if rank % 2 else ex.recv(source=left),
+        lambda ex, obj: (ex.isend(obj, right), ex.irecv(source=left)),
+    ]
+    with Exchange(comm, base / "store") as ex:
+        for nbytes in (1 << 10, 5 << 10, 100 << 10, 3 << 20, LARGE):
+            for call in calls if size % 2 == 0 else calls[:6]:
+                mine = [np.full(nbytes // 2, rank, "u1"), np.full(nbytes, rank, "u1")]
+                for obj in (mine[1], mine):
+                    result = call(ex, obj)
+                    for array in mine:
+                        array[:] = 255
+                    if isinstance(result, tuple):
+                        result = result[1].wait()
+                    if isinstance(result, list) and obj is mine[1]:
+                        assert all((array == n).all() for n, array in enumerate(result))
+                    elif isinstance(result, np.ndarray):
+                        assert (result == result[0]).all()
+                        assert result[0] in (last, left)
+                    elif result is not None:
+                        assert 255 not in np.concatenate(list(_flat(result)))
+                    comm.Barrier()
+                    for array in mine:
+                        array[:] = rank
+
+
+def _flat(objs: Any) -> Iterator[Any]:
+    for obj in objs:
+        yield from [obj] if isinstance(obj, np.ndarray) else _flat(obj)
 
 
 def loops_stay_bounded() -> None:
@@ -435,6 +475,28 @@ def one_rank_fails() -> None:
         assert "lock" in str(raises(RemoteError, lambda: ex.recv(source=left)).cause)
         raises(SerializationError, lambda: ex.isend(lock, right))
         raises(RemoteError, lambda: ex.irecv(source=left).wait())
+        assert left_behind(ex) == []
+
+
+def interrupted_while_writing() -> None:
+    """Ctrl-C on the root; the others hear of it, and all stay in step."""
+    large = np.zeros(LARGE, "u1")
+    with Exchange(comm, base / "store") as ex:
+        put = ex.connector.put
+        calls: list[tuple[Any, Any]] = [(ex.bcast, large), (ex.scatter, [large] * size)]
+
+        def interrupted(obj: Any) -> FileKey:
+            raise KeyboardInterrupt
+
+        for verb, obj in calls:
+            ex.connector.put = interrupted  # type: ignore[method-assign]
+            error = raises(
+                KeyboardInterrupt if rank == last else RemoteError, partial(verb, obj, root=last)
+            )
+            assert rank == last or "interrupted" in str(error)
+            ex.connector.put = put  # type: ignore[method-assign]
+            assert (ex.bcast(large) == 0).all()
+            assert ex.allgather(rank) == list(range(size))
         assert left_behind(ex) == []
 
 
