@@ -482,19 +482,20 @@ def interrupted_while_writing() -> None:
     """Ctrl-C on the root; the others hear of it, and all stay in step."""
     large = np.zeros(LARGE, "u1")
     with Exchange(comm, base / "store") as ex:
-        put = ex.connector.put
+        connector: Any = ex.connector
+        put = connector.put
         calls: list[tuple[Any, Any]] = [(ex.bcast, large), (ex.scatter, [large] * size)]
 
         def interrupted(obj: Any) -> FileKey:
             raise KeyboardInterrupt
 
         for verb, obj in calls:
-            ex.connector.put = interrupted  # type: ignore[method-assign]
+            connector.put = interrupted
             error = raises(
                 KeyboardInterrupt if rank == last else RemoteError, partial(verb, obj, root=last)
             )
             assert rank == last or "interrupted" in str(error)
-            ex.connector.put = put  # type: ignore[method-assign]
+            connector.put = put
             assert (ex.bcast(large) == 0).all()
             assert ex.allgather(rank) == list(range(size))
         assert left_behind(ex) == []
