@@ -110,7 +110,7 @@ def spill(connector: FileConnector, sent: Outgoing, inline_limit: int) -> Outgoi
         begin, end = end + len(padding), end + len(padding) + length(head) - HEAD_SIZE
         parts.append((begin, end - begin))
     try:
-        key = connector.put(written)
+        key = connector.put(written, alone=True)  # gone with its last reader
     except Exception as error:
         return Outgoing([[failure(error)]] * len(messages), error=error)
     if len(messages) == 1:

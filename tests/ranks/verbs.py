@@ -486,7 +486,7 @@ def interrupted_while_writing() -> None:
         put = connector.put
         calls: list[tuple[Any, Any]] = [(ex.bcast, large), (ex.scatter, [large] * size)]
 
-        def interrupted(obj: Any) -> FileKey:
+        def interrupted(obj: Any, **options: Any) -> FileKey:
             raise KeyboardInterrupt
 
         for verb, obj in calls:
