@@ -14,7 +14,7 @@ from fsexchange.serialize import ALIGNMENT, HEADS, LAYOUTS, deserialize, seriali
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-_SHAPE, _DTYPE = attrgetter("shape"), attrgetter("dtype")
+_SHAPE = attrgetter("shape")
 _CONTIGUOUS = attrgetter("flags.c_contiguous")
 
 
@@ -26,7 +26,7 @@ def common_head(objs: Sequence[Any]) -> bytes | None:
     if set(map(type, objs)) != {np.ndarray}:
         return None
     dtype, shape = objs[0].dtype, objs[0].shape
-    if dtype.isbuiltin != 1 or set(map(id, map(_DTYPE, objs))) != {id(dtype)}:
+    if dtype.isbuiltin != 1 or not all([obj.dtype is dtype for obj in objs]):
         return None
     if set(map(_SHAPE, objs)) != {shape}:
         return None
@@ -58,4 +58,4 @@ def copies(memory: memoryview, begins: Ints, sizes: Ints) -> list[npt.NDArray[An
     every: npt.NDArray[Any] = np.ndarray(
         (len(begins), *one.shape), one.dtype, memory, begin + ALIGNMENT, strides
     )
-    return [array.copy() for array in every]
+    return list(map(np.ndarray.copy, every))

@@ -57,7 +57,8 @@ def grouped(keys: Sequence[FileKey]) -> tuple[list[int], list[Group]]:
     """Return the numbers of keys of whole files, and groups of the others, all checked."""
     if not keys:
         return [], []
-    names, nbytes, begins = zip(*map(_as_tuple, keys), strict=True)
+    plain = set(map(type, keys)) == {FileKey}
+    names, nbytes, begins = zip(*(keys if plain else map(_as_tuple, keys)), strict=True)
     by_name: dict[str, list[int]] = {}
     if len(set(names)) == 1:
         by_name[names[0]] = list(range(len(keys)))
@@ -156,7 +157,7 @@ class Packing:
     def seal(self, tail: Tail) -> None:
         """Give up the rest of a segment, so that the file goes with its last object."""
         if tail.end < tail.limit:
-            self._evict(tail.filename, (tail.end,), (tail.limit,))
+            self._evict(tail.filename, tail.end, tail.limit)
 
     def read(self, key: FileKey) -> bytearray | None:
         """Return an object, or None if it is evicted."""
@@ -199,22 +200,20 @@ class Packing:
     def evict(self, key: FileKey) -> None:
         """Evict an object, and remove its segment if it was the last."""
         filename = check_key(key)
-        self._evict(filename, (key.offset,), (key.offset + key.nbytes,))
+        self._evict(filename, key.offset, key.offset + key.nbytes)
 
     def evict_batch(self, groups: Sequence[Group]) -> None:
         """Evict objects, and remove each segment with the last."""
         for group in groups:
-            self._evict(group.filename, *_merged(group.offsets, group.sizes))
+            for offset, end in _merged(group.offsets, group.sizes):
+                self._evict(group.filename, offset, end)
 
     def close(self) -> None:
         """Close what is open; it opens again when it is needed."""
         self._open.clear()
 
-    def _evict(self, filename: str, offsets: Sequence[int], ends: Sequence[int]) -> None:
-        def evict(segment: Segment) -> bool:
-            return segment.evict(offsets, ends)
-
-        if self._do("evict from", filename, evict, gone=False):
+    def _evict(self, filename: str, offset: int, end: int) -> None:
+        if self._do("evict from", filename, lambda it: it.evict(offset, end), gone=False):
             self._open.pop(filename, None)
             with self._explained("remove", filename):
                 files.unlink(f"{self._directory.path}/{filename}")
@@ -290,10 +289,10 @@ def _runs(begins: Ints, ends: Ints) -> Iterator[tuple[int, int]]:
             first = last
 
 
-def _merged(offsets: Ints, sizes: Ints) -> tuple[list[int], list[int]]:
-    """Return where neighbours begin and end, each object up to the end of its last unit."""
+def _merged(offsets: Ints, sizes: Ints) -> Iterator[tuple[int, int]]:
+    """Yield where neighbours begin and end, each object up to the end of its last unit."""
     order = np.argsort(offsets)
     begins = offsets[order]
     ends = begins + UNIT * np.maximum(1, -(-sizes[order] // UNIT))
     apart = np.flatnonzero(begins[1:] != ends[:-1])
-    return begins[[0, *(apart + 1)]].tolist(), ends[[*apart, -1]].tolist()
+    return zip(begins[[0, *(apart + 1)]].tolist(), ends[[*apart, -1]].tolist(), strict=True)

@@ -141,27 +141,26 @@ class Segment:
         """Tell whether the object that begins there is not evicted."""
         return self._flags((offset - self._start) // UNIT, 1) == _LIVE
 
-    def evict(self, offsets: Sequence[int], ends: Sequence[int]) -> bool:
-        """Evict what is from each of `offsets` to the end of a unit; return if nothing is left."""
+    def evict(self, offset: int, end: int) -> bool:
+        """Evict what is from `offset` to the end of a unit; return whether nothing is left."""
+        first = (offset - self._start) // UNIT
+        count = units_of(end - offset)
         direct = self._pread is _pread_aligned
         fd = os.open(self._path, WRITE | os.O_DSYNC) if direct else self._fd
         try:
-            chunks: set[int] = set()
-            for offset, end in zip(offsets, ends, strict=True):
-                first = (offset - self._start) // UNIT
-                count = units_of(end - offset)
-                os.pwrite(fd, _FREE * count, self._chunks + first)
-                chunks.update(range(first // CHUNK, (first + count - 1) // CHUNK + 1))
-            free = [chunk for chunk in chunks if self._is_free(chunk)]
-            for chunk in free:
-                os.pwrite(fd, _FREE, chunk)
-                # Where the file system cannot, the space goes with the file.
-                begin, size = self._start + chunk * CHUNK * UNIT, CHUNK * UNIT
-                _fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, begin, size)
+            os.pwrite(fd, _FREE * count, self._chunks + first)
+            some_free = False
+            for chunk in range(first // CHUNK, (first + count - 1) // CHUNK + 1):
+                if self._is_free(chunk):
+                    some_free = True
+                    os.pwrite(fd, _FREE, chunk)
+                    # Where the file system cannot, the space goes with the file.
+                    begin, size = self._start + chunk * CHUNK * UNIT, CHUNK * UNIT
+                    _fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, begin, size)
         finally:
             if direct:
                 os.close(fd)
-        return bool(free) and self._are_free(0, self._chunks)
+        return some_free and self._are_free(0, self._chunks)
 
     def append(self, offset: int, pieces: Sequence[Buffer], nbytes: int) -> None:
         """Write an object where none was before; on failure none is there, either.
