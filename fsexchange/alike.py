@@ -26,7 +26,9 @@ def common_head(objs: Sequence[Any]) -> bytes | None:
     if set(map(type, objs)) != {np.ndarray}:
         return None
     dtype, shape = objs[0].dtype, objs[0].shape
-    if dtype.isbuiltin != 1 or not all([obj.dtype is dtype for obj in objs]):
+    if dtype.isbuiltin != 1 or not all(
+        [obj.dtype is dtype for obj in objs]  # noqa: C419  (a generator takes longer)
+    ):
         return None
     if set(map(_SHAPE, objs)) != {shape}:
         return None
