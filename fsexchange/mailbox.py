@@ -73,6 +73,10 @@ class Mailbox:
         self._inbox = bytearray(EAGER)
         # MPI writes into their memory, whether their receiver still wants them or not.
         self.expected: set[Incoming] = set()
+        # MPICH up to 5.0 loses messages to a receive from anyone that is posted where ranks are on
+        # its host and on others (ch4:ucx; mpich#7203, #7702 are of the kind): such ones look for
+        # theirs, the first first.
+        self.from_anyone: list[Incoming] = []
 
     @property
     def crowded(self) -> bool:
@@ -120,7 +124,10 @@ class Mailbox:
 
     def receive(self, source: int, tag: int, status: MPI.Status) -> Message | None:
         """Wait for a message and return it; None from PROC_NULL."""
-        self.comm.Recv(self._inbox, source, tag, status)
+        if source == MPI.ANY_SOURCE:
+            self.comm.Mprobe(source, tag, status).Recv(self._inbox)
+        else:
+            self.comm.Recv(self._inbox, source, tag, status)
         if status.source == MPI.PROC_NULL:
             return None
         message = self._inbox[: status.Get_count()]
@@ -212,7 +219,12 @@ class Incoming:
     def __init__(self, mailbox: Mailbox, source: int, tag: int) -> None:
         self._mailbox = mailbox
         self._buffer = empty(EAGER)
-        self._request = mailbox.comm.Irecv(self._buffer, source, tag)
+        self._tag = tag
+        self._request = None
+        if source == MPI.ANY_SOURCE:
+            mailbox.from_anyone.append(self)
+        else:
+            self._request = mailbox.comm.Irecv(self._buffer, source, tag)
         self._announced: _Announced | None = None
         self._ready = False
         self.status = MPI.Status()
@@ -221,7 +233,7 @@ class Incoming:
     def has_come(self, *, wait: bool) -> bool:
         """Tell whether it is all there, or wait until it is."""
         if self._announced is None:
-            if not _is_done(self._request, self.status, wait=wait):
+            if not self._has_begun(wait=wait):
                 return False
             self._buffer = self._buffer[: self.status.Get_count()]
             if len(self._buffer) == 0 or self._buffer[0] not in (_FOLLOWS, _OFFERED):
@@ -238,11 +250,26 @@ class Incoming:
         self._mailbox.expected.discard(self)
         return True
 
+    def _has_begun(self, *, wait: bool) -> bool:
+        if self._request is not None:
+            return _is_done(self._request, self.status, wait=wait)
+        waiting = self._mailbox.from_anyone
+        while self in waiting:
+            for incoming in tuple(waiting):
+                found = self._mailbox.comm.Improbe(MPI.ANY_SOURCE, incoming._tag, incoming.status)
+                if found is not None:
+                    found.Recv(incoming._buffer)
+                    waiting.remove(incoming)
+            if not wait:
+                break
+        return self not in waiting
+
     def give_up(self) -> None:
         """Take the memory back from MPI."""
         request = self._request if self._announced is None else self._announced.request
-        request.Cancel()
-        request.Wait()
+        if request is not None:
+            request.Cancel()
+            request.Wait()
 
     @property
     def message(self) -> Message | None:

@@ -565,6 +565,7 @@ def size(nbytes):
 
 def position(label):
     """Return where to draw the size of an array, or None: no array, but another object."""
+    label = "4000 KiB" if label == LISTS else label
     amount, unit = label.split(" ", 1)
     return max(64, float(amount) * UNITS[unit]) if unit in UNITS else None  # log 0 is nowhere
 

@@ -233,6 +233,22 @@ def any_source_and_tag() -> None:
                     seen.add(source)
                 assert seen == set(range(1, size))
             comm.Barrier()
+            # By requests, which take what comes in the order they were made.
+            if rank == 0:
+                requests = [ex.irecv() for _ in range(1, size)]
+                assert {request.wait()[0] for request in reversed(requests)} == set(range(1, size))
+            else:
+                ex.send((rank, b"x" * nbytes), 0)
+            comm.Barrier()
+            if rank == 0:
+                first, second = ex.irecv(), ex.irecv(tag=4)
+                assert comm.sendrecv(None, last, source=last) is None
+                assert (second.wait(), first.wait()) == ((4, b"x" * nbytes), (3, b"x" * nbytes))
+            if rank == last:
+                sent = [ex.isend((tag, b"x" * nbytes), 0, tag) for tag in (3, 4)]
+                comm.sendrecv(None, 0, source=0)
+                Request.waitall(sent)
+            comm.Barrier()
             # Of one sender, by tags, in another order than they were sent.
             if rank == 0:
                 for tag in range(3):
