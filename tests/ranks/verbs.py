@@ -240,11 +240,11 @@ def any_source_and_tag() -> None:
             else:
                 ex.send((rank, b"x" * nbytes), 0)
             comm.Barrier()
-            if rank == 0:
+            if rank == 0 != last:
                 first, second = ex.irecv(), ex.irecv(tag=4)
                 assert comm.sendrecv(None, last, source=last) is None
                 assert (second.wait(), first.wait()) == ((4, b"x" * nbytes), (3, b"x" * nbytes))
-            if rank == last:
+            if rank == last != 0:
                 sent = [ex.isend((tag, b"x" * nbytes), 0, tag) for tag in (3, 4)]
                 comm.sendrecv(None, 0, source=0)
                 Request.waitall(sent)
