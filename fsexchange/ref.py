@@ -73,5 +73,5 @@ class Ref(Generic[T]):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.store, self.key)
 
-    def _identity(self) -> tuple[str, str]:
-        return self.store.connector.store_id, self.key.filename
+    def _identity(self) -> tuple[str, str, int]:
+        return self.store.connector.store_id, self.key.filename, self.key.offset

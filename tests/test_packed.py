@@ -20,6 +20,7 @@ from fsexchange import (
     FileKey,
     InvalidKeyError,
     MissingObjectError,
+    Ref,
     Store,
     StoreClosedError,
 )
@@ -486,3 +487,13 @@ def test_a_cache_serves_batches() -> None:
 @pytest.mark.parametrize("body", ["racing_evictions", "read_by_all"])
 def test_on_every_rank(body: str, n: int, shm_dir: Path) -> None:
     passes(n, "packed", body, shm_dir)
+
+
+def test_refs_on_objects_of_one_file_are_not_equal() -> None:
+    with Store() as store:
+        keys = store.put_batch(["one", "two"])
+        one: Ref[str] = Ref(store, keys[0])
+        two: Ref[str] = Ref(store, keys[1])
+        assert one != two
+        assert len({one, two, pickle.loads(pickle.dumps(one))}) == 2
+        assert (one.get(), two.get()) == ("one", "two")
