@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fsexchange.segment import Ints
-from fsexchange.serialize import ALIGNMENT, HEADS, LAYOUTS, deserialize, serialize
+from fsexchange.serialize import (
+    ALIGNMENT,
+    HEADS,
+    LAYOUTS,
+    PLAIN_ARRAY,
+    deserialize,
+    serialize,
+)
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -32,9 +39,10 @@ def common_head(objs: Sequence[Any]) -> bytes | None:
         return None
     if set(map(_SHAPE, objs)) != {shape}:
         return None
+    if not all(map(_CONTIGUOUS, objs)):
+        return None
     serialize(objs[0])
-    head = HEADS.get((dtype, shape))
-    return head if all(map(_CONTIGUOUS, objs)) else None
+    return HEADS.get((dtype, shape))
 
 
 def copies(memory: memoryview, begins: Ints, sizes: Ints) -> list[npt.NDArray[Any]] | None:
@@ -46,9 +54,11 @@ def copies(memory: memoryview, begins: Ints, sizes: Ints) -> list[npt.NDArray[An
     if not len(steps) or (steps != steps[0]).any() or (sizes != sizes[0]).any():
         return None
     begin, step = int(begins[0]), int(steps[0])
-    if not isinstance(deserialize(memory[begin : begin + int(sizes[0])]), np.ndarray):
-        return None
     head = bytes(memory[begin : begin + ALIGNMENT])
+    if sizes[0] < ALIGNMENT or not head.startswith(PLAIN_ARRAY):
+        return None
+    if head not in LAYOUTS:
+        deserialize(memory[begin : begin + int(sizes[0])])
     known = LAYOUTS.get(head)
     heads = np.ndarray((len(begins), ALIGNMENT), np.uint8, memory, begin, (step, 1))
     if known is None or known[0] != sizes[0] or (heads != np.frombuffer(head, np.uint8)).any():

@@ -7,6 +7,7 @@ import errno
 import itertools
 import os
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -39,9 +40,17 @@ if TYPE_CHECKING:
 _process = object()
 
 
+_connectors: weakref.WeakSet[FileConnector] = weakref.WeakSet()
+
+
 def _in_forked_child() -> None:
     global _process
     _process = object()
+    # Open files of the parent are closed now, while their numbers still stand for them: the child
+    # may close all there are, as daemons do.
+    for connector in tuple(_connectors):
+        connector._writers.clear()
+        connector._close_files()
 
 
 os.register_at_fork(after_in_child=_in_forked_child)
@@ -70,6 +79,14 @@ class _Writer:
 
     def next_name(self) -> str:
         return f"{self.name}/{next(self.numbers)}"
+
+
+def _seal(writers: dict[str, _Writer]) -> None:
+    """Give up what this process could still append to segments."""
+    for writer in tuple(writers.values()):
+        while writer.tails and writer.process is _process:
+            with contextlib.suppress(IndexError):  # another thread has the last one
+                writer.tails.pop().seal()
 
 
 def _length(key: Any) -> int:
@@ -160,6 +177,9 @@ class FileConnector:
         self._writers: dict[str, _Writer] = {}
         self._watches: list[Watch] = []
         self._watches_of = _process
+        _connectors.add(self)
+        # A connector that nobody closes, as those that come as arguments of a task.
+        weakref.finalize(self, _seal, self._writers)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "owner" if self.owned else "attached"
@@ -210,13 +230,8 @@ class FileConnector:
             self._writers.clear()
         elif self.owned:
             self.directory.keep()
-        for writer in self._writers.values():
-            if writer.process is _process:
-                for tail in writer.tails:
-                    with contextlib.suppress(FsExchangeError):
-                        self._packing.seal(tail)
-        if "_packing" in vars(self):
-            self._packing.close()
+        _seal(self._writers)
+        self._close_files()
         self._closed = True
         self._writers.clear()
         self._watches.clear()
@@ -540,6 +555,10 @@ class FileConnector:
             raise self.directory.explain(error, "write", path) from error
         return FileKey(filename, nbytes)
 
+    def _close_files(self) -> None:
+        if "_packing" in vars(self):
+            self._packing.close()
+
     @cached_property
     def _packing(self) -> Packing:
         return Packing(self.directory, network=self.policy.network)
@@ -592,10 +611,10 @@ class FileConnector:
         return self.policy.may_open(f"{path}.ready" if self.markers else path)
 
     def _is_there(self, path: str, key: FileKey) -> bool:
+        if getattr(key, "offset", 0):
+            return self._packing.is_live(key)
         name = f"{path}.ready" if self.markers else path
         try:
-            if getattr(key, "offset", 0):
-                return self._packing.is_live(key)
             if _length(key) < 0 and not self._may_open(path):
                 return False
             os.stat(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import struct
 from functools import lru_cache
+from operator import index
 from typing import Any, NamedTuple
 
 from fsexchange import layout
@@ -90,11 +91,10 @@ def check_key(key: Any) -> str:
     """
     try:
         filename = key.filename
-        nbytes, offset = getattr(key, "nbytes", -1), getattr(key, "offset", 0)
+        nbytes, offset = index(getattr(key, "nbytes", -1)), index(getattr(key, "offset", 0))
         if offset != 0:
             start, end = segment_bounds(filename)
-            small = 0 <= nbytes < layout.PACKED_BELOW
-            if small and start <= offset <= end - nbytes and offset % layout.UNIT == 0:
+            if layout.fits(start, end, offset, nbytes):
                 return filename  # type: ignore[no-any-return]
             reason = "there is no such part of a file of small objects"
         elif len(filename) <= MAX_FILENAME and _FILENAME.match(filename) is not None:

@@ -19,6 +19,7 @@ store_dir/                         0700
 from __future__ import annotations
 
 import re
+from typing import Any
 
 #: Prefix of the file that says: the plain name behind it is an object of this store.
 CLAIM = ".claim-"
@@ -42,9 +43,12 @@ WRITER = re.compile(_RANDOM)
 #: A writer's directory that its writer cannot find any more.
 LEAVING = re.compile(rf"\.{_RANDOM}\.gone")
 
+#: A segment.
+SEGMENT = re.compile(r"[0-9]+\.[1-9][0-9]{0,11}")
+
 #: What fsexchange makes in a writer's directory.
 IN_WRITER = re.compile(
-    rf"[0-9]+(\.ready|\.set|\.[0-9]+)?|{_TEMPORARY}|{re.escape(CLAIM)}.*|{re.escape(SIGNATURE)}"
+    rf"[0-9]+(\.ready|\.set)?|{SEGMENT.pattern}|{_TEMPORARY}|{re.escape(CLAIM)}.*|{re.escape(SIGNATURE)}"
 )
 
 #: What fsexchange makes beside the writers' directories, but for the record and plain names.
@@ -57,9 +61,6 @@ ADOPTION = re.compile(rf"{re.escape(_RECORD)}-adopt-[0-9]+")
 
 #: What goes only after all else.
 KEPT_TO_THE_END = re.compile(rf"{re.escape(_RECORD)}|{ADOPTION.pattern}")
-
-#: A segment.
-SEGMENT = re.compile(r"[0-9]+\.[1-9][0-9]{0,11}")
 
 #: Objects of fewer bytes may share a segment; each takes a multiple of so many bytes of it.
 PACKED_BELOW, UNIT = 1 << 16, 64
@@ -94,6 +95,15 @@ def renewal(path: str, store_id: str) -> str:
 def adoption(path: str, number: int) -> str:
     """Return the path of the file that one adopter at a time can make."""
     return f"{path}/{_RECORD}-adopt-{number}"
+
+
+def fits(start: int, end: int, offset: Any, nbytes: Any) -> Any:
+    """Tell whether an object can be there in a segment of which objects are from start to end.
+
+    Of numbers, and of arrays of them.
+    """
+    inside = (start <= offset) & (offset < end) & (offset <= end - nbytes)
+    return inside & (offset % UNIT == 0) & (nbytes >= 0) & (nbytes < PACKED_BELOW)
 
 
 def segment_units(path: str) -> int:

@@ -16,7 +16,7 @@ from fsexchange import files
 from fsexchange.directory import Directory
 from fsexchange.errors import FsExchangeError
 from fsexchange.keys import FileKey, check_key, segment_bounds
-from fsexchange.layout import PACKED_BELOW, UNIT, segment_start
+from fsexchange.layout import UNIT, fits, segment_start
 from fsexchange.segment import READ, WRITE, Ints, Segment, units_of
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _TAIL_UNITS = 16368
 _RUN, _GAP = 1 << 20, 1 << 14
 
 # Segments that a process keeps open for whoever reads or evicts next.
-_MOST_OPEN = 64
+_MOST_OPEN = 16
 
 
 class Group(NamedTuple):
@@ -55,10 +55,18 @@ class Run(NamedTuple):
 
 def grouped(keys: Sequence[FileKey]) -> tuple[list[int], list[Group]]:
     """Return the numbers of keys of whole files, and groups of the others, all checked."""
-    if not keys:
-        return [], []
+    try:
+        return _grouped(keys) if keys else ([], [])
+    except (TypeError, ValueError, OverflowError):
+        for key in keys:
+            check_key(key)
+        raise
+
+
+def _grouped(keys: Sequence[FileKey]) -> tuple[list[int], list[Group]]:
     plain = set(map(type, keys)) == {FileKey}
     names, nbytes, begins = zip(*(keys if plain else map(_as_tuple, keys)), strict=True)
+    offsets, sizes = np.array(begins, np.int64), np.array(nbytes, np.int64)
     by_name: dict[str, list[int]] = {}
     if len(set(names)) == 1:
         by_name[names[0]] = list(range(len(keys)))
@@ -66,7 +74,6 @@ def grouped(keys: Sequence[FileKey]) -> tuple[list[int], list[Group]]:
         for n, name in enumerate(names):
             by_name.setdefault(name, []).append(n)
     alone, groups = [], []
-    offsets, sizes = np.array(begins), np.array(nbytes)
     for filename, numbers in by_name.items():
         if begins[numbers[0]]:
             group = Group(filename, np.array(numbers), offsets[numbers], sizes[numbers])
@@ -89,8 +96,7 @@ def _is_sound(group: Group) -> bool:
     """Tell what `check_key` would say of all keys of a group."""
     _, _, offsets, sizes = group
     start, end = segment_bounds(group.filename)
-    inside = (start <= offsets) & (offsets <= end - sizes) & (offsets % UNIT == 0)
-    return bool((inside & (sizes >= 0) & (sizes < PACKED_BELOW)).all())
+    return bool(fits(start, end, offsets, sizes).all())
 
 
 class Packing:
@@ -134,14 +140,18 @@ class Packing:
             tail = tails.pop()  # now no other thread has it
         except IndexError:
             tail = self._make_tail(next_name())
-        if tail.end + nbytes > tail.limit:
-            self.seal(tail)
+        size = UNIT * units_of(nbytes)
+        if tail.end + size > tail.limit:
+            tail.seal()
             tail = self._make_tail(next_name())
         try:
             tail.segment.append(tail.end, pieces, nbytes)
             key = FileKey(tail.filename, nbytes, tail.end)
-            tail.end += UNIT * units_of(nbytes)
+            tail.end += size
         except OSError as error:
+            if error.errno == errno.ENOENT:  # somebody removed it: the next object has another
+                self._open.pop(tail.filename, None)
+                tail.end = tail.limit
             raise self._explain(error, "write", tail.filename) from error
         finally:
             tails.append(tail)
@@ -152,24 +162,15 @@ class Packing:
         start = segment_start(_TAIL_UNITS)
         with self._explained("write", filename):
             files.create(f"{self._directory.path}/{filename}", [bytes(start)], start)
-            return Tail(filename, self._segment(filename))
-
-    def seal(self, tail: Tail) -> None:
-        """Give up the rest of a segment, so that the file goes with its last object."""
-        if tail.end < tail.limit:
-            self._evict(tail.filename, tail.end, tail.limit)
+            return Tail(self, filename, self._segment(filename))
 
     def read(self, key: FileKey) -> bytearray | None:
         """Return an object, or None if it is evicted."""
         filename, nbytes, offset = _as_tuple(key)
         segment = self._open.get(filename)  # if it is open, its name is sound
         if segment is None or not segment.holds(offset, nbytes):
-            data = self._do("read", check_key(key), lambda it: it.read(offset, nbytes), gone=None)
-        else:
-            try:
-                data = segment.read(offset, nbytes)
-            except OSError as error:
-                raise self._explain(error, "read", filename) from error
+            check_key(key)
+        data = self._do("read", filename, lambda it: it.read(offset, nbytes), gone=None)
         if data is None:
             self._directory.check()
         return data
@@ -200,19 +201,20 @@ class Packing:
     def evict(self, key: FileKey) -> None:
         """Evict an object, and remove its segment if it was the last."""
         filename = check_key(key)
-        self._evict(filename, key.offset, key.offset + key.nbytes)
+        self.evict_span(filename, key.offset, key.offset + key.nbytes)
 
     def evict_batch(self, groups: Sequence[Group]) -> None:
         """Evict objects, and remove each segment with the last."""
         for group in groups:
             for offset, end in _merged(group.offsets, group.sizes):
-                self._evict(group.filename, offset, end)
+                self.evict_span(group.filename, offset, end)
 
     def close(self) -> None:
         """Close what is open; it opens again when it is needed."""
         self._open.clear()
 
-    def _evict(self, filename: str, offset: int, end: int) -> None:
+    def evict_span(self, filename: str, offset: int, end: int) -> None:
+        """Evict what is from `offset` to `end`, and remove the segment if nothing else is left."""
         if self._do("evict from", filename, lambda it: it.evict(offset, end), gone=False):
             self._open.pop(filename, None)
             with self._explained("remove", filename):
@@ -247,7 +249,7 @@ class Packing:
 
     def _open_segment(self, path: str) -> Segment:
         # If the first is refused: without O_DIRECT; from where there is nothing to be written.
-        best, other = (READ | os.O_DIRECT, WRITE | os.O_DSYNC) if self._network else (WRITE, READ)
+        best, other = (READ | os.O_DIRECT, READ) if self._network else (WRITE, READ)
         try:
             return Segment(path, best)
         except OSError as error:
@@ -269,13 +271,20 @@ class Packing:
 class Tail:
     """A segment to append to: where its next object begins, and where the last must end."""
 
-    __slots__ = ("end", "filename", "limit", "segment")
+    __slots__ = ("_packing", "end", "filename", "limit", "segment")
 
-    def __init__(self, filename: str, segment: Segment) -> None:
+    def __init__(self, packing: Packing, filename: str, segment: Segment) -> None:
+        self._packing = packing
         self.filename = filename
         self.segment = segment
         self.end = segment_start(_TAIL_UNITS)
         self.limit = self.end + UNIT * _TAIL_UNITS
+
+    def seal(self) -> None:
+        """Give up the rest, so that the file goes with its last object, if the disk lets us."""
+        if self.end < self.limit:
+            with contextlib.suppress(FsExchangeError):
+                self._packing.evict_span(self.filename, self.end, self.limit)
 
 
 def _runs(begins: Ints, ends: Ints) -> Iterator[tuple[int, int]]:

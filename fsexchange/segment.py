@@ -36,8 +36,8 @@ from fsexchange import files
 from fsexchange.errors import CorruptObjectError
 from fsexchange.layout import (
     CHUNK,
-    PACKED_BELOW,
     UNIT,
+    fits,
     segment_chunks,
     segment_start,
     segment_units,
@@ -90,7 +90,7 @@ def retire(path: str) -> None:
 class Segment:
     """A segment, open until the last reference goes. Threads may share it."""
 
-    __slots__ = ("_chunks", "_end", "_fd", "_path", "_pread", "_start", "_units")
+    __slots__ = ("_chunks", "_end", "_fd", "_path", "_pread", "_start", "_units", "_writable")
 
     def __init__(self, path: str, flags: int) -> None:
         self._fd = -1
@@ -100,6 +100,7 @@ class Segment:
         self._start = segment_start(self._units)
         self._end = self._start + UNIT * self._units
         self._pread = _pread_aligned if flags & os.O_DIRECT else os.pread
+        self._writable = bool(flags & os.O_RDWR)
         self._fd = os.open(path, flags)
 
     def __del__(self) -> None:
@@ -108,11 +109,7 @@ class Segment:
 
     def holds(self, offset: int, nbytes: int) -> bool:
         """Tell whether an object can lie there."""
-        return (
-            self._start <= offset <= self._end - nbytes
-            and offset % UNIT == 0
-            and 0 <= nbytes < PACKED_BELOW
-        )
+        return bool(fits(self._start, self._end, offset, nbytes))
 
     def read(self, offset: int, nbytes: int) -> bytearray | None:
         """Return an object, or None if it is evicted."""
@@ -126,14 +123,14 @@ class Segment:
 
     def read_run(self, begins: Ints, ends: Ints) -> tuple[bytes, npt.NDArray[np.bool_]]:
         """Return what is from the first to the last of neighbours, and which are not evicted."""
-        begin, end = int(begins[0]), int(ends[-1])
+        begin, end = int(begins[0]), int(ends.max())
         data = self._pread(self._fd, end - begin, begin)
         units = (begins - begin) // UNIT
         flags = self._flags((begin - self._start) // UNIT, int(units[-1]) + 1)
         if len(flags) <= units[-1]:
             raise self._truncated(end)
         live: npt.NDArray[np.bool_] = np.frombuffer(flags, np.uint8)[units] == 0
-        if len(data) < end - begin and live[ends - begin > len(data)].any():
+        if len(data) < end - begin and live[(ends > begins) & (ends - begin > len(data))].any():
             raise self._truncated(end)
         return data, live
 
@@ -145,10 +142,12 @@ class Segment:
         """Evict what is from `offset` to the end of a unit; return whether nothing is left."""
         first = (offset - self._start) // UNIT
         count = units_of(end - offset)
-        direct = self._pread is _pread_aligned
-        fd = os.open(self._path, WRITE | os.O_DSYNC) if direct else self._fd
+        fd = self._fd if self._writable else os.open(self._path, WRITE | os.O_DSYNC)
         try:
             os.pwrite(fd, _FREE * count, self._chunks + first)
+            if count > CHUNK and self._are_free(self._chunks, self._units):
+                os.ftruncate(fd, self._start)  # all at once; who has it open keeps no space
+                return True
             some_free = False
             for chunk in range(first // CHUNK, (first + count - 1) // CHUNK + 1):
                 if self._is_free(chunk):
@@ -158,7 +157,7 @@ class Segment:
                     begin, size = self._start + chunk * CHUNK * UNIT, CHUNK * UNIT
                     _fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, begin, size)
         finally:
-            if direct:
+            if fd != self._fd:
                 os.close(fd)
         return some_free and self._are_free(0, self._chunks)
 
@@ -203,5 +202,11 @@ def _pread_aligned(fd: int, nbytes: int, offset: int) -> bytes:
     before = offset % mmap.PAGESIZE
     size = -(-(before + nbytes) // mmap.PAGESIZE) * mmap.PAGESIZE
     with mmap.mmap(-1, size or mmap.PAGESIZE) as pages:
-        got = os.preadv(fd, (pages,), offset - before)
-        return pages[before : min(got, before + nbytes)]
+        end = 0
+        while end < size and end % mmap.PAGESIZE == 0:  # a part of a page is the end of the file
+            with memoryview(pages) as whole, whole[end:] as rest:
+                got = os.preadv(fd, (rest,), offset - before + end)
+            if got == 0:
+                break
+            end += got
+        return pages[before : min(end, before + nbytes)]

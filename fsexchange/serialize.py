@@ -68,6 +68,9 @@ _PICKLE, _BYTES, _BYTEARRAY, _STR, _NDARRAY, _MEMORYVIEW = range(6)
 # padding, a piece of a writev.
 _OUT_OF_BAND_FROM = 512
 
+#: What plain arrays begin with.
+PLAIN_ARRAY = struct.pack("<4sBB", _MAGIC, _VERSION, _NDARRAY)
+
 _NPY_MAGIC = b"\x93NUMPY"
 
 

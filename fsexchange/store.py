@@ -234,6 +234,7 @@ class Store:
 
     def evict_batch(self, keys: Sequence[FileKey | str | Ref[Any]]) -> None:
         """Remove several objects, as `evict` does each; those of one `put_batch` at once."""
+        keys = list(keys)
         found = [self._find(key) for key in keys]
         meant = [key for key in found if key is not None]
         self.connector.evict_batch(meant)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import multiprocessing
 import os
 import pickle
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from fsexchange import (
     Ref,
     Store,
     StoreClosedError,
+    StoreError,
 )
 
 from .jobs import needs_mpi, passes
@@ -390,6 +394,128 @@ def test_evicting_frees_a_full_disk(shm_dir: Path) -> None:
         shm_dir / "small",
         before=small_tmpfs(shm_dir / "small", 40),
     )
+
+
+def test_empty_objects_at_the_very_end_of_a_file(connector: FileConnector) -> None:
+    keys = appended(connector, [bytes([n % 251]) * 64 for n in range(16_368)])
+    assert len({key.filename for key in keys}) == 1
+    empty = [connector.put(b""), connector.put(b"")]
+    assert connector.get_batch([*empty, *keys[:2]]) == [b"", b"", bytes(64), b"\1" * 64]
+    connector.evict_batch(empty)
+    assert connector.get_batch([*empty, keys[0]]) == [None, None, bytes(64)]
+    last = [connector.put(b"x"), connector.put(b"")]
+    assert connector.get_batch(last) == [b"x", b""]
+
+
+def test_a_key_behind_the_last_object_is_none(connector: FileConnector) -> None:
+    keys = connector.put_batch([bytes(64)] * 1024)
+    behind = keys[-1]._replace(nbytes=0, offset=keys[-1].offset + 64)
+    for verb in (connector.get, connector.evict, connector.exists):
+        with pytest.raises(InvalidKeyError):
+            verb(behind)
+    with pytest.raises(InvalidKeyError):
+        connector.evict_batch([keys[-1], behind])
+    assert connector.get_batch(keys) == [bytes(64)] * 1024
+
+
+@pytest.mark.parametrize(
+    "wrong", [("x", "10", 4096), ("x", 10, None), (None, 10, 4096), (["x"], 1, 0)]
+)
+def test_what_is_no_key_is_refused(wrong: Any, connector: FileConnector) -> None:
+    key = FileKey(*wrong)
+    for verb in (connector.get, connector.exists, connector.evict):
+        with pytest.raises(InvalidKeyError):
+            verb(key)
+    for batch in (connector.get_batch, connector.evict_batch):
+        with pytest.raises(InvalidKeyError):
+            batch([key, key])
+
+
+def test_small_puts_go_on_when_somebody_removed_their_file(connector: FileConnector) -> None:
+    (key,) = appended(connector, [b"first"])
+    os.unlink(connector.path(key))
+    with pytest.raises(StoreError, match="No such file"):
+        connector.put(b"second")
+    assert connector.get(connector.put(b"third")) == b"third"
+
+
+def test_nothing_is_put_where_it_was_given_up(connector: FileConnector) -> None:
+    """Threads that put while another closes their connector: what has a key is there."""
+    for _ in range(20):
+        other = FileConnector.from_config(connector.config())
+        appended(other, [b"x"])
+        keys: list[FileKey] = []
+
+        def put(other: FileConnector = other, keys: list[FileKey] = keys) -> None:
+            with contextlib.suppress(StoreClosedError):
+                while True:
+                    keys.append(other.put(b"content"))
+
+        threads = [threading.Thread(target=put) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        while len(keys) < 50:
+            time.sleep(1e-4)
+        other.close()
+        for thread in threads:
+            thread.join()
+        assert connector.get_batch(keys) == [b"content"] * len(keys)
+
+
+def test_connectors_that_nobody_closes_leave_no_files(connector: FileConnector) -> None:
+    for _ in range(10):
+        other = pickle.loads(pickle.dumps(connector))
+        connector.evict_batch(appended(other, [b"content"] * 5))
+        del other
+    gc.collect()
+    assert objects(connector) == []
+    done = python(
+        """
+        import pickle, sys
+        from fsexchange import FileConnector
+        connector = FileConnector(sys.argv[1])
+        for key in [connector.put(b"content") for _ in range(30)]:
+            connector.evict(key)
+        """,
+        connector.store_dir,
+    )
+    assert done.stderr == ""
+    assert objects(connector) == []
+
+
+def test_a_child_that_closes_all_files_touches_no_other(connector: FileConnector) -> None:
+    """As daemons do; numbers of the parent's open files are its own files' by then."""
+    keys = appended(connector, [b"first", b"second"])
+    assert connector.get(keys[0]) == b"first"
+    child = os.fork()
+    if child == 0:
+        os.closerange(3, 256)
+        mine = [os.open("/dev/shm", os.O_RDWR | os.O_TMPFILE) for _ in range(100)]
+        for fd in mine:
+            os.write(fd, bytes(40_000))
+        connector.evict(keys[0])
+        connector.put(b"child's")
+        connector.close()
+        untouched = all(os.pread(fd, 40_000, 0) == bytes(40_000) for fd in mine)
+        os._exit(0 if untouched and connector is not None else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert connector.get_batch(keys) == [None, b"second"]
+
+
+def test_past_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on network file systems, where all is read by whole pages."""
+    with FileConnector(tmp_path / "store") as connector:
+        monkeypatch.setattr(connector, "policy", connector.policy._replace(network=True))
+        contents = [os.urandom(length) for length in LENGTHS * 9]
+        keys = connector.put_batch(contents)
+        assert [connector.get(key) for key in keys] == connector.get_batch(keys) == contents
+        assert connector.get_batch(keys[::7]) == contents[::7]
+        assert not connector.put(b"alone").offset
+        connector.evict(keys[3])
+        connector.evict_batch(keys[20:])
+        assert connector.get_batch(keys) == [*contents[:3], None, *contents[4:20], *[None] * 52]
+        connector.evict_batch(keys)
+        assert len(objects(connector)) == 1
 
 
 # ---- objects ------------------------------------------------------------------------------------

@@ -58,10 +58,9 @@ LIMITS = {
     "get, appended": 2,
     "exists, appended": 1,
     "evict, appended": 2,
-    # Of 157 chunks of 64 KiB, in which 64 objects each are.
     "put_batch of 10,000": 12,  # open, a writev for each 1,024 objects, close
     "get_batch of 10,000": 20,  # two for each MiB
-    "evict_batch of 10,000": 4 + 3 * 157,
+    "evict_batch of 10,000": 5,
 }
 
 
