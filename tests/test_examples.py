@@ -109,6 +109,7 @@ def test_readme_store_example(tmp_path: Path) -> None:
     assert run(tmp_path / "script.py").splitlines() == [
         "10000000.0",
         "{'any': 'object'}",
+        "10000",
         "[1, 2, 3] ['mesh/coarse']",
     ]
 
