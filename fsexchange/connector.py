@@ -35,21 +35,19 @@ if TYPE_CHECKING:
 
     from fsexchange.files import Buffers, BytesLike
 
-# Identity of this process; a forked child gets its own, and with it directories of its own to
-# write to. (Comparing pids would cost a system call a put.)
-_process = object()
-
-
+# All of this process, for a forked child to begin anew with.
 _connectors: weakref.WeakSet[FileConnector] = weakref.WeakSet()
 
 
 def _in_forked_child() -> None:
-    global _process
-    _process = object()
-    # Open files of the parent are closed now, while their numbers still stand for them: the child
-    # may close all there are, as daemons do.
+    """Give up what is the parent's: directories to write to, watches whose events it waits for.
+
+    Its open files are closed now, while their numbers still stand for them: the child may close
+    all there are, as daemons do. (Comparing pids would cost each put a system call.)
+    """
     for connector in tuple(_connectors):
         connector._writers.clear()
+        connector._watches.clear()
         connector._close_files()
 
 
@@ -73,7 +71,6 @@ class _Writer:
     def __init__(self, name: str) -> None:
         self.name = name
         self.numbers = itertools.count()
-        self.process = _process
         self.small = 0  # objects of put that could share a file
         self.tails: list[Tail] = []  # to append to, unless another thread does just now
 
@@ -84,7 +81,7 @@ class _Writer:
 def _seal(writers: dict[str, _Writer]) -> None:
     """Give up what this process could still append to segments."""
     for writer in tuple(writers.values()):
-        while writer.tails and writer.process is _process:
+        while writer.tails:
             with contextlib.suppress(IndexError):  # another thread has the last one
                 writer.tails.pop().seal()
 
@@ -176,7 +173,6 @@ class FileConnector:
         self._closed = False
         self._writers: dict[str, _Writer] = {}
         self._watches: list[Watch] = []
-        self._watches_of = _process
         _connectors.add(self)
         # A connector that nobody closes, as those that come as arguments of a task.
         weakref.finalize(self, _seal, self._writers)
@@ -534,12 +530,7 @@ class FileConnector:
 
     def watches(self) -> list[Watch] | None:
         """Return this process's idle watches, for `until`; None if the store cannot be watched."""
-        if self.policy.network:
-            return None
-        if self._watches_of is not _process:
-            # A forked child would take the events that its parent waits for.
-            self._watches, self._watches_of = [], _process
-        return self._watches
+        return None if self.policy.network else self._watches
 
     # ---- how ------------------------------------------------------------------------------------
 
@@ -602,7 +593,7 @@ class FileConnector:
     def _writer(self, purpose: str, *, signed: bool = False) -> _Writer:
         """Return this process's directory for one purpose; threads that race each get one."""
         writer = self._writers.get(purpose)
-        if writer is None or writer.process is not _process:
+        if writer is None:
             self.check_open()
             writer = self._writers[purpose] = _Writer(self.directory.make_writer(signed=signed))
         return writer

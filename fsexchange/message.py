@@ -21,7 +21,7 @@ import numpy as np
 from fsexchange.errors import FsExchangeError, MissingObjectError, RemoteError
 from fsexchange.future import Failure
 from fsexchange.keys import RECORD_SIZE, FileKey
-from fsexchange.serialize import deserialize, serialize
+from fsexchange.serialize import ALIGNMENT, deserialize, serialize
 
 if TYPE_CHECKING:
     from fsexchange.connector import FileConnector
@@ -44,8 +44,6 @@ _OBJECT, _FILE, _PART_OF_FILE, _FAILURE, _HOLD = 1, 2, 3, 4, 5
 
 #: What a message begins with.
 KINDS = (_OBJECT, _FILE, _PART_OF_FILE, _FAILURE)
-
-_ALIGNMENT = 64  # of an object in a file, as of a buffer in an object
 
 # Up to so many bytes an object is copied into one piece: that costs less than a message more.
 _JOINED_UP_TO = 1 << 16
@@ -105,7 +103,7 @@ def spill(connector: FileConnector, sent: Outgoing, inline_limit: int) -> Outgoi
     end = 0
     for rank in readers:
         head, *rest = messages[rank]
-        padding = bytes(-end % _ALIGNMENT)
+        padding = bytes(-end % ALIGNMENT)
         written += (padding, memoryview(head)[HEAD_SIZE:], *rest)
         begin, end = end + len(padding), end + len(padding) + length(head) - HEAD_SIZE
         parts.append((begin, end - begin))

@@ -15,6 +15,7 @@ from itertools import accumulate
 from mpi4py import MPI
 
 from fsexchange.message import Message, Pieces, empty, joined, length, split
+from fsexchange.serialize import ALIGNMENT
 
 # Tags of the rest of a message to one rank, and of the empty one that ends a `doze`.
 _REST, _WAKE = 4, 5
@@ -26,9 +27,6 @@ _PACKET_TO_ALL = 2048
 # never less each than a message that names a file.
 _PACKETS = 8192
 _SMALLEST_PACKET = 128
-
-# Of each message in memory, for the arrays in it.
-_ALIGNMENT = 64
 
 # Seconds between two looks of who dozes.
 _SHORTEST_NAP, _LONGEST_NAP = 5e-5, 1e-2
@@ -83,7 +81,7 @@ def allgather(comm: MPI.Intracomm, message: Pieces) -> list[Message]:
     if not any(counts):
         return [*came]
     spaces = [max(size, nbytes) for nbytes in lengths]
-    places = [0, *accumulate(space + -space % _ALIGNMENT for space in spaces)]
+    places = [0, *accumulate(space + -space % ALIGNMENT for space in spaces)]
     memory = empty(places.pop())
     comm.Allgatherv(rest, (memory, counts, [at + size for at in places], MPI.BYTE))
     for at, packet in zip(places, came, strict=True):
@@ -143,7 +141,7 @@ def wake(comm: MPI.Intracomm) -> None:
 
 def _packet_size(comm: MPI.Intracomm) -> int:
     size = max(_SMALLEST_PACKET, min(_PACKET_TO_ALL, _PACKETS // comm.size))
-    return size - size % _ALIGNMENT
+    return size - size % ALIGNMENT
 
 
 def _packets(begins: Sequence[Message], size: int) -> bytearray:
