@@ -11,7 +11,7 @@ import numpy as np
 from elevation import hillshade, load_elevation
 from pictures import save_picture, show_table
 
-from fsexchange.keys import RECORD_SIZE
+from fsexchange.connector.keys import RECORD_SIZE
 from fsexchange.mpi import Exchange
 
 with Exchange() as ex:

@@ -1,6 +1,6 @@
 """Exchange Python objects, above all large arrays, through files that processes share."""
 
-from fsexchange.connector import FileConnector
+from fsexchange.connector import FileConnector, FileKey
 from fsexchange.errors import (
     CorruptObjectError,
     FsExchangeError,
@@ -15,10 +15,7 @@ from fsexchange.errors import (
     UntrustedDirectoryError,
     WaitTimeoutError,
 )
-from fsexchange.future import Future
-from fsexchange.keys import FileKey
-from fsexchange.ref import Ref
-from fsexchange.store import Store
+from fsexchange.store import Future, Ref, Store
 
 __version__ = "0.1.0"
 

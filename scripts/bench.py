@@ -34,7 +34,7 @@ from rich.table import Table
 
 import fsexchange
 from fsexchange import Store
-from fsexchange.filesystem import find_filesystem
+from fsexchange.filesystem.kinds import find_filesystem
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 UNITS = {"GiB": GIB, "MiB": MIB, "KiB": KIB, "B": 1}

@@ -21,7 +21,7 @@ from mpi4py.util import pkl5
 from rich.console import Console
 from rich.table import Table
 
-from fsexchange.filesystem import find_filesystem
+from fsexchange.filesystem.kinds import find_filesystem
 from fsexchange.mpi import Exchange
 
 KIB, MIB = 1 << 10, 1 << 20

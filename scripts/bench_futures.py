@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fsexchange import Store
-from fsexchange.filesystem import find_filesystem
+from fsexchange.filesystem.kinds import find_filesystem
 
 # Seconds that the waiter waits before the result is set, and how often each is measured.
 PAUSES = {0.001: 20, 0.05: 20, 0.3: 10, 1.5: 5}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fsexchange import FileConnector
-from fsexchange.arrays import create, cut, describe, merge, plan, slabs, write
+from fsexchange.mpi.blocks import create, cut, describe, merge, plan, slabs, write
 from fsexchange.serialize import deserialize
 
 from .jobs import needs_mpi, passes

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from fsexchange import FileConnector, FileKey, StoreError, UntrustedDirectoryError
-from fsexchange import owner as owner_module
-from fsexchange.owner import Heartbeat, Owner
-from fsexchange.process import Process
+from fsexchange.connector import owner as owner_module
+from fsexchange.connector.owner import Heartbeat, Owner
+from fsexchange.filesystem.process import Process
 
 from .processes import python, unprivileged
 
@@ -320,7 +320,7 @@ def test_keeping_that_fails_can_be_repeated(shm_dir: Path) -> None:
 def test_half_a_record_is_waited_for_and_then_named(
     base_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fsexchange.directory._PATIENCE", 0.3)
+    monkeypatch.setattr("fsexchange.connector.directory._PATIENCE", 0.3)
     (base_dir / "store").mkdir(mode=0o700)
     (base_dir / "store" / ".fsexchange").write_text('{"store_id":')
     with pytest.raises(StoreError, match=r"\.fsexchange is unreadable.*remove"):

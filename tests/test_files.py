@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fsexchange import CorruptObjectError, files
+from fsexchange import CorruptObjectError
+from fsexchange.filesystem import files
 
 from .processes import lacking, needs_room, python
 

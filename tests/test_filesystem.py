@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fsexchange import StoreError
-from fsexchange.filesystem import POLICIES, explain, find_filesystem
+from fsexchange.filesystem.kinds import POLICIES, explain, find_filesystem
 
 from .processes import python, small_tmpfs
 
@@ -30,7 +30,7 @@ def test_mount_point_with_a_space_is_found(shm_dir: Path) -> None:
     python(
         """
         import os, subprocess, sys
-        from fsexchange import filesystem
+        from fsexchange.filesystem import kinds as filesystem
         path = sys.argv[1] + "/with space"
         os.mkdir(path)
         subprocess.run(["mount", "-t", "ramfs", "none", path], check=True)

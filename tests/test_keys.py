@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fsexchange import FileKey, InvalidKeyError
-from fsexchange.keys import MAX_FILENAME, RECORD_SIZE, check_key
+from fsexchange.connector.keys import MAX_FILENAME, RECORD_SIZE, check_key
 
 GOOD = [
     FileKey("00c0ffee00c0ffee/0", 0),

@@ -31,8 +31,8 @@ def test_types_reach_another_project(tmp_path: Path) -> None:
     notes = done.stdout.replace("builtins.", "")  # as mypy 1 has it
     revealed = [line.split('"')[1] for line in notes.splitlines() if "Revealed" in line]
     assert revealed == [
-        "fsexchange.connector.FileConnector",
-        "tuple[str, int, int, fallback=fsexchange.keys.FileKey]",
+        "fsexchange.connector.connector.FileConnector",
+        "tuple[str, int, int, fallback=fsexchange.connector.keys.FileKey]",
         "bytes | bytearray | memoryview[int] | None",
     ], done.stdout
     errors = [line for line in done.stdout.splitlines() if "error:" in line]

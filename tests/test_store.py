@@ -25,7 +25,7 @@ from fsexchange import (
     Store,
     StoreClosedError,
 )
-from fsexchange.cache import Cache
+from fsexchange.store.cache import Cache
 
 from .processes import python
 
@@ -136,7 +136,7 @@ def test_small_shared_memory_is_left_alone(shm_dir: Path, monkeypatch: pytest.Mo
     out = python(
         """
         import os, sys
-        import fsexchange.directory as directory
+        import fsexchange.connector.directory as directory
         real = os.statvfs
         directory.os.statvfs = lambda path: real(sys.argv[1])
         print(directory.default_directory())

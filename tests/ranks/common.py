@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from fsexchange.filesystem import find_filesystem
+from fsexchange.filesystem.kinds import find_filesystem
 from fsexchange.mpi import Exchange
 
 comm = MPI.COMM_WORLD

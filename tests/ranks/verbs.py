@@ -27,9 +27,8 @@ from fsexchange import (
     StoreClosedError,
     StoreError,
 )
-from fsexchange.mpi import Exchange, connect
-from fsexchange.request import Request
-from fsexchange.sharing import INLINE_LIMIT
+from fsexchange.mpi import Exchange, Request, connect
+from fsexchange.mpi.sharing import INLINE_LIMIT
 
 from .common import base, comm, left_behind, raised_everywhere, raises, rank, run, same, size
 

@@ -32,9 +32,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from fsexchange import files
-from fsexchange.errors import CorruptObjectError
-from fsexchange.layout import (
+from fsexchange.connector.layout import (
     CHUNK,
     UNIT,
     fits,
@@ -42,6 +40,8 @@ from fsexchange.layout import (
     segment_start,
     segment_units,
 )
+from fsexchange.errors import CorruptObjectError
+from fsexchange.filesystem import files
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpi4py import MPI
 
-from fsexchange import arrays, packets
-from fsexchange.keyexchange import KeyExchange
-from fsexchange.mailbox import EAGER, Incoming
-from fsexchange.message import (
+from fsexchange.mpi import blocks, packets
+from fsexchange.mpi.keyexchange import KeyExchange
+from fsexchange.mpi.mailbox import EAGER, Incoming
+from fsexchange.mpi.message import (
     HEAD_SIZE,
     HOLD,
     KINDS,
@@ -30,12 +30,12 @@ from fsexchange.message import (
     named,
     spill,
 )
-from fsexchange.request import Request
+from fsexchange.mpi.request import Request
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from fsexchange.keys import FileKey
+    from fsexchange.connector.keys import FileKey
 
 _T = TypeVar("_T")
 
@@ -310,27 +310,27 @@ class Exchange(KeyExchange):
             Another rank could not write its block, and nothing is left of the others.
         """
         self._check()
-        described = self._attempt(lambda: arrays.describe(block, axis, offset, shape))
-        plan = arrays.plan(self._allgather(described))
-        slabs = arrays.slabs(plan)
+        described = self._attempt(lambda: blocks.describe(block, axis, offset, shape))
+        plan = blocks.plan(self._allgather(described))
+        slabs = blocks.slabs(plan)
         failed: Exception | None = None
         if slabs is not None:
             try:
-                pieces = self.alltoall(arrays.cut(block, self.rank, plan, slabs))
-                block = arrays.merge(pieces, self.rank, plan, slabs)
+                pieces = self.alltoall(blocks.cut(block, self.rank, plan, slabs))
+                block = blocks.merge(pieces, self.rank, plan, slabs)
             except Exception as error:  # the others go on, and hear of it at the end
                 failed = error
             plan = slabs
         made: list[FileKey] = []
 
         def create() -> FileKey:
-            made.append(arrays.create(self.connector, plan))
+            made.append(blocks.create(self.connector, plan))
             return made[0]
 
         def write() -> None:
             if failed is not None:
                 raise failed
-            arrays.write(self.connector, key, plan, self.rank, block)
+            blocks.write(self.connector, key, plan, self.rank, block)
 
         try:
             offer = self._attempt(create) if self.rank == self.root else None

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from fsexchange import files
-from fsexchange.directory import Directory
+from fsexchange.connector.directory import Directory
+from fsexchange.connector.keys import FileKey, check_key, segment_bounds
+from fsexchange.connector.layout import UNIT, fits, segment_start
+from fsexchange.connector.segment import READ, WRITE, Ints, Segment, units_of
 from fsexchange.errors import FsExchangeError
-from fsexchange.keys import FileKey, check_key, segment_bounds
-from fsexchange.layout import UNIT, fits, segment_start
-from fsexchange.segment import READ, WRITE, Ints, Segment, units_of
+from fsexchange.filesystem import files
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

@@ -7,10 +7,10 @@ import pickle
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fsexchange.connector import FileConnector
-from fsexchange.directory import default_directory
+from fsexchange.connector.connector import FileConnector
+from fsexchange.connector.directory import default_directory
 from fsexchange.errors import NotSharedError, RemoteError, StoreClosedError
-from fsexchange.filesystem import find_filesystem
+from fsexchange.filesystem.kinds import find_filesystem
 
 if TYPE_CHECKING:
     from mpi4py import MPI

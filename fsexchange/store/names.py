@@ -7,13 +7,14 @@ import time
 from collections.abc import Iterator, MutableMapping
 from typing import TYPE_CHECKING
 
-from fsexchange import files, layout, publish
+from fsexchange.connector import layout
+from fsexchange.connector.keys import FileKey
 from fsexchange.errors import InvalidKeyError, MissingObjectError, WaitTimeoutError
-from fsexchange.keys import FileKey
-from fsexchange.watch import until
+from fsexchange.filesystem import files, publish
+from fsexchange.filesystem.watch import until
 
 if TYPE_CHECKING:
-    from fsexchange.connector import FileConnector
+    from fsexchange.connector.connector import FileConnector
 
 # NAME_MAX of every file system in use, less room for the temporary file's ending: limits.h.
 _LONGEST = 230

@@ -10,24 +10,24 @@ from functools import cached_property
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fsexchange import alike
-from fsexchange.cache import Cache
-from fsexchange.connector import FileConnector
-from fsexchange.directory import default_directory
+from fsexchange.connector.connector import FileConnector
+from fsexchange.connector.directory import default_directory
+from fsexchange.connector.keys import FileKey
+from fsexchange.connector.layout import PACKED_BELOW
+from fsexchange.connector.segment import padding
 from fsexchange.errors import FsExchangeError, InvalidKeyError, MissingObjectError
-from fsexchange.files import MAP_FROM
-from fsexchange.future import Failure, Future
-from fsexchange.keys import FileKey
-from fsexchange.layout import PACKED_BELOW
-from fsexchange.names import Names, check_name
-from fsexchange.ref import Ref
-from fsexchange.segment import padding
-from fsexchange.serialize import deserialize, serialize
+from fsexchange.filesystem.files import MAP_FROM
+from fsexchange.serialize import alike
+from fsexchange.serialize.format import deserialize, serialize
+from fsexchange.store.cache import Cache
+from fsexchange.store.future import Failure, Future
+from fsexchange.store.names import Names, check_name
+from fsexchange.store.ref import Ref
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from fsexchange.files import BytesLike
+    from fsexchange.filesystem.files import BytesLike
 
 T = TypeVar("T")
 

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from fsexchange.connector.keys import RECORD_SIZE, FileKey
 from fsexchange.errors import FsExchangeError, MissingObjectError, RemoteError
-from fsexchange.future import Failure
-from fsexchange.keys import RECORD_SIZE, FileKey
-from fsexchange.serialize import ALIGNMENT, deserialize, serialize
+from fsexchange.serialize.format import ALIGNMENT, deserialize, serialize
+from fsexchange.store.future import Failure
 
 if TYPE_CHECKING:
-    from fsexchange.connector import FileConnector
-    from fsexchange.serialize import Frames
+    from fsexchange.connector.connector import FileConnector
+    from fsexchange.serialize.format import Frames
 
 #: One message as it is received.
 Message: TypeAlias = "bytes | bytearray | memoryview"

@@ -7,8 +7,8 @@ from typing import Any
 
 from mpi4py import MPI
 
-from fsexchange.mailbox import Incoming
-from fsexchange.message import Message
+from fsexchange.mpi.mailbox import Incoming
+from fsexchange.mpi.message import Message
 
 
 class Request:

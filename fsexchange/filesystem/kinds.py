@@ -11,8 +11,8 @@ import os
 import re
 from typing import Literal, NamedTuple
 
-from fsexchange import files
 from fsexchange.errors import StoreError
+from fsexchange.filesystem import files
 
 
 class Policy(NamedTuple):

@@ -12,8 +12,11 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from fsexchange import files, publish
-from fsexchange.directory import attach_directory, open_directory
+from fsexchange.connector.directory import attach_directory, open_directory
+from fsexchange.connector.keys import FileKey, check_key
+from fsexchange.connector.layout import CLAIM, PACKED_BELOW, UNIT
+from fsexchange.connector.packing import Packing, Run, Tail, grouped
+from fsexchange.connector.segment import padding
 from fsexchange.errors import (
     CorruptObjectError,
     FsExchangeError,
@@ -23,17 +26,14 @@ from fsexchange.errors import (
     StoreClosedError,
     WaitTimeoutError,
 )
-from fsexchange.filesystem import Policy, find_filesystem
-from fsexchange.keys import FileKey, check_key
-from fsexchange.layout import CLAIM, PACKED_BELOW, UNIT
-from fsexchange.packing import Packing, Run, Tail, grouped
-from fsexchange.segment import padding
-from fsexchange.watch import Watch, until
+from fsexchange.filesystem import files, publish
+from fsexchange.filesystem.kinds import Policy, find_filesystem
+from fsexchange.filesystem.watch import Watch, until
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer, Self
 
-    from fsexchange.files import Buffers, BytesLike
+    from fsexchange.filesystem.files import Buffers, BytesLike
 
 # All of this process, for a forked child to begin anew with.
 _connectors: weakref.WeakSet[FileConnector] = weakref.WeakSet()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from fsexchange.segment import Ints
-from fsexchange.serialize import (
+from fsexchange.serialize.format import (
     ALIGNMENT,
     HEADS,
     LAYOUTS,
@@ -20,6 +19,9 @@ from fsexchange.serialize import (
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+#: Where objects begin, or how long they are, in bytes.
+Ints: TypeAlias = "npt.NDArray[np.int64]"
 
 _SHAPE = attrgetter("shape")
 _CONTIGUOUS = attrgetter("flags.c_contiguous")

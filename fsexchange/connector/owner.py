@@ -11,8 +11,8 @@ import os
 import threading
 from typing import NamedTuple
 
-from fsexchange import files
-from fsexchange.process import Process
+from fsexchange.filesystem import files
+from fsexchange.filesystem.process import Process
 
 #: Seconds between two signs of life of an owner that other hosts may see.
 HEARTBEAT = 30.0

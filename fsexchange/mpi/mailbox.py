@@ -17,7 +17,7 @@ from typing import NamedTuple, cast
 
 from mpi4py import MPI
 
-from fsexchange.message import KINDS, Message, Pieces, empty, joined, split
+from fsexchange.mpi.message import KINDS, Message, Pieces, empty, joined, split
 
 # Bytes that an MPI takes from a sender without asking the receiver: less than MPICH's limit between
 # processes of one host, 4096, which others count with a header of theirs.

@@ -8,7 +8,7 @@ from functools import lru_cache
 from operator import index
 from typing import Any, NamedTuple
 
-from fsexchange import layout
+from fsexchange.connector import layout
 from fsexchange.errors import InvalidKeyError
 
 #: Bytes of the longest file name in a key. With length and offset it fills one record.

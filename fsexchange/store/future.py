@@ -5,13 +5,13 @@ from __future__ import annotations
 import traceback
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from fsexchange.connector.keys import FileKey
 from fsexchange.errors import MissingObjectError, RemoteError, RemoteTraceback
-from fsexchange.keys import FileKey
-from fsexchange.ref import Ref
-from fsexchange.serialize import deserialize, dumps, serialize
+from fsexchange.serialize.format import deserialize, dumps, serialize
+from fsexchange.store.ref import Ref
 
 if TYPE_CHECKING:
-    from fsexchange.store import Store
+    from fsexchange.store.store import Store
 
 T = TypeVar("T")
 

@@ -8,10 +8,11 @@ import os
 import time
 import warnings
 
-from fsexchange import files, layout
+from fsexchange.connector import layout
+from fsexchange.connector.keys import FileKey, check_key
+from fsexchange.connector.segment import retire
 from fsexchange.errors import InvalidKeyError
-from fsexchange.keys import FileKey, check_key
-from fsexchange.segment import retire
+from fsexchange.filesystem import files
 
 # Seconds for writers still at work, and for removed files still in use.
 _PATIENCE = 10.0

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 from mpi4py import MPI
 
+from fsexchange.connector.keys import RECORD_SIZE, FileKey
 from fsexchange.errors import InvalidKeyError, RemoteError, StoreClosedError
-from fsexchange.keys import RECORD_SIZE, FileKey
-from fsexchange.leaving import leave
-from fsexchange.mailbox import Mailbox
-from fsexchange.message import named_in
-from fsexchange.sharing import INLINE_LIMIT, share
-from fsexchange.store import Store
+from fsexchange.mpi.leaving import leave
+from fsexchange.mpi.mailbox import Mailbox
+from fsexchange.mpi.message import named_in
+from fsexchange.mpi.sharing import INLINE_LIMIT, share
+from fsexchange.store.store import Store
 
 if TYPE_CHECKING:
     from typing_extensions import Self

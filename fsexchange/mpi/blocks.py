@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fsexchange.keys import FileKey
+from fsexchange.connector.keys import FileKey
 
 if TYPE_CHECKING:
-    from fsexchange.connector import FileConnector
+    from fsexchange.connector.connector import FileConnector
 
 # Where a block's pieces in the file are shorter than this, in bytes, a system call for each would
 # cost more than passing them on to a rank that writes long ones.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from fsexchange.keys import FileKey
+from fsexchange.connector.keys import FileKey
 
 if TYPE_CHECKING:
-    from fsexchange.store import Store
+    from fsexchange.store.store import Store
 
 T = TypeVar("T")
 

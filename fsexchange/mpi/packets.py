@@ -14,8 +14,8 @@ from itertools import accumulate
 
 from mpi4py import MPI
 
-from fsexchange.message import Message, Pieces, empty, joined, length, split
-from fsexchange.serialize import ALIGNMENT
+from fsexchange.mpi.message import Message, Pieces, empty, joined, length, split
+from fsexchange.serialize.format import ALIGNMENT
 
 # Tags of the rest of a message to one rank, and of the empty one that ends a `doze`.
 _REST, _WAKE = 4, 5

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from fsexchange import files
+from fsexchange.filesystem import files
 
 #: What a network file system says to a reader of a name that is being replaced: open it again,
 #: so many times.
@@ -21,7 +21,7 @@ TRIES = 10
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from fsexchange.files import BytesLike
+    from fsexchange.filesystem.files import BytesLike
 
 
 def by_rename(path: str, pieces: Sequence[Buffer], nbytes: int) -> None:

@@ -16,16 +16,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from fsexchange import files, layout, publish, sweep
+from fsexchange.connector import layout, sweep
+from fsexchange.connector.owner import Heartbeat, Owner
 from fsexchange.errors import (
     FsExchangeError,
     StoreClosedError,
     StoreError,
     UntrustedDirectoryError,
 )
-from fsexchange.filesystem import explain, find_filesystem
-from fsexchange.owner import Heartbeat, Owner
-from fsexchange.process import Process
+from fsexchange.filesystem import files, publish
+from fsexchange.filesystem.kinds import explain, find_filesystem
+from fsexchange.filesystem.process import Process
 
 # Seconds for what another process does in milliseconds: writing its record, adopting, clearing.
 _PATIENCE = 10.0

@@ -9,8 +9,8 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fsexchange.files import BytesLike
-    from fsexchange.keys import FileKey
+    from fsexchange.connector.keys import FileKey
+    from fsexchange.filesystem.files import BytesLike
 
 
 class Cache:
