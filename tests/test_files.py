@@ -71,7 +71,7 @@ def test_more_than_two_gib_in_one_buffer_and_in_many(shm_dir: Path) -> None:
         """
         import os, sys
         import numpy as np
-        from fsexchange import files
+        from fsexchange.filesystem import files
         size = (2 << 30) + (1 << 20) + 1
         big = np.zeros(size, np.uint8)  # takes no memory until written to
         big[0], big[0x7FFFF000], big[-1] = 1, 2, 3
@@ -102,7 +102,7 @@ def test_write_stopped_by_the_file_size_limit_leaves_no_file(tmp_path: Path) -> 
     python(
         """
         import errno, os, resource, signal, sys
-        from fsexchange import files
+        from fsexchange.filesystem import files
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
         try:
@@ -123,7 +123,7 @@ def test_interrupted_write_leaves_no_file(shm_dir: Path) -> None:
     python(
         """
         import mmap, os, signal, sys
-        from fsexchange import files
+        from fsexchange.filesystem import files
         big = mmap.mmap(-1, 512 << 20)
         def interrupt(*_):
             assert os.path.exists(sys.argv[1])  # in the middle
@@ -188,7 +188,7 @@ def test_a_kernel_that_maps_no_more_makes_it_read(shm_dir: Path) -> None:
     python(
         """
         import sys
-        from fsexchange import files
+        from fsexchange.filesystem import files
         path, limit = sys.argv[1], int(sys.argv[2])
         most = limit * 3 // 4
         views = [files.read(path) for _ in range(most + 20)]

@@ -8,7 +8,7 @@ import itertools
 import os
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -296,6 +296,37 @@ class FileConnector:
         if not sizes:
             return []
         return self._packing.write(self._writer("put").next_name(), pieces, sizes)
+
+    def reserve(self, head: bytes, nbytes: int) -> FileKey:
+        """Make an object of `nbytes` bytes that begins with `head`, its rest zero; return its key.
+
+        The rest is for `fill`. Until that is done, readers see what is there. Raises as `put`.
+        """
+        key = self.put(head, alone=True)
+        path = self.path(key)
+        try:
+            os.truncate(path, nbytes)
+        except OSError as error:
+            self.evict(key)
+            raise self.directory.explain(error, "write", path) from error
+        return FileKey(key.filename, nbytes)
+
+    def fill(self, key: FileKey, pieces: Iterable[tuple[int, Buffer]]) -> None:
+        """Write each piece, a contiguous buffer, at its offset in an object made by `reserve`.
+
+        Processes may fill one object at a time, on network file systems too, where their pieces do
+        not overlap. Raises as `put`.
+        """
+        path = self.path(key)
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                for offset, piece in pieces:
+                    files.write(fd, [piece], memoryview(piece).nbytes, offset)
+            finally:
+                os.close(fd)  # checked: where NFS and quotas report what was not written
+        except OSError as error:
+            raise self.directory.explain(error, "write", path) from error
 
     def get(self, key: FileKey) -> BytesLike | None:
         """Return an object as a writable buffer of the caller's own, or None if there is none.

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -262,16 +261,7 @@ def _common(one: Plan, rank: int, other: Plan, its_rank: int) -> tuple[_Slices, 
 
 def create(connector: FileConnector, plan: Plan) -> FileKey:
     """Make the file of the whole array, its elements still zero, and return its key."""
-    header = plan.header
-    key = connector.put(header, alone=True)
-    path = connector.path(key)
-    end = len(header) + plan.nbytes
-    try:
-        os.truncate(path, end)
-    except OSError as error:
-        connector.evict(key)
-        raise connector.directory.explain(error, "write", path) from error
-    return FileKey(key.filename, end)
+    return connector.reserve(plan.header, len(plan.header) + plan.nbytes)
 
 
 def write(
@@ -279,21 +269,14 @@ def write(
 ) -> None:
     """Write the block of a rank into its place; other ranks may write theirs at the same time."""
     array = np.asarray(block)
-    if array.nbytes == 0:
-        return
-    path = connector.path(key)
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            _write(fd, key.nbytes - plan.nbytes, plan, rank, array)
-        finally:
-            os.close(fd)  # checked: where NFS and quotas report what was not written
-    except OSError as error:
-        raise connector.directory.explain(error, "write", path) from error
+    if array.nbytes:
+        connector.fill(key, _pieces(key.nbytes - plan.nbytes, plan, rank, array))
 
 
-def _write(fd: int, begin: int, plan: Plan, rank: int, array: npt.NDArray[Any]) -> None:
-    """Write a block, run by run; strided ones are copied once."""
+def _pieces(
+    begin: int, plan: Plan, rank: int, array: npt.NDArray[Any]
+) -> Iterator[tuple[int, memoryview]]:
+    """Yield a block run by run, each with its offset in the file; strided ones are copied once."""
     axis, nbytes = plan.run(rank)
     array = np.ascontiguousarray(array.T if plan.fortran else array)
     data = array.reshape(-1).view(np.uint8).data
@@ -303,8 +286,4 @@ def _write(fd: int, begin: int, plan: Plan, rank: int, array: npt.NDArray[Any]) 
     runs = [np.arange(array.shape[n]) * strides[n] for n in range(axis)]
     positions: Any = reduce(np.add.outer, runs, np.array(first))
     for n, position in enumerate(positions.ravel().tolist()):
-        rest = data[n * nbytes : (n + 1) * nbytes]
-        while rest:
-            written = os.pwrite(fd, rest, position)  # at most 0x7ffff000 bytes a call: write(2)
-            rest = rest[written:]
-            position += written
+        yield position, data[n * nbytes : (n + 1) * nbytes]
