@@ -21,7 +21,7 @@ import numpy as np
 from fsexchange.connector.keys import RECORD_SIZE, FileKey
 from fsexchange.errors import FsExchangeError, MissingObjectError, RemoteError
 from fsexchange.serialize.format import ALIGNMENT, deserialize, serialize
-from fsexchange.store.future import Failure
+from fsexchange.store.failure import Failure
 
 if TYPE_CHECKING:
     from fsexchange.connector.connector import FileConnector

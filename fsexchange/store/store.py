@@ -20,7 +20,8 @@ from fsexchange.filesystem.files import MAP_FROM
 from fsexchange.serialize import alike
 from fsexchange.serialize.format import deserialize, serialize
 from fsexchange.store.cache import Cache
-from fsexchange.store.future import Failure, Future
+from fsexchange.store.failure import Failure
+from fsexchange.store.future import Future
 from fsexchange.store.names import Names, check_name
 from fsexchange.store.ref import Ref
 
