@@ -275,7 +275,8 @@ def test_kept_store_whose_clearing_was_killed_can_be_opened(base_dir: Path) -> N
     python(
         """
         import os, sys
-        from fsexchange import FileConnector, sweep
+        from fsexchange import FileConnector
+        from fsexchange.connector import sweep
         sweep.remove_store = lambda path: os._exit(0)  # killed once the witness is gone
         FileConnector(sys.argv[1]).close(clear=True)
         """,
@@ -320,7 +321,7 @@ def test_keeping_that_fails_can_be_repeated(shm_dir: Path) -> None:
 def test_half_a_record_is_waited_for_and_then_named(
     base_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fsexchange.connector.directory._PATIENCE", 0.3)
+    monkeypatch.setattr("fsexchange.connector.owner._PATIENCE", 0.3)
     (base_dir / "store").mkdir(mode=0o700)
     (base_dir / "store" / ".fsexchange").write_text('{"store_id":')
     with pytest.raises(StoreError, match=r"\.fsexchange is unreadable.*remove"):

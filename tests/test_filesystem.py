@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from fsexchange import StoreError
-from fsexchange.filesystem.kinds import POLICIES, explain, find_filesystem
+from fsexchange.filesystem.advice import store_error
+from fsexchange.filesystem.kinds import POLICIES, find_filesystem
 
 from .processes import python, small_tmpfs
 
@@ -56,7 +57,7 @@ def test_local_file_systems_are_mapped_and_opened() -> None:
 
 
 def test_explanation_says_what_where_and_what_to_do() -> None:
-    error = explain(OSError(errno.EDQUOT, "Disk quota exceeded"), "write", "/dev/shm/x/y")
+    error = store_error(OSError(errno.EDQUOT, "Disk quota exceeded"), "write", "/dev/shm/x/y")
     assert type(error) is StoreError
     assert str(error) == (
         "cannot write /dev/shm/x/y (tmpfs): Disk quota exceeded; your quota is used up: free "

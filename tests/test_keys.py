@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fsexchange import FileKey, InvalidKeyError
-from fsexchange.connector.keys import MAX_FILENAME, RECORD_SIZE, check_key
+from fsexchange.connector.keys import KEY_SIZE, MAX_FILENAME, checked
 
 GOOD = [
     FileKey("00c0ffee00c0ffee/0", 0),
@@ -52,7 +52,7 @@ BAD = [
 def test_key_round_trips(key: FileKey) -> None:
     assert FileKey.parse(str(key)) == key
     assert FileKey.unpack(key.pack()) == key
-    assert len(key.pack()) == RECORD_SIZE
+    assert len(key.pack()) == KEY_SIZE
     assert pickle.loads(pickle.dumps(key)) == key
     assert len(pickle.dumps(key)) < 150
 
@@ -66,7 +66,7 @@ def test_key_passes_a_shell_unquoted(key: FileKey) -> None:
 @pytest.mark.parametrize("filename", BAD)
 def test_key_outside_the_allow_list_is_refused(filename: str) -> None:
     with pytest.raises(InvalidKeyError) as caught:
-        check_key(FileKey(filename))
+        checked(FileKey(filename))
     assert caught.value.filename == filename
     assert len(str(caught.value)) < 500
     with pytest.raises(InvalidKeyError):
@@ -76,7 +76,7 @@ def test_key_outside_the_allow_list_is_refused(filename: str) -> None:
 @pytest.mark.parametrize("key", [None, 7, "00c0ffee00c0ffee/7", b"x", FileKey(None), FileKey(3)])  # type: ignore[arg-type]
 def test_what_is_no_key_is_refused(key: Any) -> None:
     with pytest.raises(InvalidKeyError):
-        check_key(key)
+        checked(key)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_text_that_is_no_key_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "record", [b"", bytes(RECORD_SIZE), b"\xff" * RECORD_SIZE, b"../x".ljust(RECORD_SIZE, b"\0")]
+    "record", [b"", bytes(KEY_SIZE), b"\xff" * KEY_SIZE, b"../x".ljust(KEY_SIZE, b"\0")]
 )
 def test_record_that_is_no_key_is_refused(record: bytes) -> None:
     with pytest.raises(InvalidKeyError):
@@ -97,12 +97,12 @@ def test_record_that_is_no_key_is_refused(record: bytes) -> None:
 
 def test_key_of_a_packed_object_is_refused_by_name() -> None:
     with pytest.raises(InvalidKeyError, match="no such part"):
-        check_key(FileKey("00c0ffee00c0ffee/7", 10, 64))
+        checked(FileKey("00c0ffee00c0ffee/7", 10, 64))
 
 
 @pytest.mark.parametrize("nbytes", [-2, 1 << 63, None, "7"])
 def test_length_that_no_object_has_is_refused(nbytes: Any) -> None:
-    for use in (check_key, FileKey.pack):
+    for use in (checked, FileKey.pack):
         with pytest.raises(InvalidKeyError):
             use(FileKey("a", nbytes))
     with pytest.raises(InvalidKeyError):
@@ -111,5 +111,5 @@ def test_length_that_no_object_has_is_refused(nbytes: Any) -> None:
 
 def test_proxystores_own_key_is_a_key() -> None:
     file = pytest.importorskip("proxystore.connectors.file")
-    assert check_key(file.FileKey(filename="abc")) == "abc"
+    assert checked(file.FileKey(filename="abc")) == FileKey("abc")
     assert FileKey.unpack(FileKey.pack(file.FileKey(filename="abc"))) == FileKey("abc")

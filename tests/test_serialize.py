@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from fsexchange import CorruptObjectError, FileConnector, SerializationError
-from fsexchange.connector.directory import default_directory
+from fsexchange.connector.place import default_directory
 from fsexchange.serialize import deserialize, dumps, serialize
 
 from .processes import ROOT, python

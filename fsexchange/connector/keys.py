@@ -9,15 +9,16 @@ from operator import index
 from typing import Any, NamedTuple
 
 from fsexchange.connector import layout
+from fsexchange.connector.geometry import Geometry, geometry_of
 from fsexchange.errors import InvalidKeyError
 
-#: Bytes of the longest file name in a key. With length and offset it fills one record.
+#: Bytes of the longest file name in a key. With length and offset it fills a cache line.
 MAX_FILENAME = 48
 
-_RECORD = struct.Struct(f"<{MAX_FILENAME}sqq")
+_BINARY = struct.Struct(f"<{MAX_FILENAME}sqq")
 
-#: Bytes of the binary form of a key: a cache line.
-RECORD_SIZE = _RECORD.size
+#: Bytes of the binary form of a key.
+KEY_SIZE = _BINARY.size
 
 # Either what fsexchange makes itself, or one plain name: no slash, no leading dot or dash, no
 # NUL, no non-ASCII. Sixteen hex digits alone would be a writer's directory, and `.ready` would be
@@ -34,7 +35,7 @@ class FileKey(NamedTuple):
 
     A key from `put` knows the length of its object; one from `new_key` cannot, as the object is
     yet to be set. `str(key)` is one line that any shell takes unquoted, `FileKey.parse` its
-    inverse; `pack` and `unpack` do the same in `RECORD_SIZE` bytes.
+    inverse; `pack` and `unpack` do the same in 64 bytes.
 
     >>> key = FileKey("00c0ffee00c0ffee/7", nbytes=1024)
     >>> str(key)
@@ -47,7 +48,7 @@ class FileKey(NamedTuple):
     nbytes: int = -1
     """Length of the object in bytes, or -1: not known when the key was made."""
     offset: int = 0
-    """Where the object begins in its file, in bytes."""
+    """Where the object starts in its segment, in bytes; 0 for an object with its own file."""
 
     def __str__(self) -> str:
         if self.nbytes < 0:
@@ -61,45 +62,44 @@ class FileKey(NamedTuple):
         if found is None:
             raise InvalidKeyError(f"not the text of a key: {text[:80]!r}", filename=text)
         filename, nbytes, offset = found.groups()
-        key = cls(filename, -1 if nbytes is None else int(nbytes), int(offset or 0))
-        check_key(key)
-        return key
+        return checked(cls(filename, -1 if nbytes is None else int(nbytes), int(offset or 0)))
 
     def pack(self) -> bytes:
-        """Return the key as `RECORD_SIZE` bytes, little-endian, the same on every host."""
-        check_key(self)
-        nbytes = getattr(self, "nbytes", -1)  # ProxyStore's own keys have none
-        return _RECORD.pack(self.filename.encode("ascii"), nbytes, getattr(self, "offset", 0))
+        """Return the key's binary form: 64 bytes, little-endian, the same on every host."""
+        filename, nbytes, offset = checked(self)
+        return _BINARY.pack(filename.encode("ascii"), nbytes, offset)
 
     @classmethod
-    def unpack(cls, record: bytes | bytearray | memoryview) -> FileKey:
+    def unpack(cls, binary: bytes | bytearray | memoryview) -> FileKey:
         """Return the key that `pack` wrote; `InvalidKeyError` for anything else."""
-        if len(record) != RECORD_SIZE:
+        if len(binary) != KEY_SIZE:
             raise InvalidKeyError(
-                f"a key record has {RECORD_SIZE} bytes, not {len(record)}", filename=None
+                f"the binary form of a key has {KEY_SIZE} bytes, not {len(binary)}", filename=None
             )
-        name, nbytes, offset = _RECORD.unpack(record)
-        key = cls(name.rstrip(b"\0").decode("latin-1"), nbytes, offset)
-        check_key(key)
-        return key
+        name, nbytes, offset = _BINARY.unpack(binary)
+        return checked(cls(name.rstrip(b"\0").decode("latin-1"), nbytes, offset))
 
 
-def check_key(key: Any) -> str:
-    """Return the file name of `key`, proven to stay inside the store's directory.
+def checked(key: Any) -> FileKey:
+    """Return `key` as a FileKey whose file is proven to be inside the store's directory.
 
-    Any object with a `filename` will do, ProxyStore's own FileKey too.
+    Every key is checked so where it enters. Any object with a `filename` will do: ProxyStore's own
+    keys have neither length nor offset. Raises `InvalidKeyError`.
     """
     try:
-        filename = key.filename
-        nbytes, offset = index(getattr(key, "nbytes", -1)), index(getattr(key, "offset", 0))
+        if type(key) is not FileKey or type(key.nbytes) is not int or type(key.offset) is not int:
+            nbytes, offset = getattr(key, "nbytes", -1), getattr(key, "offset", 0)
+            key = FileKey(key.filename, index(nbytes), index(offset))
+        proven: FileKey = key
+        filename, nbytes, offset = proven
         if offset != 0:
-            start, end = segment_bounds(filename)
-            if layout.fits(start, end, offset, nbytes):
-                return filename  # type: ignore[no-any-return]
-            reason = "there is no such part of a file of small objects"
+            geometry = segment_geometry(filename)
+            if geometry is not None and geometry.holds(offset, nbytes):
+                return proven
+            reason = "there is no such part of a segment"
         elif len(filename) <= MAX_FILENAME and _FILENAME.match(filename) is not None:
             if -1 <= nbytes < 1 << 63:
-                return filename  # type: ignore[no-any-return]
+                return proven
             reason = "no object has so many bytes"
         else:
             reason = (
@@ -115,10 +115,8 @@ def check_key(key: Any) -> str:
 
 
 @lru_cache(256)
-def segment_bounds(filename: str) -> tuple[int, int]:
-    """Return where the objects of a segment begin and end, in bytes; 1 and 0 if it is none."""
+def segment_geometry(filename: str) -> Geometry | None:
+    """Return the geometry of the segment that a key names; None if it names none."""
     if len(filename) > MAX_FILENAME or _SEGMENT.match(filename) is None:
-        return 1, 0
-    units = layout.segment_units(filename)
-    start = layout.segment_start(units)
-    return start, start + layout.UNIT * units
+        return None
+    return geometry_of(filename)

@@ -7,11 +7,11 @@ store_dir/                         0700
     .fsexchange-names/             names for people: the key of each in a file
     <writer>/                      one per writing process, 16 hex digits
         <number>                   an object, whose key is <writer>/<number>
-        <number>.<units>           a segment, of many small objects: see segment.py
+        <number>.<units>           a segment, of many small objects: see geometry.py
         <number>.ready             with markers: the object is whole
         <number>.set               the object was replaced by one of another length
         .<random>.tmp              an object on its way to its name
-        .process                   this is a writer's; who made the keys of new_key here
+        .process                   this is a writer's directory; who made the keys of new_key here
         .claim-<random>-<name>     <name> beside the writers' directories is an object, too
     .<writer>.gone/                a writer's directory that is being removed
 """
@@ -19,16 +19,18 @@ store_dir/                         0700
 from __future__ import annotations
 
 import re
-from typing import Any
 
 #: Prefix of the file that says: the plain name behind it is an object of this store.
 CLAIM = ".claim-"
 
-#: Where in the name of that file the plain name begins.
+#: Where the plain name starts in the name of that file.
 CLAIMED_FROM = len(CLAIM) + 17
 
 #: Name of the file that says who made the keys of a writer's directory.
 SIGNATURE = ".process"
+
+#: Ending of the note that an object was replaced by one of another length.
+RESIZED = ".set"
 
 #: Name of the directory of names.
 NAMES = ".fsexchange-names"
@@ -48,7 +50,8 @@ SEGMENT = re.compile(r"[0-9]+\.[1-9][0-9]{0,11}")
 
 #: What fsexchange makes in a writer's directory.
 IN_WRITER = re.compile(
-    rf"[0-9]+(\.ready|\.set)?|{SEGMENT.pattern}|{_TEMPORARY}|{re.escape(CLAIM)}.*|{re.escape(SIGNATURE)}"
+    rf"[0-9]+(\.ready|{re.escape(RESIZED)})?|{SEGMENT.pattern}|{_TEMPORARY}"
+    rf"|{re.escape(CLAIM)}.*|{re.escape(SIGNATURE)}"
 )
 
 #: What fsexchange makes beside the writers' directories, but for the record and plain names.
@@ -56,19 +59,13 @@ BESIDE_WRITERS = re.compile(
     rf"{re.escape(_RECORD)}-({_RANDOM}(-renewed)?|probe-{_RANDOM})|{_TEMPORARY}"
 )
 
-#: A claim to adopt a dead owner's store.
+#: The sign of a process that adopts a dead owner's store.
 ADOPTION = re.compile(rf"{re.escape(_RECORD)}-adopt-[0-9]+")
 
-#: What goes only after all else.
+#: What is removed only after all else.
 KEPT_TO_THE_END = re.compile(rf"{re.escape(_RECORD)}|{ADOPTION.pattern}")
 
-#: Objects of fewer bytes may share a segment; each takes a multiple of so many bytes of it.
-PACKED_BELOW, UNIT = 1 << 16, 64
-
-#: Units of a segment whose space is given back together.
-CHUNK = 1024
-
-#: What NFS and FUSE rename a removed file to until its last user closes it.
+#: Prefixes of the names that NFS and FUSE give a removed file until its last user closes it.
 IN_USE = (".nfs", ".fuse_hidden")
 
 
@@ -83,7 +80,7 @@ def witness(path: str, store_id: str) -> str:
 
 
 def leaving(path: str, writer: str) -> str:
-    """Return where a writer's directory goes to be removed."""
+    """Return where a writer's directory is moved to be removed."""
     return f"{path}/.{writer}.gone"
 
 
@@ -95,27 +92,3 @@ def renewal(path: str, store_id: str) -> str:
 def adoption(path: str, number: int) -> str:
     """Return the path of the file that one adopter at a time can make."""
     return f"{path}/{_RECORD}-adopt-{number}"
-
-
-def fits(start: int, end: int, offset: Any, nbytes: Any) -> Any:
-    """Tell whether an object can be there in a segment of which objects are from start to end.
-
-    Of numbers, and of arrays of them.
-    """
-    inside = (start <= offset) & (offset < end) & (offset <= end - nbytes)
-    return inside & (offset % UNIT == 0) & (nbytes >= 0) & (nbytes < PACKED_BELOW)
-
-
-def segment_units(path: str) -> int:
-    """Return how many units a segment has: its name tells."""
-    return int(path.rpartition(".")[2])
-
-
-def segment_chunks(units: int) -> int:
-    """Return how many chunks a segment of so many units has."""
-    return -(-units // CHUNK)
-
-
-def segment_start(units: int) -> int:
-    """Return where the objects begin in a segment of so many units, in bytes."""
-    return -(-(segment_chunks(units) + units) // 4096) * 4096

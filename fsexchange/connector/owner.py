@@ -6,12 +6,17 @@ cleared under it: the record says enough to tell the two apart.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
+import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from fsexchange.filesystem import files
+from fsexchange.connector import layout
+from fsexchange.errors import StoreError
+from fsexchange.filesystem import files, publish
 from fsexchange.filesystem.process import Process
 
 #: Seconds between two signs of life of an owner that other hosts may see.
@@ -20,6 +25,9 @@ HEARTBEAT = 30.0
 # A sign of life may be late: a stopped job, a stalled server, mtimes of whole seconds.
 _SILENT_AFTER = 10 * HEARTBEAT
 
+# Seconds for what another process does in milliseconds: writing its record, adopting, clearing.
+_PATIENCE = 10.0
+
 
 class Owner(NamedTuple):
     """The record of a store: its id, its owner and what the owner decided for everyone."""
@@ -27,7 +35,7 @@ class Owner(NamedTuple):
     store_id: str
     process: Process
     clear: bool
-    """Whether the store ends with its owner. A kept one is nobody's to clear unasked."""
+    """Whether the store ends with its owner. Nobody clears a kept store unasked."""
     markers: bool
     heartbeat: bool
     """Whether the owner renews the record's mtime, for hosts that cannot see its process."""
@@ -46,7 +54,7 @@ class Owner(NamedTuple):
         return json.dumps({**self._asdict(), "process": self.process._asdict()}, indent=1) + "\n"
 
     def is_dead(self, record: str) -> bool:
-        """Tell whether the owner is *proven* gone; `record` is the path of this record.
+        """Return whether the owner is *proven* gone; `record` is the path of this record.
 
         On the same host the process table proves it, elsewhere a long silence: the record's age
         against that of a new file beside it, as clocks of hosts differ. When in doubt: False.
@@ -55,6 +63,48 @@ class Owner(NamedTuple):
         if gone is not None:
             return gone
         return self.heartbeat and _age(record) > _SILENT_AFTER
+
+
+def read_record(path: str) -> Owner:
+    """Return the record of the store at `path`; `StoreError` if it stays unreadable."""
+    for _ in patiently(
+        f"the owner's record {layout.record(path)} is unreadable; if no process uses the store, "
+        "remove that file"
+    ):
+        try:
+            return Owner.from_json(bytes(files.read(layout.record(path))).decode())
+        except ValueError:
+            pass  # its writer is between creating it and writing it
+    raise AssertionError("not reached: patience ends with an error")
+
+
+def write_record(path: str, owner: Owner, *, replace: bool = False) -> None:
+    """Write the record of the store at `path`; `FileExistsError` if there is one to be kept."""
+    data = owner.to_json().encode()
+    if not replace:
+        try:
+            publish.by_link(layout.record(path), [data], len(data))  # never half of it
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+                raise
+            files.create(layout.record(path), [data], len(data))  # no links here
+        return
+    temporary = layout.renewal(path, owner.store_id)
+    files.unlink(temporary)
+    files.create(temporary, [data], len(data))
+    os.replace(temporary, layout.record(path))
+
+
+def patiently(message: str) -> Iterator[None]:
+    """Try again and again, at growing intervals; raise `StoreError` in the end."""
+    deadline = time.monotonic() + _PATIENCE
+    pause = 0.001
+    while True:
+        yield
+        if time.monotonic() > deadline:
+            raise StoreError(message, errno=errno.ETIMEDOUT)
+        time.sleep(pause)
+        pause = min(2 * pause, 0.1)
 
 
 class Heartbeat:
@@ -73,7 +123,7 @@ class Heartbeat:
             try:
                 os.utime(self._record)  # "now" by the file server's clock, not by ours
             except OSError:
-                # The store is gone or out of reach, which the verbs tell better than a thread.
+                # The store is gone or out of reach. The verbs tell that better than a thread.
                 pass
 
 

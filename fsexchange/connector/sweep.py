@@ -9,10 +9,11 @@ import time
 import warnings
 
 from fsexchange.connector import layout
-from fsexchange.connector.keys import FileKey, check_key
+from fsexchange.connector.keys import FileKey, checked
 from fsexchange.connector.segment import retire
 from fsexchange.errors import InvalidKeyError
 from fsexchange.filesystem import files
+from fsexchange.filesystem.publish import READY
 
 # Seconds for writers still at work, and for removed files still in use.
 _PATIENCE = 10.0
@@ -21,7 +22,7 @@ _PATIENCE = 10.0
 def remove_store(path: str) -> None:
     """Remove the store at `path` and, if nothing of others is in it, the directory.
 
-    Comes back for writers that were making a file meanwhile. What remains is named in a warning.
+    It comes back for writers that were making a file meanwhile. A warning names what remains.
     """
     deadline = time.monotonic() + _PATIENCE
     while True:
@@ -35,7 +36,7 @@ def remove_store(path: str) -> None:
     for name in files.listing(path):
         if layout.ADOPTION.fullmatch(name):
             files.unlink(f"{path}/{name}")
-    # From here on somebody may open another store in this place: nothing may be swept any more.
+    # From here on somebody may open another store in this place: sweep nothing any more.
     files.unlink(layout.record(path))
     while True:
         try:
@@ -61,9 +62,9 @@ def remove_store(path: str) -> None:
 
 
 def remove_objects(path: str) -> tuple[list[str], list[str]]:
-    """Remove all that fsexchange made in `path` but record and adoption; return what remains.
+    """Remove all that fsexchange made in `path` but record and bids; return what remains.
 
-    That is, names of others, and names that will go when whoever uses them is done.
+    That is, the names of files of others, and names that go when their users are done.
     """
     foreign: list[str] = []
     busy: list[str] = []
@@ -116,7 +117,7 @@ def _remove_writer(path: str, writer: str) -> list[str]:
             return [""] if os.path.lexists(folder) else []
         return []
     if all(layout.IN_WRITER.fullmatch(name) for name in names):
-        # Out of its writer's reach, which may put without end and faster than we remove.
+        # Move it out of its writer's reach, which may put without end and faster than we remove.
         try:
             os.rename(folder, layout.leaving(path, writer))
         except OSError:
@@ -131,10 +132,10 @@ def _empty(path: str, folder: str, names: list[str]) -> list[str]:
     for name in names:
         if name.startswith(layout.CLAIM):
             try:
-                plain = check_key(FileKey(name[layout.CLAIMED_FROM :]))
+                plain = checked(FileKey(name[layout.CLAIMED_FROM :])).filename
             except InvalidKeyError:
                 continue
-            files.unlink(f"{path}/{plain}.ready")
+            files.unlink(f"{path}/{plain}{READY}")
             files.unlink(f"{path}/{plain}")
         if layout.SEGMENT.fullmatch(name):
             retire(f"{folder}/{name}")

@@ -6,12 +6,10 @@ the FUSE clients' documentation, and from measurements with two mounts of one fi
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 from typing import Literal, NamedTuple
 
-from fsexchange.errors import StoreError
 from fsexchange.filesystem import files
 
 
@@ -19,16 +17,16 @@ class Policy(NamedTuple):
     """What may be asked of one kind of file system."""
 
     network: bool
-    """Whether other hosts may see the directory: their owners are known alive by a heartbeat."""
+    """Whether other hosts may see the directory, and know its owner alive only by a heartbeat."""
     mappable: bool
     """Whether a mapping keeps its pages whatever other clients do to the file's name."""
     lookup: Literal["open", "list"]
     """How to look for a name that may not exist yet. One early `open` or `stat` can leave a
-    negative entry in the client's cache, which hides the file from the whole node for up to 30 s
+    negative entry in the client's cache, which hides the file from the whole host for up to 30 s
     after it was made; a directory listing leaves none."""
 
     def may_open(self, path: str) -> bool:
-        """Tell whether to open a name that may not exist yet: it does, or no cache remembers."""
+        """Return whether to open a name: it exists, or no cache remembers that it did not."""
         if self.lookup == "open":
             return True
         folder, name = os.path.split(path)
@@ -106,35 +104,3 @@ def _mounted_kind(path: str) -> str:
     except (FileNotFoundError, PermissionError):
         pass
     return by_path
-
-
-_ADVICE = {
-    errno.ENOSPC: "free space, evict objects, or choose another directory",
-    errno.EDQUOT: "your quota is used up: free space, or choose another directory",
-    errno.EACCES: "check owner and mode of the directory and its parents",
-    errno.EPERM: "check owner and mode of the directory and its parents",
-    errno.EROFS: "the mount is read-only: choose another directory",
-    errno.EMFILE: "this process has too many files open: see ulimit -n",
-    errno.ENFILE: "this host has too many files open",
-    errno.ENOTDIR: "a part of the path is a file: choose another directory",
-    errno.EOPNOTSUPP: "it lacks what this needs; a store made with markers=True needs the least",
-    errno.ENOSYS: "it lacks what this needs; a store made with markers=True needs the least",
-    errno.EIO: "the device or the file server fails: ask its administrator",
-    errno.ENOENT: "its key is of another store, or something other than fsexchange removed it",
-    errno.EEXIST: "another process sets it, too; without a rename only one may at a time",
-}
-
-
-def explain(error: OSError, doing: str, path: str) -> StoreError:
-    """Return the error that tells a user what failed, where, and what to do about it."""
-    try:
-        kind = find_filesystem(path).kind
-    except OSError:
-        kind = "file system unknown"
-    advice = _ADVICE.get(error.errno or 0)
-    return StoreError(
-        f"cannot {doing} {path} ({kind}): {error.strerror or error}"
-        + (f"; {advice}" if advice else ""),
-        path=path,
-        errno=error.errno,
-    )

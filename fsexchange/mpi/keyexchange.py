@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from mpi4py import MPI
 
-from fsexchange.connector.keys import RECORD_SIZE, FileKey
+from fsexchange.connector.keys import KEY_SIZE, FileKey
 from fsexchange.errors import InvalidKeyError, RemoteError, StoreClosedError
 from fsexchange.mpi.leaving import leave
 from fsexchange.mpi.mailbox import Mailbox
@@ -25,7 +25,7 @@ from fsexchange.store.store import Store
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_NO_KEY = bytes(RECORD_SIZE)
+_NO_KEY = bytes(KEY_SIZE)
 _FAILED = b"\xff"  # no file name of a key begins so, and no message of an object; text follows
 
 
@@ -123,7 +123,7 @@ class KeyExchange:
         """Return the keys of all ranks, in their order, on the root; None on the others."""
         self._check(root=root)
         record, error = _record(key)
-        buffer = bytearray(RECORD_SIZE * self.size) if self.rank == root else None
+        buffer = bytearray(KEY_SIZE * self.size) if self.rank == root else None
         self._comm.Gather(record, buffer, root)
         if error is not None:
             raise error
@@ -133,7 +133,7 @@ class KeyExchange:
         """Return the keys of all ranks, in their order, on every rank."""
         self._check()
         record, error = _record(key)
-        buffer = bytearray(RECORD_SIZE * self.size)
+        buffer = bytearray(KEY_SIZE * self.size)
         self._comm.Allgather(record, buffer)
         if error is not None:
             raise error
@@ -145,7 +145,7 @@ class KeyExchange:
         """Return this rank's of the root's keys, one for each rank; the others' are ignored."""
         self._check(root=root)
         records, error = _records(keys, self.size) if self.rank == root else (None, None)
-        buffer = bytearray(RECORD_SIZE)
+        buffer = bytearray(KEY_SIZE)
         self._comm.Scatter(records, buffer, root)
         if error is not None:
             raise error
@@ -155,7 +155,7 @@ class KeyExchange:
         """Return the keys for this rank of all ranks, in their order; each has one for each."""
         self._check()
         records, error = _records(keys, self.size)
-        buffer = bytearray(RECORD_SIZE * self.size)
+        buffer = bytearray(KEY_SIZE * self.size)
         self._comm.Alltoall(records, buffer)
         if error is not None:
             raise error
@@ -184,7 +184,7 @@ class KeyExchange:
         lost = named_in(record)
         if lost is not None:
             self.connector.evict(lost)
-        if len(record) != RECORD_SIZE:
+        if len(record) != KEY_SIZE:
             raise InvalidKeyError(
                 f"what rank {status.source} sent is no key; receive what was sent by send by recv",
                 filename=None,
@@ -269,7 +269,7 @@ class KeyExchange:
 
     def _keys(self, records: bytearray) -> list[FileKey | None]:
         return [
-            self._key(bytes(records[rank * RECORD_SIZE : (rank + 1) * RECORD_SIZE]), rank)
+            self._key(bytes(records[rank * KEY_SIZE : (rank + 1) * KEY_SIZE]), rank)
             for rank in range(self.size)
         ]
 
@@ -311,7 +311,7 @@ def _records(keys: Sequence[FileKey | None] | None, size: int) -> tuple[bytes, E
 
 def _failed(error: Exception) -> bytes:
     text = _FAILED + str(error).encode("ascii", "replace")
-    return text[:RECORD_SIZE].ljust(RECORD_SIZE, b"\0")
+    return text[:KEY_SIZE].ljust(KEY_SIZE, b"\0")
 
 
 def _say(text: str) -> None:

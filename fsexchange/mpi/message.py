@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from fsexchange.connector.keys import RECORD_SIZE, FileKey
+from fsexchange.connector.keys import KEY_SIZE, FileKey
 from fsexchange.errors import FsExchangeError, MissingObjectError, RemoteError
 from fsexchange.serialize.format import ALIGNMENT, deserialize, serialize
 from fsexchange.store.failure import Failure
@@ -35,7 +35,7 @@ Message: TypeAlias = "bytes | bytearray | memoryview"
 Pieces: TypeAlias = "list[bytes | bytearray | memoryview]"
 
 _HEAD = struct.Struct("<B7xQ")
-_PART = struct.Struct(f"<{RECORD_SIZE}sQQ")
+_PART = struct.Struct(f"<{KEY_SIZE}sQQ")
 
 #: Bytes before the object or the record.
 HEAD_SIZE = _HEAD.size
@@ -108,7 +108,7 @@ def spill(connector: FileConnector, sent: Outgoing, inline_limit: int) -> Outgoi
         begin, end = end + len(padding), end + len(padding) + length(head) - HEAD_SIZE
         parts.append((begin, end - begin))
     try:
-        key = connector.put(written, alone=True)  # gone with its last reader
+        key = connector.put(written)
     except Exception as error:
         return Outgoing([[failure(error)]] * len(messages), error=error)
     if len(messages) == 1:
@@ -163,7 +163,7 @@ def named(key: FileKey) -> bytes:
 
 def named_in(message: Message) -> FileKey | None:
     """Return the key of the file that a message to one rank is about, if it is about one."""
-    if len(message) != HEAD_SIZE + RECORD_SIZE or message[0] != _FILE:
+    if len(message) != HEAD_SIZE + KEY_SIZE or message[0] != _FILE:
         return None
     return FileKey.unpack(memoryview(message)[HEAD_SIZE:])
 

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fsexchange.connector.connector import FileConnector
-from fsexchange.connector.directory import default_directory
+from fsexchange.connector.place import default_directory
 from fsexchange.errors import NotSharedError, RemoteError, StoreClosedError
 from fsexchange.filesystem.kinds import find_filesystem
 
@@ -95,14 +95,7 @@ def _travels(error: Exception) -> bool:
 def _choose(store_dir: str | os.PathLike[str] | None, hosts: list[str]) -> str:
     if store_dir is not None:
         return os.fspath(store_dir)
-    if os.environ.get("FSEXCHANGE_DIR"):
-        return os.environ["FSEXCHANGE_DIR"]
-    if len(set(hosts)) > 1:
-        raise ValueError(
-            f"the ranks are on {len(set(hosts))} hosts ({', '.join(sorted(set(hosts))[:3])}, ...) "
-            "and share no memory: pass a store_dir that all of them mount, or set $FSEXCHANGE_DIR"
-        )
-    return default_directory()
+    return default_directory(hosts)
 
 
 def _attach(config: dict[str, Any]) -> FileConnector:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Iterator, MutableMapping
 from typing import TYPE_CHECKING
 
-from fsexchange.connector import layout
 from fsexchange.connector.keys import FileKey
 from fsexchange.errors import InvalidKeyError, MissingObjectError, WaitTimeoutError
-from fsexchange.filesystem import files, publish
-from fsexchange.filesystem.watch import until
 
 if TYPE_CHECKING:
     from fsexchange.connector.connector import FileConnector
@@ -39,96 +34,48 @@ class Names(MutableMapping[str, FileKey]):
     """
 
     def __init__(self, connector: FileConnector) -> None:
-        self._connector = connector
-        self._folder = f"{connector.store_dir}/{layout.NAMES}"
+        self._labels = connector.labels
+        self._where = connector.store_dir
 
     def __getitem__(self, name: str) -> FileKey:
-        path = self._path(name)
-        tries = publish.TRIES
-        while tries:
-            try:
-                marker = f"{path}.ready" if self._connector.markers else path
-                if not self._connector.policy.may_open(marker):
-                    break
-                read = publish.read_marked if self._connector.markers else files.read
-                return FileKey.parse(bytes(read(path, -1, mappable=False)).decode())
-            except FileNotFoundError:
-                break
-            except OSError as error:
-                tries -= 1
-                if error.errno not in publish.REPLACED or not tries:
-                    raise self._connector.directory.explain(error, "read", path) from error
-        self._connector.directory.check()
-        raise MissingObjectError(
-            f"nothing is named {name!r} in the store at {self._connector.store_dir}", path=path
-        )
+        text = self._labels.get(check_name(name))
+        if text is None:
+            raise self._missing(name)
+        return FileKey.parse(text.decode())
 
     def __setitem__(self, name: str, key: FileKey) -> None:
-        path = self._path(name)
-        text = str(FileKey.unpack(key.pack())).encode()  # proven to be a key
-        try:
-            if self._connector.markers:
-                publish.by_marker(path, [text], len(text), once=False)
-            else:
-                publish.by_rename(path, [text], len(text))
-        except OSError as error:
-            raise self._connector.directory.explain(error, "write", path) from error
+        self._labels.set(check_name(name), str(FileKey.unpack(key.pack())).encode())  # proven
 
     def __delitem__(self, name: str) -> None:
-        path = self._path(name)
-        try:
-            if self._connector.markers:
-                files.unlink(f"{path}.ready")
-            os.unlink(path)
-        except FileNotFoundError:
-            self._connector.directory.check()
-            raise MissingObjectError(
-                f"nothing is named {name!r} in the store at {self._connector.store_dir}", path=path
-            ) from None
-        except OSError as error:
-            raise self._connector.directory.explain(error, "remove", path) from error
+        if not self._labels.remove(check_name(name)):
+            raise self._missing(name)
 
     def __iter__(self) -> Iterator[str]:
-        try:
-            listing = files.listing(self._folder)
-        except OSError as error:
-            raise self._connector.directory.explain(error, "list", self._folder) from error
-        ending = ".ready" if self._connector.markers else ""
-        found = [name.removesuffix(ending) for name in listing if name.endswith(ending)]
-        if not found:
-            self._connector.directory.check()
         from urllib.parse import unquote  # 3 ms, and rarely needed
 
-        # Dots in names are quoted: a file with one is a marker or temporary.
-        return iter([unquote(name) for name in found if "." not in name])
+        return map(unquote, self._labels.names())
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._connector.store_dir!r}, {len(self)} names)"
+        return f"{type(self).__name__}({self._where!r}, {len(self)} names)"
 
     def wait(self, name: str, timeout: float | None = None) -> None:
         """Return once there is such a name; `WaitTimeoutError` after `timeout` seconds."""
-        path = self._path(name)
-        if not until(
-            lambda: name in self,
-            self._folder,
-            deadline=None if timeout is None else time.monotonic() + timeout,
-            watches=self._connector.watches(),
-            check=self._connector.directory.check,
-        ):
+        label = check_name(name)
+        if not self._labels.wait(label, timeout):
             raise WaitTimeoutError(
-                f"nothing was named {name!r} in the store at {self._connector.store_dir} within "
-                f"{timeout:g} s",
-                path=path,
+                f"nothing was named {name!r} in the store at {self._where} within {timeout:g} s",
+                path=self._labels.path(label),
                 timeout=timeout,
             )
 
-    def _path(self, name: str) -> str:
-        self._connector.check_open()
-        self._connector.directory.check()  # another store in this place would have this directory
-        return f"{self._folder}/{check_name(name)}"
+    def _missing(self, name: str) -> MissingObjectError:
+        return MissingObjectError(
+            f"nothing is named {name!r} in the store at {self._where}",
+            path=self._labels.path(check_name(name)),
+        )
 
 
 def check_name(name: str) -> str:

@@ -7,16 +7,12 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fsexchange.connector.connector import FileConnector
-from fsexchange.connector.directory import default_directory
 from fsexchange.connector.keys import FileKey
-from fsexchange.connector.layout import PACKED_BELOW
-from fsexchange.connector.segment import padding
+from fsexchange.connector.place import default_directory
 from fsexchange.errors import FsExchangeError, InvalidKeyError, MissingObjectError
-from fsexchange.filesystem.files import MAP_FROM
 from fsexchange.serialize import alike
 from fsexchange.serialize.format import deserialize, serialize
 from fsexchange.store.cache import Cache
@@ -81,7 +77,7 @@ class Store:
     ) -> None:
         if not isinstance(connector, FileConnector):
             if connector is None:
-                connector = os.environ.get("FSEXCHANGE_DIR") or default_directory()
+                connector = default_directory()
             connector = FileConnector(connector, clear=clear)
         self.connector = connector
         self._cache = Cache(cache) if cache else None
@@ -137,13 +133,10 @@ class Store:
         Those under 64 KiB share one file, in which each can be evicted by itself.
         """
         objs = list(objs)
-        head = None if self.connector.markers else alike.common_head(objs)
-        size = 0 if head is None else len(head) + objs[0].nbytes
-        if not 0 < size < PACKED_BELOW:
+        head = alike.common_head(objs)
+        if head is None:
             return self.connector.put_batch([serialize(obj) for obj in objs])
-        rest = padding(size)
-        each = zip(repeat(head), objs, repeat(rest)) if rest else zip(repeat(head), objs)
-        return self.connector.put_packed(list(chain.from_iterable(each)), [size] * len(objs))
+        return self.connector.put_alike(head, objs, len(head) + objs[0].nbytes)
 
     def get(self, key: FileKey | str | Ref[Any], default: Any = _NO_DEFAULT) -> Any:
         """Return an object; arrays are views of a private mapping, or of memory read into.
@@ -183,8 +176,7 @@ class Store:
         data: BytesLike | None = cache.get(key)
         if data is None:
             data = self.connector.get(key)
-            mapped = data is not None and len(data) >= MAP_FROM and self.connector.policy.mappable
-            if data is not None and not mapped:
+            if data is not None and not self.connector.maps(len(data)):
                 cache.put(key, data)
         return data
 
@@ -196,17 +188,17 @@ class Store:
             return [self.get(key, default) for key in keys]
         meant = [key if type(key) is FileKey else self._find(key) for key in keys]
         there = [n for n, key in enumerate(meant) if key is not None]
-        found, runs = self.connector.get_runs([key for key in meant if key is not None])
+        found, extents = self.connector.get_extents([key for key in meant if key is not None])
         batch = [_NO_DEFAULT] * len(keys)
         for n, data in zip(there, found, strict=True):
             if data is not None:
                 batch[n] = _load(data)
-        for numbers, run, begins, sizes in runs:
-            objs = alike.copies(run, begins, sizes)
+        for numbers, memory, starts, sizes in extents:
+            objs = alike.copies(memory, starts, sizes)
             if objs is None:
-                ends = (begins + sizes).tolist()
-                pairs = zip(begins.tolist(), ends, strict=True)
-                objs = [_load(bytearray(run[begin:end])) for begin, end in pairs]
+                ends = (starts + sizes).tolist()
+                pairs = zip(starts.tolist(), ends, strict=True)
+                objs = [_load(bytearray(memory[start:end])) for start, end in pairs]
             for n, obj in zip(numbers.tolist(), objs, strict=True):
                 batch[there[n]] = obj
         for n, obj in enumerate(batch):

@@ -166,7 +166,7 @@ def of_many_pages() -> None:
             ex.evict(key)
         ex.barrier()
         deadline = time.monotonic() + 60  # a client may know the name of what another removed
-        while ex.connector.policy.network and ex.store.exists(key):
+        while ex.connector.directory.policy.network and ex.store.exists(key):
             assert time.monotonic() < deadline
             time.sleep(0.1)
         raises(MissingObjectError, lambda: ex.get(key))

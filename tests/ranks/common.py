@@ -63,7 +63,7 @@ def left_behind(ex: Exchange) -> list[str]:
     comm.Barrier()
     found = _objects(ex)
     deadline = time.monotonic() + 60  # clients list what another has removed for seconds
-    while found and ex.connector.policy.network and time.monotonic() < deadline:
+    while found and ex.connector.directory.policy.network and time.monotonic() < deadline:
         time.sleep(0.1)
         found = _objects(ex)
     comm.Barrier()

@@ -581,7 +581,7 @@ def errors_of_all_kinds() -> None:
                     call(obj)
         assert left_behind(ex) == []
         # The file of a message that somebody has removed; other clients may have it for a while.
-        if not ex.connector.policy.network:
+        if not ex.connector.directory.policy.network:
             ex.isend(np.zeros(LARGE), right)
             comm.Barrier()
             if rank == 0:

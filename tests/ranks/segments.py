@@ -40,7 +40,7 @@ def racing_evictions() -> None:
 
 
 def read_by_all() -> None:
-    """What one rank has put, alone and in batches, all read, whole, at once."""
+    """All ranks read at once what one rank has put, one by one and in batches, whole."""
     with Exchange(comm, base / "store") as ex:
         for n in range(20):
             root = n % size

@@ -1,0 +1,55 @@
+"""Labels: short texts in a store, each under a name of the caller's choice; replaced at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fsexchange.connector.ownfiles import OwnFiles
+
+
+class Labels:
+    """Labels in one directory of a store, a file each; `FileConnector.labels`.
+
+    A label's name is a file name without a leading dot: its user sees to that. All methods raise
+    `StoreError` where the file system refuses, `StoreClosedError` if the store is gone.
+    """
+
+    def __init__(self, own_files: OwnFiles, folder: str, check: Callable[[], None]) -> None:
+        self._own_files = own_files
+        self._folder = folder
+        # Another store in the same place would have the same directory of labels.
+        self._check = check
+
+    def get(self, name: str) -> bytes | None:
+        """Return the text of a label, or None if there is none."""
+        self._check()
+        text = self._own_files.read(self.path(name))
+        return None if text is None else bytes(text)
+
+    def set(self, name: str, text: bytes) -> None:
+        """Make a label, or replace its text: readers see the earlier text or the new one."""
+        self._check()
+        self._own_files.publish(self.path(name), [text], len(text), once=False)
+
+    def remove(self, name: str) -> bool:
+        """Remove a label; False if there is none."""
+        self._check()
+        return self._own_files.remove(self.path(name))
+
+    def names(self) -> list[str]:
+        """Return the names of all labels."""
+        self._check()
+        # A hidden name is that of a label on its way.
+        return [name for name in self._own_files.names(self._folder) if not name.startswith(".")]
+
+    def wait(self, name: str, timeout: float | None) -> bool:
+        """Return True once there is a label, False after `timeout` seconds; None: wait for ever."""
+        path = self.path(name)
+        self._check()
+        return self._own_files.wait(
+            lambda: self._own_files.is_there(path, sure=False), self._folder, timeout, self._check
+        )
+
+    def path(self, name: str) -> str:
+        """Return the path of a label's file, for messages."""
+        return f"{self._folder}/{name}"

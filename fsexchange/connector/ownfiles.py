@@ -1,0 +1,148 @@
+"""The files of a store that hold one object each: written, read and removed by their paths."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from fsexchange.connector.directory import Directory
+from fsexchange.connector.layout import RESIZED
+from fsexchange.errors import CorruptObjectError
+from fsexchange.filesystem import files
+from fsexchange.filesystem.publish import Publication, noted
+from fsexchange.filesystem.watch import Watch, until
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from fsexchange.filesystem.files import BytesLike
+
+
+class OwnFiles:
+    """The own files of one store as one process uses them. Threads may share it.
+
+    A file is `sure` to be there once if a key with its length exists: then its name may be opened.
+    Others are looked for in the way that hides no name from this host. All methods raise
+    `StoreError` where the file system refuses, `StoreClosedError` if the store is gone.
+    """
+
+    def __init__(self, directory: Directory, publication: Publication) -> None:
+        self._directory = directory
+        self._publication = publication
+        self._watches: list[Watch] = []
+
+    def create(self, path: str, pieces: Sequence[Buffer], nbytes: int) -> None:
+        """Write a file under a name that nobody looks for yet."""
+        try:
+            self._publication.create(path, pieces, nbytes)
+        except OSError as error:
+            raise self._directory.error(error, "write", path) from error
+
+    def publish(
+        self, path: str, pieces: Sequence[Buffer], nbytes: int, *, once: bool, note: str = ""
+    ) -> None:
+        """Put a file in place under a name that may be looked for; `FileExistsError` with `once`.
+
+        `note` is the path of an empty file that says something about it.
+        """
+        try:
+            # The note comes first, so that a crash leaves no object without its note.
+            with noted(note):
+                self._publication.publish(path, pieces, nbytes, once=once)
+        except OSError as error:
+            if once and isinstance(error, FileExistsError):
+                raise
+            raise self._directory.error(error, "write", path) from error
+
+    def read(self, path: str, nbytes: int = -1) -> BytesLike | None:
+        """Return a file as a writable buffer of the caller's own, or None if there is none.
+
+        It must have `nbytes` bytes, unless it is not `sure` to be there (-1), or was replaced by
+        one of another length since: `CorruptObjectError`.
+        """
+        # Small files are never mapped, so the kind of file system need not be found out for them.
+        mappable = 0 <= nbytes < files.MAP_FROM or self._directory.policy.mappable
+        try:
+            if nbytes >= 0 or self._may_open(path):
+                return self._publication.read(path, nbytes, mappable=mappable)
+        except FileNotFoundError:
+            pass
+        except CorruptObjectError:
+            if nbytes < 0 or not os.path.lexists(path + RESIZED):
+                raise
+            return self.read(path)
+        except OSError as error:
+            raise self._directory.error(error, "read", path) from error
+        self._directory.check()
+        return None
+
+    def read_part(self, path: str, offset: int, nbytes: int, *, sure: bool) -> BytesLike | None:
+        """Return `nbytes` bytes from `offset` on, or None if there is no file."""
+        mappable = nbytes < files.MAP_FROM or self._directory.policy.mappable
+        try:
+            if sure or self._may_open(path):
+                return self._publication.read_part(path, offset, nbytes, mappable=mappable)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise self._directory.error(error, "read", path) from error
+        self._directory.check()
+        return None
+
+    def is_there(self, path: str, *, sure: bool) -> bool:
+        """Return whether there is such a file."""
+        sign = self._publication.sign(path)
+        try:
+            if not sure and not self._may_open(path):
+                return False
+            os.stat(sign)
+            return True
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise self._directory.error(error, "look at", sign) from error
+
+    def remove(self, path: str) -> bool:
+        """Remove a file; False if there is none."""
+        try:
+            self._publication.remove(path)
+            return True
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise self._directory.error(error, "remove", path) from error
+
+    def names(self, folder: str) -> list[str]:
+        """Return the names of the files in a directory."""
+        try:
+            return self._publication.published(files.listing(folder))
+        except OSError as error:
+            raise self._directory.error(error, "list", folder) from error
+
+    def wait(
+        self,
+        look: Callable[[], bool],
+        folder: str,
+        timeout: float | None,
+        check: Callable[[], None],
+    ) -> bool:
+        """Call `look` until it is true; False if it is not after `timeout` seconds.
+
+        A change in the directory `folder` makes it true. See `watch.until`.
+        """
+        return until(
+            look,
+            folder,
+            deadline=None if timeout is None else time.monotonic() + timeout,
+            watches=None if self._directory.policy.network else self._watches,
+            check=check,
+        )
+
+    def close(self) -> None:
+        """Close the watches that are idle; they are opened again when they are needed."""
+        self._watches.clear()
+
+    def _may_open(self, path: str) -> bool:
+        return self._directory.policy.may_open(self._publication.sign(path))

@@ -1,0 +1,67 @@
+"""The directories of a store in which only the calling process makes files.
+
+No two processes ever create files in the same directory (GPFS and Lustre serialise that), and no
+name is ever guessed, reused, or looked up before it exists.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+
+from fsexchange.connector import layout
+from fsexchange.connector.directory import Directory
+
+# In the name of a claim that all sets of a plain name by one process share.
+_SHARED = 16 * "0"
+
+
+class _Writer:
+    """One directory, and the number of the next file in it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.numbers = itertools.count()
+
+
+class Writers:
+    """The directories of one process in one store, made when first needed.
+
+    Objects of `put` and of `new_key` have a directory each: the latter are looked for in listings,
+    which must stay short. Threads that race for the first name each get a directory.
+    """
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self._writers: dict[str, _Writer] = {}
+
+    def next_name(self) -> str:
+        """Return the name of a new object of `put`."""
+        writer = self._writers.get("put") or self._make("put")
+        return f"{writer.name}/{next(writer.numbers)}"
+
+    def next_key_name(self) -> str:
+        """Return the name of an object that any process can set, in a signed directory."""
+        writer = self._writers.get("new_key") or self._make("new_key", signed=True)
+        return f"{writer.name}/{next(writer.numbers)}"
+
+    def claim(self, filename: str, *, private: bool) -> str:
+        """Return the path of a note that says: the file of this plain name is an object.
+
+        A private one is for one call of `set`, which removes it if it loses a race.
+        """
+        writer = self._writers.get("set") or self._make("set")
+        token = os.urandom(8).hex() if private else _SHARED
+        return f"{self._directory.path}/{writer.name}/{layout.CLAIM}{token}-{filename}"
+
+    def has_claims(self) -> bool:
+        """Return whether this process has claimed plain names."""
+        return "set" in self._writers
+
+    def clear(self) -> None:
+        """Begin anew, with other directories."""
+        self._writers.clear()
+
+    def _make(self, purpose: str, *, signed: bool = False) -> _Writer:
+        writer = self._writers[purpose] = _Writer(self._directory.make_writer(signed=signed))
+        return writer
