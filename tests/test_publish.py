@@ -1,0 +1,272 @@
+"""Both ways to publish a file keep one contract: readers see a whole file or none."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fsexchange import CorruptObjectError
+from fsexchange.filesystem import files
+from fsexchange.filesystem.publish import MARKERS, READY, RENAMING, Publication, by_link, noted
+
+both = pytest.mark.parametrize("way", [RENAMING, MARKERS], ids=["rename", "markers"])
+
+
+def put(way: Publication, path: Path, content: bytes, *, once: bool = False) -> None:
+    way.publish(str(path), [content], len(content), once=once)
+
+
+def get(way: Publication, path: Path) -> bytes:
+    return bytes(way.read(str(path), mappable=False))
+
+
+@both
+def test_published_is_read_whole_and_in_part(way: Publication, base_dir: Path) -> None:
+    path = base_dir / "file"
+    put(way, path, b"0123456789")
+    assert get(way, path) == b"0123456789"
+    assert bytes(way.read(str(path), 10, mappable=True)) == b"0123456789"
+    assert bytes(way.read_part(str(path), 3, 4, mappable=True)) == b"3456"
+    with pytest.raises(CorruptObjectError):
+        way.read(str(path), 11, mappable=True)
+    with pytest.raises(CorruptObjectError):
+        way.read_part(str(path), 8, 4, mappable=True)
+
+
+@both
+def test_created_is_published(way: Publication, base_dir: Path) -> None:
+    way.create(str(base_dir / "file"), [b"con", b"tent"], 7)
+    assert get(way, base_dir / "file") == b"content"
+    with pytest.raises(FileExistsError):
+        way.create(str(base_dir / "file"), [b"else"], 4)
+    assert get(way, base_dir / "file") == b"content"
+
+
+@both
+def test_missing_is_file_not_found(way: Publication, base_dir: Path) -> None:
+    path = str(base_dir / "file")
+    for verb in (
+        lambda: way.read(path, mappable=False),
+        lambda: way.read_part(path, 0, 1, mappable=False),
+        lambda: way.remove(path),
+    ):
+        with pytest.raises(FileNotFoundError):
+            verb()
+    assert not os.path.exists(way.sign(path))
+
+
+@both
+def test_the_last_replaces_and_with_once_the_first_stays(way: Publication, base_dir: Path) -> None:
+    path = base_dir / "file"
+    put(way, path, b"first", once=True)
+    with pytest.raises(FileExistsError):
+        put(way, path, b"second", once=True)
+    assert get(way, path) == b"first"
+    put(way, path, b"another")
+    assert get(way, path) == b"another"
+    way.remove(str(path))
+    assert os.listdir(base_dir) == []
+
+
+@both
+def test_one_of_racing_writers_wins(way: Publication, base_dir: Path) -> None:
+    path = base_dir / "file"
+    won, lost = [], []
+    start = threading.Barrier(8)
+
+    def write(n: int) -> None:
+        start.wait(30)
+        try:
+            put(way, path, b"%d" % n * 5000, once=True)
+            won.append(n)
+        except FileExistsError:
+            lost.append(n)
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(won) == 1
+    assert len(lost) == 7
+    assert get(way, path) == b"%d" % won[0] * 5000
+
+
+@both
+def test_readers_of_a_name_that_is_replaced_see_one_whole_file(
+    way: Publication, base_dir: Path
+) -> None:
+    """Parts too: a part of two files would have two numbers."""
+    path = base_dir / "file"
+    put(way, path, b"0" * 100_000)
+    done = threading.Event()
+    mixed: list[bytes] = []
+    seen = 0
+
+    def replace() -> None:
+        for n in range(300):
+            put(way, path, b"%d" % (n % 10) * 100_000)
+        done.set()
+
+    writer = threading.Thread(target=replace)
+    writer.start()
+    while not done.is_set():
+        try:
+            whole = get(way, path)
+            part = bytes(way.read_part(str(path), 50_000, 50_000, mappable=False))
+        except FileNotFoundError:
+            assert way is MARKERS  # has a moment without a file
+            continue
+        seen += 1
+        mixed += [data[:1] for data in (whole, part) if data != data[:1] * len(data)]
+    writer.join()
+    assert not mixed
+    assert seen
+
+
+def test_a_file_without_its_marker_is_not_published(base_dir: Path) -> None:
+    files.create(str(base_dir / "file"), [b"half an obj"], 11)
+    for verb in (
+        lambda: MARKERS.read(str(base_dir / "file"), mappable=False),
+        lambda: MARKERS.read_part(str(base_dir / "file"), 0, 4, mappable=False),
+    ):
+        with pytest.raises(FileNotFoundError):
+            verb()
+
+
+@pytest.mark.parametrize("way", [RENAMING, MARKERS], ids=["rename", "markers"])
+def test_names_in_a_listing(way: Publication, base_dir: Path) -> None:
+    for name in "ab":
+        put(way, base_dir / name, b"x")
+    files.create(str(base_dir / "c.part"), [], 0)
+    found = way.published(os.listdir(base_dir))
+    assert sorted(found) == (["a", "b"] if way is MARKERS else ["a", "b", "c.part"])
+
+
+@both
+@pytest.mark.parametrize("call", ["rename", "link", "pwritev"])
+def test_what_fails_leaves_the_earlier_file_or_none(
+    way: Publication, call: str, base_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk, by any call; what an earlier marked file loses is its name alone."""
+    path = base_dir / "file"
+    once = call == "link"
+    if not once and way is RENAMING:
+        put(way, path, b"earlier")
+    before = sorted(os.listdir(base_dir))
+
+    def refuse(*_: object, **__: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, call, refuse)
+    if way is RENAMING or call == "pwritev":
+        with pytest.raises(OSError, match="No space"):
+            put(way, path, b"content", once=once)
+        assert sorted(os.listdir(base_dir)) == before
+    else:
+        put(way, path, b"content", once=once)  # markers need neither
+        assert get(way, path) == b"content"
+
+
+def _answers(errors: list[int], then: bytes) -> Callable[..., bytes]:
+    left = list(errors)
+
+    def read(*_: object, **__: object) -> bytes:
+        if left:
+            raise OSError(left.pop(), "stale")
+        return then
+
+    return read
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EREMOTEIO])
+def test_what_was_replaced_under_its_reader_is_opened_again(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As NFS answers now and then; but not for ever."""
+    for name in "read", "read_part":
+        monkeypatch.setattr(files, name, _answers([number] * 5, b"content"))
+        args = [] if name == "read" else [0, 7]
+        assert getattr(RENAMING, name)("/path", *args, mappable=True) == b"content"
+        monkeypatch.setattr(files, name, _answers([number] * 100, b"content"))
+        with pytest.raises(OSError, match="stale"):
+            getattr(RENAMING, name)("/path", *args, mappable=True)
+    monkeypatch.setattr(files, "read", _answers([errno.EIO], b"content"))
+    with pytest.raises(OSError, match="stale"):
+        RENAMING.read("/path", mappable=True)
+
+
+def test_a_link_whose_answer_was_lost_is_no_error(
+    base_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS: the server made the link, and its client asked again: link(2), BUGS."""
+    real = os.link
+
+    def twice(source: str, target: str) -> None:
+        real(source, target)
+        real(source, target)
+
+    monkeypatch.setattr(os, "link", twice)
+    by_link(str(base_dir / "file"), [b"content"], 7)
+    assert (base_dir / "file").read_bytes() == b"content"
+
+
+def test_the_loser_of_a_race_on_sshfs_is_told_so(
+    base_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its server says EPERM for a name that is there; without the name it means what it says."""
+
+    def refuse(source: str, target: str) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(PermissionError):
+        by_link(str(base_dir / "file"), [b"content"], 7)
+    (base_dir / "file").write_bytes(b"the winner's")
+    with pytest.raises(FileExistsError):
+        by_link(str(base_dir / "file"), [b"content"], 7)
+    assert os.listdir(base_dir) == ["file"]
+
+
+def test_markers_differ_where_times_do_not(base_dir: Path) -> None:
+    tokens = set()
+    for _ in range(3):
+        put(MARKERS, base_dir / "file", b"x")
+        tokens.add((base_dir / f"file{READY}").read_bytes())
+    assert len(tokens) == 3
+
+
+def test_a_marker_that_cannot_be_made_takes_its_file_along(
+    base_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = files.create
+
+    def create(path: str, *rest: object) -> None:
+        if path.endswith(READY):
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+        real(path, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(files, "create", create)
+    with pytest.raises(OSError, match="quota"):
+        MARKERS.create(str(base_dir / "file"), [b"content"], 7)
+    assert os.listdir(base_dir) == []
+
+
+def test_a_note_stays_with_its_file_and_goes_with_its_failure(base_dir: Path) -> None:
+    note = str(base_dir / "note")
+    with noted(note):
+        assert os.path.exists(note)
+    with pytest.raises(KeyError), noted(note):  # an earlier note, which is not ours to remove
+        raise KeyError
+    assert os.path.exists(note)
+    os.unlink(note)
+    with pytest.raises(KeyError), noted(note):
+        raise KeyError
+    assert not os.path.exists(note)
+    with noted(""):
+        assert os.listdir(base_dir) == []
