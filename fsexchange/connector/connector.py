@@ -59,9 +59,9 @@ _NO_KEY = FileKey("")
 class FileConnector:
     """Objects as files in a shared directory, with the verbs of ProxyStore's FileConnector.
 
-    Whoever makes the directory owns it: the owner's `close`, or its clean exit without one,
-    removes the objects and the directory. Everyone else is attached and removes nothing: a
-    connector on the same directory, made by `from_config`, unpickled, or in a forked child.
+    The process that makes the directory owns it: the owner's `close`, or its clean exit without
+    one, removes the objects and the directory. Every other connector is attached and removes
+    nothing: one on the same directory, made by `from_config`, unpickled, or in a forked child.
 
     Objects are written once and read by many. `put` returns a key after the whole object is in
     place, and `set` puts a whole object in place at once, so readers never see half of one.
@@ -75,8 +75,8 @@ class FileConnector:
         Whether the store ends with its owner. A store made with `clear=False` is kept until
         somebody calls `close(clear=True)`. What the owner chose counts for everyone.
     markers:
-        Publish by an empty file `<name>.ready` instead of a rename, for mounts without an atomic
-        one (object stores behind FUSE). It is ProxyStore's layout on disk: each reads the
+        Publish by a second file `<name>.ready` instead of a rename, for mounts without an atomic
+        rename (object stores behind FUSE). It is ProxyStore's layout on disk: each reads the
         other's directory.
     write_once:
         A second `set` of a key is a `KeyExistsError`, decided atomically between processes.
@@ -97,9 +97,9 @@ class FileConnector:
 
     Notes
     -----
-    Threads may share a connector; no lock is held, none taken. A dead owner's store (killed on
-    this host, or silent for five minutes on another) is adopted by the next who opens it without
-    a `store_id`, objects included.
+    Threads may share a connector; it takes no lock. The next process that opens a dead owner's
+    store without a `store_id` adopts it, objects included. An owner is dead that was killed on
+    this host, or has been silent for five minutes on another.
 
     >>> with FileConnector("/dev/shm/fsexchange-doctest") as connector:
     ...     key = connector.put(b"an object")

@@ -11,7 +11,7 @@ store_dir/                         0700
         <number>.ready             with markers: the object is whole
         <number>.set               the object was replaced by one of another length
         .<random>.tmp              an object on its way to its name
-        .process                   this is a writer's directory; who made the keys of new_key here
+        .process                   a writer's directory; the process that made the keys of new_key
         .claim-<random>-<name>     <name> beside the writers' directories is an object, too
     .<writer>.gone/                a writer's directory that is being removed
 """
@@ -26,7 +26,7 @@ CLAIM = ".claim-"
 #: Where the plain name starts in the name of that file.
 CLAIMED_FROM = len(CLAIM) + 17
 
-#: Name of the file that says who made the keys of a writer's directory.
+#: Name of the file that says: this is a writer's directory, and which process made its keys.
 SIGNATURE = ".process"
 
 #: Ending of the note that an object was replaced by one of another length.

@@ -109,7 +109,7 @@ class Segment:
         try:
             os.pwrite(fd, _FREE * count, geometry.flag(first))
             if count > CHUNK and self._are_free(geometry.flag(0), geometry.units):
-                os.ftruncate(fd, geometry.start)  # who has it open keeps no space
+                os.ftruncate(fd, geometry.start)  # an open file keeps no space
                 return True
             some_free = False
             for chunk in range(first // CHUNK, (first + count - 1) // CHUNK + 1):

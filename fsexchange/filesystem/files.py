@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Buffers: TypeAlias = Buffer | Sequence[Buffer]
 
-#: What is read. Always writable, and always the caller's own.
+#: What a read returns: always writable, and always the caller's own.
 BytesLike: TypeAlias = bytes | bytearray | memoryview
 
 #: From this many bytes on a file is mapped rather than read: on warm ext4 and tmpfs a mapping
@@ -68,10 +68,10 @@ _mapped: set[int] = set()
 
 
 def flatten(obj: Buffers) -> tuple[list[Buffer], int]:
-    """Return what one object's bytes are made of, as contiguous buffers, and their sum.
+    """Return one object as contiguous buffers, and the sum of their lengths in bytes.
 
-    Contiguous buffers are passed on uncopied. Others, and Fortran-ordered ones, are copied in C
-    order, as `memoryview.tobytes` has it. `TypeError` for what has no buffer, `str` among them.
+    C-contiguous buffers are passed on uncopied. Others are copied in C order, as
+    `memoryview.tobytes` does. `TypeError` for an object without a buffer, such as a `str`.
     """
     if type(obj) is bytes:
         return ([obj], len(obj)) if obj else ([], 0)

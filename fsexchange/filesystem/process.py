@@ -54,7 +54,7 @@ class Process(NamedTuple):
         return f"process {self.pid} on {self.host}{job}"
 
     def is_gone(self) -> bool | None:
-        """Tell from the process table whether it has ended; None if that is out of sight."""
+        """Return whether it has ended, by the process table; None if that is out of sight."""
         here = (os.uname().nodename, _boot_id(), _pid_namespace())
         visible = os.geteuid() in (0, self.uid)  # /proc may hide other users' processes: hidepid
         if not visible or here != (self.host, self.boot_id, self.pid_namespace):
@@ -80,7 +80,7 @@ def _pid_namespace() -> str:
 
 def _start_time(pid: int) -> float | None:
     """Return when a process started, in seconds since the boot; None if there is no such."""
-    import psutil  # 12 ms, a seventh of importing numpy: only for who owns a store or judges one
+    import psutil  # 12 ms, a seventh of importing numpy; only owners and their judges need it
 
     try:
         process = psutil.Process(pid)

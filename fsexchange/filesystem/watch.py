@@ -1,4 +1,4 @@
-"""Wait for something to appear in a directory: told by the kernel where it can, else by looking."""
+"""Wait for a name to appear in a directory: by inotify(7) where it tells, else by looking."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import time
 import weakref
 from collections.abc import Callable
 
-# Seconds between two looks: from a system call's to what a person does not notice. A look every
-# 50 ms takes well under a hundredth of a core.
+# Seconds between two looks: from the time of a system call to one that a person does not notice. A
+# look every 50 ms takes well under a hundredth of a core.
 _FIRST_PAUSE, _LONGEST_PAUSE = 50e-6, 50e-3
 
-# Longer than this a watch is worth its three system calls; and even a watched directory is looked
-# at now and then, for what no event tells.
+# A wait longer than this is worth a watch, which takes three system calls. Even a watched directory
+# is looked at now and then, for changes that no event tells.
 _WATCH_AFTER, _LOOK_EVERY = 400e-6, 1.0
 
 # inotify.h
@@ -38,10 +38,10 @@ def until(
     folder:
         The directory in which a change makes `look` true.
     watches:
-        Watches of this process that nobody uses at the moment; one is taken, or made and left.
-        None where the kernel does not tell of all changes: where other hosts make some.
+        Idle watches of this process: one is taken, or made, and put back at the end. None where
+        the kernel does not tell of all changes, as other hosts make some.
     check:
-        Called at the first vain look, then at least every second; raises what ends the wait.
+        Called at the first vain look, then at least every second. Its error ends the wait.
     """
     pause, checked = _FIRST_PAUSE, -_LOOK_EVERY
     watch: Watch | None = None
