@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-# Run by mpirun, and inside ProxyStore's own tests.
-collect_ignore = ["ranks", "proxystore_plugin.py"]
+# Run by mpirun, by interpreters of their own, and inside ProxyStore's own tests.
+collect_ignore = ["ranks", "programs", "proxystore_plugin.py"]
 
 # Directories on other file systems to run the contract on as well, separated by colons.
 EXTRA = [name for name in os.environ.get("FSEXCHANGE_TEST_DIRS", "").split(":") if name]

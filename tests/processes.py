@@ -6,21 +6,33 @@ import os
 import shutil
 import subprocess
 import sys
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from .programs import __name__ as _programs
+
 ROOT = Path(__file__).parent.parent
+PROGRAMS = ROOT / "tests" / "programs"
 STRICT = bool(os.environ.get("FSEXCHANGE_TEST_STRICT"))
 
 # A user that owns nothing here.
 NOBODY = 65534
 
 
+def command(program: str, *args: str | os.PathLike[str]) -> list[str]:
+    """Return the command line that runs one of `tests/programs` in the directory `ROOT`.
+
+    As a module, so that it imports the tree under test. It writes no bytecode (-B), so that it
+    makes the same system calls each time.
+    """
+    words = [sys.executable, "-B", "-W", "error", "-m", f"{_programs}.{program}"]
+    return [*words, *map(str, args)]
+
+
 def python(
-    code: str,
+    program: str,
     *args: str | os.PathLike[str],
     before: Sequence[str] = (),
     uid: int | None = None,
@@ -28,16 +40,15 @@ def python(
     check: bool = True,
     env: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run `code` in an interpreter of its own, `before` in front of the command line.
+    """Run one of `tests/programs` to its end, `before` in front of the command line.
 
     With `uid` it becomes that user once everything is imported, as root's Python may be out of
     that user's reach.
     """
-    code = textwrap.dedent(code)
-    if uid is not None:
-        code = f"import os, fsexchange, psutil\nos.setgid({uid})\nos.setuid({uid})\n{code}"
+    words = [] if uid is None else ["as_user", str(uid)]
+    words = [*words, program, *map(str, args)]
     done = subprocess.run(
-        [*before, sys.executable, "-W", "error", "-c", code, *map(str, args)],
+        [*before, *command(*words)],
         capture_output=True,
         text=True,
         timeout=timeout,

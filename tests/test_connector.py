@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import pickle
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -27,7 +26,7 @@ from fsexchange import (
     WaitTimeoutError,
 )
 
-from .processes import ROOT, python
+from .processes import ROOT, command, python
 from .test_keys import BAD
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -346,60 +345,13 @@ def test_pool_of_workers_that_each_use_and_close_it(method: str, shm_dir: Path) 
 
 
 def test_forked_child_writes_to_its_own_directory_and_clears_nothing(shm_dir: Path) -> None:
-    out = python(
-        """
-        import os, sys
-        from fsexchange import FileConnector
-        connector = FileConnector(sys.argv[1])
-        key = connector.put(b"parent's")
-        promise = connector.new_key()
-        read, write = os.pipe()
-        if not os.fork():
-            mine = connector.put(b"child's")
-            assert mine.filename.split("/")[0] != key.filename.split("/")[0]
-            assert connector.new_key().filename.split("/")[0] != promise.filename.split("/")[0]
-            assert connector.get(key) == b"parent's" and not connector.owned
-            os.write(write, str(mine).encode())
-            connector.close()
-            sys.exit()  # runs the exit handlers it inherited
-        os.wait()
-        from fsexchange import FileKey
-        assert connector.get(FileKey.parse(os.read(read, 100).decode())) == b"child's"
-        assert connector.get(key) == b"parent's" and connector.owned
-        print(connector)
-        """,
-        shm_dir / "store",
-    ).stdout
+    out = python("write_from_a_forked_child", shm_dir / "store").stdout
     assert "owner" in out
     assert not (shm_dir / "store").exists()  # its clean exit without close
 
 
 def test_puts_racing_with_forks_never_meet(shm_dir: Path) -> None:
-    python(
-        """
-        import os, sys, threading
-        from fsexchange import FileConnector
-        connector = FileConnector(sys.argv[1])
-        stop, keys = threading.Event(), []
-        def put():
-            while not stop.is_set():
-                keys.append((connector.put(b"parent %d" % len(keys)), b"parent %d" % len(keys)))
-        thread = threading.Thread(target=put)
-        thread.start()
-        import warnings
-        warnings.simplefilter("ignore", DeprecationWarning)  # fork in a thread is the point here
-        for n in range(50):
-            if not os.fork():
-                key = connector.put(b"child")
-                os._exit(connector.get(key) != b"child")
-            assert os.wait()[1] == 0
-        stop.set()
-        thread.join()
-        for key, content in keys:
-            assert connector.get(key) == content
-        """,
-        shm_dir / "store",
-    )
+    python("put_while_forking", shm_dir / "store")
 
 
 # ---- owners and clearing -------------------------------------------------------------------------
@@ -515,33 +467,13 @@ def test_closing_and_opening_one_directory_all_the_time(base_dir: Path) -> None:
     """Nobody loses a live store of his own, and no error but StoreClosedError is seen."""
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", OPEN_AND_CLOSE, str(base_dir / "store")],
-            stderr=subprocess.PIPE,
-            cwd=ROOT,
+            command("open_and_close", base_dir / "store"), stderr=subprocess.PIPE, cwd=ROOT
         )
         for _ in range(3)
     ]
     for process in processes:
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 0, errors.decode()
-
-
-OPEN_AND_CLOSE = """
-import sys, time
-from fsexchange import FileConnector, StoreClosedError
-end, owned = time.monotonic() + 3, 0
-while time.monotonic() < end:
-    try:
-        connector = FileConnector(sys.argv[1])
-        mine = connector.owned
-        key = connector.put(b"x")
-        assert connector.get(key) == b"x"
-        connector.get(connector.new_key())
-        connector.close()
-        owned += mine
-    except StoreClosedError:
-        assert not mine, "an owner lost its live store"
-"""
 
 
 def test_plain_name_of_another_store_in_the_same_place_is_not_seen(base_dir: Path) -> None:
@@ -587,36 +519,20 @@ def test_close_overrides(base_dir: Path) -> None:
 
 
 def test_clear_false_is_kept_by_everyone_and_by_exit(shm_dir: Path) -> None:
-    key = python(
-        """
-        import sys
-        from fsexchange import FileConnector
-        print(FileConnector(sys.argv[1], clear=False).put(b"for hours"))
-        """,
-        shm_dir / "store",
-    ).stdout
+    key = python("keep_a_store", shm_dir / "store").stdout
     connector = FileConnector(shm_dir / "store")  # clear=True, but not ours to clear
     assert connector.get(FileKey.parse(key)) == b"for hours"
     connector.close()
     assert (shm_dir / "store").exists()
 
 
-@pytest.mark.parametrize("end", ["pass", "sys.exit(3)", "raise ValueError", "del connector"])
-def test_owner_that_ends_without_close_clears(end: str, shm_dir: Path) -> None:
-    python(
-        f"""
-        import gc, os, sys
-        from fsexchange import FileConnector
-        connector = FileConnector(sys.argv[1])
-        key = connector.put(b"x")
-        clone = FileConnector.from_config(connector.config())
-        {end}
-        gc.collect()
-        assert clone.get(key) == b"x"  # never at garbage collection
-        """,
-        shm_dir / "store",
-        check=False,
-    )
+@pytest.mark.parametrize(
+    ("end", "status"), [("return", 0), ("exit", 3), ("raise", 1), ("delete", 0)]
+)
+def test_owner_that_ends_without_close_clears(end: str, status: int, shm_dir: Path) -> None:
+    done = python("end_without_close", shm_dir / "store", end, check=False)
+    assert done.returncode == status, done.stderr
+    assert "AssertionError" not in done.stderr
     assert not (shm_dir / "store").exists()
 
 
@@ -637,19 +553,7 @@ def test_child_of_multiprocessing_that_owns_clears_at_its_end(method: str, shm_d
 
 def test_children_that_the_exit_joins_still_have_the_store(shm_dir: Path) -> None:
     """A script that ends without joining its processes: Python joins them in an exit handler."""
-    out = python(
-        """
-        import multiprocessing, sys, time
-        from fsexchange import FileConnector
-        def child(connector, key):
-            time.sleep(0.5)
-            print(bytes(connector.get(key)), flush=True)
-        connector = FileConnector(sys.argv[1])
-        key = connector.put(b"still there")
-        multiprocessing.get_context("fork").Process(target=child, args=(connector, key)).start()
-        """,
-        shm_dir / "store",
-    ).stdout
+    out = python("end_before_a_child", shm_dir / "store").stdout
     assert "still there" in out
     assert not (shm_dir / "store").exists()
 

@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from fsexchange.connector import owner as owner_module
 from fsexchange.connector.owner import Heartbeat, Owner
 from fsexchange.filesystem.process import Process
 
-from .processes import python, unprivileged
+from .processes import ROOT, command, python, unprivileged
 
 # ---- trust --------------------------------------------------------------------------------------
 
@@ -66,25 +65,7 @@ def test_directory_of_another_user_is_refused_unless_trusted(shm_dir: Path) -> N
     theirs: Path = shm_dir / "store" if uid is not None else Path("/usr")
     shm_dir.chmod(0o755)
     theirs.mkdir(exist_ok=True)
-    python(
-        """
-        import os, sys
-        from fsexchange import FileConnector, UntrustedDirectoryError, StoreError
-        for options in ({}, {"store_id": "00c0ffee00c0ffee"}):
-            try:
-                FileConnector(sys.argv[1], **options)
-            except UntrustedDirectoryError as error:
-                assert "belongs to user 0, and you are %d" % os.getuid() in str(error), error
-            else:
-                raise AssertionError("not refused")
-        try:
-            FileConnector(sys.argv[1], trust_directory=True)
-        except StoreError as error:  # trusted, but still theirs
-            assert "Permission denied" in str(error), error
-        """,
-        theirs,
-        uid=uid,
-    )
+    python("open_anothers_directory", theirs, uid=uid)
 
 
 def test_unwritable_directory_and_parent_say_so(shm_dir: Path) -> None:
@@ -93,57 +74,15 @@ def test_unwritable_directory_and_parent_say_so(shm_dir: Path) -> None:
     (shm_dir / "store").mkdir(mode=0o700)
     if uid is not None:
         os.chown(shm_dir / "store", uid, uid)
-    python(
-        """
-        import errno, os, sys
-        from fsexchange import FileConnector, StoreError
-        store = sys.argv[1] + "/store"
-        os.chmod(store, 0o500)
-        for path in (store, store + "/below", store + "/below/below"):
-            try:
-                FileConnector(path)
-            except StoreError as error:
-                assert error.errno == errno.EACCES, error
-                assert "Permission denied; check owner and mode" in str(error), error
-                assert "(tmpfs)" in str(error) and store in error.path, error
-            else:
-                raise AssertionError("no error")
-        os.chmod(store, 0o700)
-        connector = FileConnector(store)
-        key = connector.put(b"x")
-        clone = FileConnector.from_config(connector.config())
-        # An unreadable directory is not a missing object.
-        for mode in (0o000, 0o600):
-            os.chmod(store, mode)
-            for verb in (clone.get, clone.exists, clone.evict, clone.wait):
-                try:
-                    verb(key)
-                except StoreError as error:
-                    assert error.errno == errno.EACCES, error
-                else:
-                    raise AssertionError(verb)
-        os.chmod(store, 0o700)
-        assert clone.get(key) == b"x"
-        """,
-        shm_dir,
-        uid=uid,
-    )
+    python("use_without_permission", shm_dir, uid=uid)
 
 
 # ---- owners that die ----------------------------------------------------------------------------
 
-OWNER = """
-import sys, time
-from fsexchange import FileConnector
-connector = FileConnector(sys.argv[1])
-print(connector.put(b"left behind"), flush=True)
-time.sleep(600)
-"""
-
 
 def _owner(store: Path) -> tuple[subprocess.Popen[str], FileKey]:
     process = subprocess.Popen(
-        [sys.executable, "-c", OWNER, str(store)], stdout=subprocess.PIPE, text=True
+        command("own_until_killed", store), stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
     assert process.stdout is not None
     key = FileKey.parse(process.stdout.readline())
@@ -189,10 +128,10 @@ def test_time_out_tells_that_the_owner_is_gone(base_dir: Path) -> None:
 
 
 def _adopt(path: str, start: Any, results: Any) -> None:
-    start.wait()
+    start.wait(60)  # when one of them dies, the others end, too
     connector = FileConnector(path)
     results.put((connector.owned, connector.store_id))
-    start.wait()  # nobody ends before everybody has opened
+    start.wait(60)  # nobody ends before everybody has opened
     connector.close(clear=False)
 
 
@@ -272,16 +211,7 @@ def test_adopter_killed_with_its_claim_is_passed(base_dir: Path) -> None:
 
 def test_kept_store_whose_clearing_was_killed_can_be_opened(base_dir: Path) -> None:
     FileConnector(base_dir / "store", clear=False).close()
-    python(
-        """
-        import os, sys
-        from fsexchange import FileConnector
-        from fsexchange.connector import sweep
-        sweep.remove_store = lambda path: os._exit(0)  # killed once the witness is gone
-        FileConnector(sys.argv[1]).close(clear=True)
-        """,
-        base_dir / "store",
-    )
+    python("die_while_clearing", base_dir / "store")
     with FileConnector(base_dir / "store") as fresh:
         assert fresh.owned
     assert not (base_dir / "store").exists()
@@ -296,25 +226,7 @@ def test_markers_are_asked_for_before_adopting(base_dir: Path) -> None:
 
 
 def test_keeping_that_fails_can_be_repeated(shm_dir: Path) -> None:
-    python(
-        """
-        import errno, os, resource, signal, sys
-        from fsexchange import FileConnector, StoreError
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        connector = FileConnector(sys.argv[1])
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))
-        try:
-            connector.close(clear=False)
-        except StoreError as error:
-            assert error.errno == errno.EFBIG, error
-        else:
-            raise AssertionError("no error")
-        assert connector.owned
-        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
-        connector.close(clear=False)
-        """,
-        shm_dir / "store",
-    )
+    python("fail_to_keep", shm_dir / "store")
     assert not FileConnector(shm_dir / "store").owned
 
 

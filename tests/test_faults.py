@@ -5,128 +5,59 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fsexchange import FileConnector, FileKey, StoreClosedError
 
-from .processes import python, small_tmpfs, strace
+from .processes import ROOT, command, python, small_tmpfs, strace
+
+# Options of a connector that are true; programs take them as the last words of their command line.
+OPTIONS: list[list[str]] = [[], ["markers"], ["write_once"]]
+IDS = ["rename", "markers", "write_once"]
 
 
-@pytest.mark.parametrize("options", ["", "markers=True", "write_once=True"])
-def test_full_disk_is_an_error_and_leaves_nothing(options: str, shm_dir: Path) -> None:
-    python(
-        f"""
-        import errno, os, sys
-        from fsexchange import FileConnector, StoreError
-        connector = FileConnector(sys.argv[1] + "/store", {options})
-        def files():
-            return {{os.path.join(d, n) for d, _, names in os.walk(sys.argv[1]) for n in names}}
-        first = connector.put(b"first")
-        replaced = connector.new_key()
-        connector.set(replaced, b"before")
-        before = files()
-        for attempt in (
-            lambda: connector.put(bytes(60 << 20)),
-            lambda: connector.put([bytes(1 << 20)] * 60),
-            lambda: connector.put_batch([bytes(10 << 20)] * 6),
-            lambda: connector.set(connector.new_key(), bytes(60 << 20)),
-        ):
-            try:
-                attempt()
-            except StoreError as error:
-                assert error.errno == errno.ENOSPC, error
-                assert "(tmpfs): No space left on device; free space" in str(error), error
-                assert error.path.startswith(sys.argv[1]), error
-            else:
-                raise AssertionError("no error")
-            assert files() == before, files() - before
-            connector.evict(key := connector.put(b"the next small put works"))
-            assert connector.get(first) == b"first"
-        big = connector.put(bytes(30 << 20))
-        assert connector.get(big) == bytes(30 << 20)
-        assert connector.get(replaced) == b"before"
-        """,
-        shm_dir / "small",
-        before=small_tmpfs(shm_dir / "small", 40),
-    )
+@pytest.mark.parametrize("options", OPTIONS, ids=IDS)
+def test_full_disk_is_an_error_and_leaves_nothing(options: list[str], shm_dir: Path) -> None:
+    python("fill_a_disk", shm_dir / "small", *options, before=small_tmpfs(shm_dir / "small", 40))
 
 
 def test_no_inodes_left_is_an_error_and_leaves_nothing(shm_dir: Path) -> None:
     """The object fits, its marker does not."""
     before = small_tmpfs(shm_dir / "small", 40)
     before = [word.replace("size=40m", "size=40m,nr_inodes=14") for word in before]
-    python(
-        """
-        import errno, os, sys
-        from fsexchange import FileConnector, StoreError
-        connector = FileConnector(sys.argv[1] + "/store", markers=True)
-        keys = []
-        try:
-            while True:
-                keys.append(connector.put(b"x"))
-        except StoreError as error:
-            assert error.errno == errno.ENOSPC, error
-        assert keys
-        names = [n for _, _, names in os.walk(connector.store_dir) for n in names if n[0] != "."]
-        assert len(names) == 2 * len(keys), names
-        connector.evict(keys.pop())
-        assert connector.get(connector.put(b"y")) == b"y"
-        """,
-        shm_dir / "small",
-        before=before,
-    )
-
-
-# Between the two marks, the child makes the system calls of one verb and no others.
-VERB = """
-import os, sys
-from fsexchange import FileConnector, FileKey
-store, verb, options = sys.argv[1], sys.argv[2], eval(sys.argv[3])
-connector = FileConnector(store, clear=True, **options)
-connector.evict(connector.put(b"warm up"))
-key, old = FileKey(sys.argv[4]), FileKey(sys.argv[5])
-connector.exists(key)
-calls = {
-    "put": lambda: connector.put([b"new" * 100, b"new" * 200]),
-    "set": lambda: connector.set(key, [b"new" * 100, b"new" * 200]),
-    "replace": lambda: connector.set(old, [b"new" * 100, b"new" * 200]),
-    "evict": lambda: connector.evict(old),
-    "close": lambda: connector.close(clear=True),
-}
-os.access("/fsexchange-begin", 0)
-calls[verb]()
-os.access("/fsexchange-end", 0)
-os._exit(0)
-"""
+    python("use_up_inodes", shm_dir / "small", before=before)
 
 
 @pytest.mark.parametrize("verb", ["put", "set", "replace", "evict", "close"])
-@pytest.mark.parametrize("options", ["{}", "{'markers': True}", "{'write_once': True}"])
+@pytest.mark.parametrize("options", OPTIONS, ids=IDS)
 def test_kill_at_any_system_call_leaves_the_whole_object_or_none(
-    verb: str, options: str, shm_dir: Path
+    verb: str, options: list[str], shm_dir: Path
 ) -> None:
     if verb == "replace" and "write_once" in options:
         pytest.skip("write_once replaces nothing")
     new, before = b"new" * 300, b"before" * 50
-    with FileConnector(shm_dir / "store", **eval(options)) as owner:
+    flags: dict[str, Any] = dict.fromkeys(options, True)
+    with FileConnector(shm_dir / "store", **flags) as owner:
         key, old = owner.new_key(), owner.new_key()
         owner.set(old, b"before")
-        calls = _system_calls_of(VERB, shm_dir, verb, options, key.filename, old.filename)
+        args = (verb, key.filename, old.filename, *options)
+        calls = _system_calls_of("one_verb", shm_dir, *args)
     assert len(calls) >= 1
     outcomes = set()
     for call, occurrence in calls:
         store = shm_dir / f"{call}-{occurrence}"
         # The owner is another process; what the killed one leaves is for it to clear.
-        with FileConnector(store, **eval(options)) as owner:
+        with FileConnector(store, **flags) as owner:
             key, old = owner.new_key(), owner.new_key()
             owner.set(old, before)
             inject = f"{call}:signal=KILL:when={occurrence}"
-            killed = _run(VERB, inject, store, verb, options, key.filename, old.filename)
+            args = (verb, key.filename, old.filename, *options)
+            killed = _run("one_verb", inject, store, *args)
             assert killed.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), killed.stderr
             try:
                 got = (owner.get(key), owner.get(old))
@@ -151,33 +82,6 @@ def test_kill_at_any_system_call_leaves_the_whole_object_or_none(
     assert "before" in outcomes
 
 
-# The same for objects that share files.
-PACKED = """
-import os, sys
-from fsexchange import FileConnector, FileKey
-store, verb = sys.argv[1:3]
-connector = FileConnector(store)
-for _ in range(16 if verb == "first" else 17):
-    connector.evict(connector.put(b"warm up"))
-connector.evict_batch(connector.put_batch([b"warm", b"up"]))
-keys = [FileKey.parse(text) for text in sys.argv[3:]]
-connector.get_batch(keys)
-calls = {
-    "first": lambda: connector.put([b"new" * 100, b"new" * 200]),
-    "append": lambda: connector.put([b"new" * 100, b"new" * 200]),
-    "put_batch": lambda: connector.put_batch([b"new"] * 3000),
-    "evict": lambda: connector.evict(keys[0]),
-    "evict_batch": lambda: connector.evict_batch(keys[:-1]),
-    "evict the last": lambda: connector.evict_batch(keys),
-    "close": lambda: connector.close(),
-}
-os.access("/fsexchange-begin", 0)
-calls[verb]()
-os.access("/fsexchange-end", 0)
-os._exit(0)
-"""
-
-
 @pytest.mark.parametrize(
     "verb", ["first", "append", "put_batch", "evict", "evict_batch", "evict the last", "close"]
 )
@@ -186,7 +90,7 @@ def test_kill_at_any_system_call_on_shared_files(verb: str, shm_dir: Path) -> No
     contents = [bytes([n]) * 3000 for n in range(60)]
     with FileConnector(shm_dir / "store") as owner:
         texts = [str(key) for key in owner.put_batch(contents)]
-        calls = _system_calls_of(PACKED, shm_dir, verb, *texts)
+        calls = _system_calls_of("one_verb_in_segments", shm_dir, verb, *texts)
     assert len(calls) >= 1
     evictable = {"evict": 1, "evict_batch": 59, "evict the last": 60}.get(verb, 0)
     left = set()
@@ -195,7 +99,7 @@ def test_kill_at_any_system_call_on_shared_files(verb: str, shm_dir: Path) -> No
         with FileConnector(store) as owner:
             keys = owner.put_batch(contents)
             inject = f"{call}:signal=KILL:when={occurrence}"
-            killed = _run(PACKED, inject, store, verb, *map(str, keys))
+            killed = _run("one_verb_in_segments", inject, store, verb, *map(str, keys))
             assert killed.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), killed.stderr
             got = owner.get_batch(keys)
             assert got[evictable:] == contents[evictable:]
@@ -210,15 +114,15 @@ def test_kill_at_any_system_call_on_shared_files(verb: str, shm_dir: Path) -> No
     assert 60 in left
 
 
-def _run(code: str, inject: str, *args: str | Path) -> subprocess.CompletedProcess[str]:
+def _run(program: str, inject: str, *args: str | Path) -> subprocess.CompletedProcess[str]:
     tracer = strace("-qq", "-o", "/dev/null", "-e", f"inject={inject}")
-    return python(code, *args, before=tracer, check=False)
+    return python(program, *args, before=tracer, check=False)
 
 
-def _system_calls_of(code: str, shm_dir: Path, *args: str) -> list[tuple[str, int]]:
+def _system_calls_of(program: str, shm_dir: Path, *args: str) -> list[tuple[str, int]]:
     """Return the system calls between the marks, numbered among those of the whole process."""
     log = shm_dir / "strace.log"
-    python(code, shm_dir / "store", *args, before=strace("-qq", "-o", str(log)))
+    python(program, shm_dir / "store", *args, before=strace("-qq", "-o", str(log)))
     counts: dict[str, int] = {}
     calls: list[tuple[str, int]] = []
     inside = False
@@ -240,15 +144,7 @@ def test_kill_of_a_writer_in_mid_put(shm_dir: Path) -> None:
     with FileConnector(shm_dir / "store") as owner:
         kept = owner.put(b"kept")
         writer = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                "import sys, mmap; from fsexchange import FileConnector\n"
-                "connector = FileConnector(sys.argv[1])\n"
-                "print(connector.put([mmap.mmap(-1, 1 << 30)]))",
-                str(shm_dir / "store"),
-            ],
-            stdout=subprocess.PIPE,
+            command("put_a_gibibyte", shm_dir / "store"), stdout=subprocess.PIPE, cwd=ROOT
         )
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:

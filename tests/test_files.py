@@ -67,27 +67,7 @@ def test_what_has_no_bytes_is_a_type_error(obj: Any, tmp_path: Path) -> None:
 def test_more_than_two_gib_in_one_buffer_and_in_many(shm_dir: Path) -> None:
     """One writev moves 0x7ffff000 bytes at the most: writev(2)."""
     needs_room(shm_dir, 6)
-    python(
-        """
-        import os, sys
-        import numpy as np
-        from fsexchange.filesystem import files
-        size = (2 << 30) + (1 << 20) + 1
-        big = np.zeros(size, np.uint8)  # takes no memory until written to
-        big[0], big[0x7FFFF000], big[-1] = 1, 2, 3
-        path = sys.argv[1]
-        for obj, mappable in ((big, False), ([big[: 1 << 30], big[1 << 30 :]], True)):
-            pieces, nbytes = files.flatten(obj)
-            files.create(path, pieces, nbytes)
-            got = files.read(path, size, mappable=mappable)
-            assert got.nbytes == size == os.stat(path).st_size
-            assert (got[0], got[0x7FFFF000], got[-1]) == (1, 2, 3)
-            assert np.count_nonzero(got[-(2 << 20):]) == 2
-            del got
-            os.unlink(path)
-        """,
-        shm_dir / "x",
-    )
+    python("write_beyond_two_gib", shm_dir / "x")
 
 
 def test_file_is_not_created_over_another(tmp_path: Path) -> None:
@@ -99,46 +79,12 @@ def test_file_is_not_created_over_another(tmp_path: Path) -> None:
 
 def test_write_stopped_by_the_file_size_limit_leaves_no_file(tmp_path: Path) -> None:
     """EFBIG comes after a short write, as ENOSPC does."""
-    python(
-        """
-        import errno, os, resource, signal, sys
-        from fsexchange.filesystem import files
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
-        try:
-            files.create(sys.argv[1], [bytes(6000), bytes(6000)], 12000)
-        except OSError as error:
-            assert error.errno == errno.EFBIG, error
-        else:
-            raise AssertionError("no error")
-        assert not os.path.exists(sys.argv[1])
-        files.create(sys.argv[1], [bytes(6000)], 6000)
-        """,
-        tmp_path / "x",
-    )
+    python("write_beyond_a_limit", tmp_path / "x")
 
 
 def test_interrupted_write_leaves_no_file(shm_dir: Path) -> None:
     """Ctrl-C while the kernel copies half a gigabyte."""
-    python(
-        """
-        import mmap, os, signal, sys
-        from fsexchange.filesystem import files
-        big = mmap.mmap(-1, 512 << 20)
-        def interrupt(*_):
-            assert os.path.exists(sys.argv[1])  # in the middle
-            raise KeyboardInterrupt
-        signal.signal(signal.SIGALRM, interrupt)
-        signal.setitimer(signal.ITIMER_REAL, 0.02)
-        try:
-            files.create(sys.argv[1], [big], len(big))
-        except KeyboardInterrupt:
-            assert not os.path.exists(sys.argv[1])
-        else:
-            raise AssertionError("was not interrupted")
-        """,
-        shm_dir / "x",
-    )
+    python("interrupt_a_write", shm_dir / "x")
 
 
 @pytest.mark.parametrize("size", [0, 1, 1000, (1 << 16) - 1, 1 << 16, 1 << 20, (1 << 20) + 1])
@@ -185,20 +131,4 @@ def test_a_kernel_that_maps_no_more_makes_it_read(shm_dir: Path) -> None:
     if limit > 200_000:
         lacking("a vm.max_map_count small enough to be reached")
     write(shm_dir / "x", b"\x01" * (1 << 20))
-    python(
-        """
-        import sys
-        from fsexchange.filesystem import files
-        path, limit = sys.argv[1], int(sys.argv[2])
-        most = limit * 3 // 4
-        views = [files.read(path) for _ in range(most + 20)]
-        assert sum(path in line for line in open("/proc/self/maps")) == most
-        assert all(view[-1] == 1 for view in views[-30:])
-        views[-1][0] = 2
-        views.clear()
-        views = [files.read(path) for _ in range(20)]
-        assert sum(path in line for line in open("/proc/self/maps")) == 20
-        """,
-        shm_dir / "x",
-        str(limit),
-    )
+    python("use_up_mappings", shm_dir / "x", str(limit))

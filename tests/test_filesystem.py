@@ -28,21 +28,7 @@ def test_a_path_that_is_not_there_yet_counts_with_its_parent(shm_dir: Path) -> N
 
 
 def test_mount_point_with_a_space_is_found(shm_dir: Path) -> None:
-    python(
-        """
-        import os, subprocess, sys
-        from fsexchange.filesystem import kinds as filesystem
-        path = sys.argv[1] + "/with space"
-        os.mkdir(path)
-        subprocess.run(["mount", "-t", "ramfs", "none", path], check=True)
-        # As on btrfs, whose subvolumes have devices that no mount shows: the longest path counts.
-        filesystem.os.major = lambda device: -1
-        assert filesystem.find_filesystem(path).kind == "ramfs"
-        assert filesystem.find_filesystem(sys.argv[1]).kind == "tmpfs"
-        """,
-        shm_dir / "x",
-        before=small_tmpfs(shm_dir / "x", 1),
-    )
+    python("find_a_mount_with_a_space", shm_dir / "x", before=small_tmpfs(shm_dir / "x", 1))
 
 
 def test_unknown_kinds_are_treated_with_the_most_care() -> None:

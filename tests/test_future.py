@@ -5,8 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -17,6 +15,7 @@ import pytest
 
 from fsexchange import (
     FileConnector,
+    FileKey,
     Future,
     KeyExistsError,
     RemoteError,
@@ -24,6 +23,8 @@ from fsexchange import (
     StoreClosedError,
     WaitTimeoutError,
 )
+
+from .processes import python
 
 CONFIGS: list[dict[str, Any]] = [{}, {"markers": True}, {"write_once": True}]
 
@@ -114,7 +115,7 @@ def test_exception_that_cannot_travel_is_told_by_another(store: Store, kind: str
 
 
 def _race(future: Future[int], start: Any, results: Any) -> None:
-    start.wait()
+    start.wait(60)  # when one of them dies, the others end, too
     try:
         future.set_result(os.getpid())
         results.put(os.getpid())
@@ -124,17 +125,7 @@ def _race(future: Future[int], start: Any, results: Any) -> None:
 
 def test_exception_of_a_class_unknown_here_still_says_what_it_said(store: Store) -> None:
     future = store.future()
-    code = """
-import sys, types
-module = types.ModuleType("onlythere")
-sys.modules["onlythere"] = module
-exec("class TheirError(Exception): pass", module.__dict__)
-from fsexchange import FileKey, Future, Store
-future = Future(Store(sys.argv[1]), FileKey.parse(sys.argv[2]))
-future.set_exception(module.TheirError("solver diverged at step 9"))
-"""
-    arguments = [store.connector.store_dir, str(future.ref.key)]
-    subprocess.run([sys.executable, "-c", code, *arguments], check=True)
+    python("set_an_unknown_exception", store.connector.store_dir, str(future.ref.key))
     with pytest.raises(RemoteError, match="solver diverged at step 9"):
         future.result(timeout=10)
     assert isinstance(future.exception(), RemoteError)
@@ -189,20 +180,7 @@ def test_time_out_tells_who_is_alive(store: Store) -> None:
         WaitTimeoutError, match=rf"process {os.getpid()} .* is alive.*seems to be alive"
     ):
         store.future().result(timeout=0.05)
-    maker = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import sys; from fsexchange import Store\n"
-            "import os; print(os.getpid(), Store(sys.argv[1]).connector.new_key())",
-            store.connector.store_dir,
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
-    from fsexchange import FileKey
-
+    maker = python("promise_and_end", store.connector.store_dir).stdout.split()
     with pytest.raises(WaitTimeoutError, match=f"process {maker[0]} .* made the key, is gone"):
         store.wait(FileKey.parse(maker[1]), timeout=0.05)
 

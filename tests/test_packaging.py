@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+# Text, as mypy must see it in another project, and it has an error on purpose.
 USER = """
 from fsexchange import FileConnector, FileKey
 

@@ -76,6 +76,7 @@ def test_refs_deep_in_arguments_reach_workers(method: str, base_dir: Path) -> No
             pool.join()
 
 
+# Text, as the checkers must see it in another project, and it has an error on purpose.
 USER = """
 from __future__ import annotations
 

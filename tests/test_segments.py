@@ -284,34 +284,7 @@ def test_the_end_of_the_store_is_an_error_for_who_has_its_files_open(base_dir: P
 
 def test_evicting_frees_a_full_disk(shm_dir: Path) -> None:
     python(
-        """
-        import errno, sys
-        from fsexchange import FileConnector, StoreError
-        connector = FileConnector(sys.argv[1] + "/store")
-        def fill(put):
-            keys = []
-            try:
-                while True:
-                    keys += put()
-            except StoreError as error:
-                assert error.errno == errno.ENOSPC, error
-                assert "No space left on device; free space" in str(error), error
-            return keys
-        content = b"x" * 1000
-        for put in (
-            lambda: connector.put_batch([content] * 1000),
-            lambda: connector.put_batch([content, b"y" * (8 << 20), content]),
-        ):
-            keys = fill(put)
-            assert sum(key.nbytes for key in keys) > 30 << 20, len(keys)
-            connector.evict(keys[3])
-            assert connector.get(keys[3]) is None
-            for key in keys[:300]:
-                connector.evict(key)
-            assert len(keys) < 300 or connector.get(connector.put(b"fits again")) == b"fits again"
-            assert connector.get_batch(keys[300:]) == [content] * len(keys[300:])
-            connector.evict_batch(keys)
-        """,
+        "fill_a_disk_with_small_objects",
         shm_dir / "small",
         before=small_tmpfs(shm_dir / "small", 40),
     )

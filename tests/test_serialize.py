@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fsexchange import CorruptObjectError, FileConnector, SerializationError
+from fsexchange import CorruptObjectError, FileConnector, FileKey, SerializationError
 from fsexchange.connector.place import default_directory
 from fsexchange.serialize import deserialize, dumps, serialize
 
-from .processes import ROOT, python
+from .processes import PROGRAMS, ROOT, command, python
 
 
 def through_a_file(obj: Any, *, checksum: bool = False) -> Any:
@@ -286,83 +286,28 @@ def test_functions_without_a_name_to_import() -> None:
     assert len(serialize([lambda: 1, np.zeros(1 << 20)])[0]) < 10_000
 
 
-MAIN = """
-import sys
-import numpy as np
-from fsexchange import FileConnector
-from fsexchange.serialize import serialize
-class Mine:
-    def __init__(self, array): self.array = array
-    def total(self): return helper(self.array)
-def helper(array): return float(array.sum())
-connector = FileConnector(sys.argv[1])
-print(connector.put(serialize([Mine(np.ones(1000)), helper, Mine])))
-"""
-
-
 def test_functions_and_classes_of_main_travel_to_other_scripts(shm_dir: Path) -> None:
     with FileConnector(shm_dir / "store") as owner:
-        key = subprocess.run(
-            [sys.executable, "-c", MAIN, owner.store_dir],
-            capture_output=True,
-            text=True,
-            check=True,
-            cwd=ROOT,
-        ).stdout.strip()
-        out = python(
-            """
-            import sys
-            from fsexchange import FileConnector, FileKey
-            from fsexchange.serialize import deserialize
-            mine, helper, kind = deserialize(
-                FileConnector(sys.argv[1]).get(FileKey.parse(sys.argv[2]))
-            )
-            print(mine.total(), helper(mine.array), kind(mine.array).total())
-            """,
-            owner.store_dir,
-            key,
-        ).stdout
-    assert out.split() == ["1000.0"] * 3
+        code = (PROGRAMS / "put_what_main_defines.py").read_text()
+        without_a_file = [sys.executable, "-c", code]
+        for command_line in (command("put_what_main_defines"), without_a_file):
+            key = subprocess.run(
+                [*command_line, owner.store_dir],
+                capture_output=True,
+                text=True,
+                check=True,
+                cwd=ROOT,
+            ).stdout.strip()
+            out = python("get_what_another_main_defines", owner.store_dir, key).stdout
+            assert out.split() == ["1000.0"] * 3
 
 
 LOCK = threading.Lock()
 
 
-SAME_SCRIPT = """
-import enum, multiprocessing, sys
-from fsexchange import Store
-class Colour(enum.Enum):
-    RED = 1
-class Mine(Exception):
-    pass
-def work(ref, future):
-    obj, colour, function = ref.get()
-    try:
-        raise Mine(isinstance(obj, Mine), colour is Colour.RED, function is helper)
-    except Mine as error:
-        future.set_exception(error)
-def helper():
-    pass
-if __name__ == "__main__":
-    for method in ("fork", "spawn"):
-        with Store() as store:
-            future = store.future()
-            ref = store.ref((Mine(), Colour.RED, helper))
-            child = multiprocessing.get_context(method).Process(target=work, args=(ref, future))
-            child.start()
-            try:
-                future.result(timeout=60)
-            except Mine as error:
-                print(method, *error.args)
-            child.join()
-"""
-
-
-def test_classes_of_main_are_the_same_in_processes_of_one_script(tmp_path: Path) -> None:
-    (tmp_path / "script.py").write_text(SAME_SCRIPT)
-    out = subprocess.run(
-        [sys.executable, tmp_path / "script.py"], capture_output=True, text=True, timeout=60
-    )
+def test_classes_of_main_are_the_same_in_processes_of_one_script() -> None:
+    script = PROGRAMS / "compare_what_main_defines.py"
+    out = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
     assert out.stdout.splitlines() == ["fork True True True", "spawn True True True"], out.stderr
 
 
@@ -411,15 +356,7 @@ def test_what_cannot_be_pickled_is_named(obj: Any) -> None:
 def test_class_that_is_not_importable_here_is_named(shm_dir: Path) -> None:
     (shm_dir / "theirs.py").write_text("class Theirs: pass\n")
     with FileConnector(shm_dir / "store") as connector:
-        key = python(
-            "import sys; from fsexchange import FileConnector; sys.path.insert(0, sys.argv[2])\n"
-            "import theirs; from fsexchange.serialize import serialize\n"
-            "print(FileConnector(sys.argv[1]).put(serialize(theirs.Theirs())))",
-            connector.store_dir,
-            shm_dir,
-        ).stdout
-        from fsexchange import FileKey
-
+        key = python("put_what_only_it_imports", connector.store_dir, shm_dir).stdout
         got = connector.get(FileKey.parse(key))
         assert got is not None
         with pytest.raises(SerializationError, match=r"cannot import.*theirs"):

@@ -9,39 +9,6 @@ import pytest
 
 from .processes import needs_room, python, strace
 
-CALLS = """
-import os, sys
-from fsexchange import FileConnector
-connector = FileConnector(sys.argv[1] + "/store")
-small, large = bytes(1024), bytes(64 << 20)
-verbs = {
-    "put": lambda: connector.put(small),
-    "put of pieces": lambda: connector.put([small, small, small]),
-    "put of 64 MiB": lambda: connector.put(large),
-    "get of 1 KiB": lambda: connector.get(key),
-    "get of 64 KiB": lambda: connector.get(middling),
-    "get of 64 MiB": lambda: connector.get(big),
-    "exists": lambda: connector.exists(key),
-    "evict": lambda: connector.evict(key),
-    "get from a segment": lambda: connector.get(shared),
-    "exists in a segment": lambda: connector.exists(shared),
-    "evict from a segment": lambda: connector.evict(shared),
-    "put_batch of 10,000": lambda: connector.put_batch([small] * 10_000),
-    "get_batch of 10,000": lambda: connector.get_batch(batch),
-    "evict_batch of 10,000": lambda: connector.evict_batch(batch),
-}
-for name, verb in verbs.items():
-    for turn in "warm-up", "count":
-        key, big = connector.put(small), connector.put(large)
-        (shared, _), batch = (connector.put_batch([small] * n) for n in (2, 10_000))
-        connector.get_batch([shared, *batch])
-        middling = connector.put(bytes(1 << 16))
-        os.access(f"/{turn} {name}", 0)
-        kept = verb()
-        os.access("/end", 0)
-        del kept
-"""
-
 LIMITS = {
     "put": 3,
     "put of pieces": 3,
@@ -62,7 +29,7 @@ LIMITS = {
 
 def test_system_calls_a_verb(shm_dir: Path) -> None:
     log = shm_dir / "strace.log"
-    python(CALLS, shm_dir, before=strace("-qq", "-o", str(log)))
+    python("count_system_calls", shm_dir, before=strace("-qq", "-o", str(log)))
     counted: dict[str, list[str]] = {}
     current: list[str] | None = None
     for line in log.read_text().splitlines():
@@ -78,52 +45,8 @@ def test_system_calls_a_verb(shm_dir: Path) -> None:
 def test_put_and_get_of_a_gibibyte_take_no_memory(how: str, shm_dir: Path) -> None:
     """Peak memory rises by less than 1 % of the array; the result is writable, and one's own."""
     needs_room(shm_dir, 3)
-    python(
-        """
-        import resource, sys
-        import numpy as np
-        from fsexchange import FileConnector
-        from fsexchange.serialize import deserialize, serialize
-        how, path = sys.argv[1:]
-        to_frames = serialize if how == "serialize" else lambda array: array
-        from_buffer = deserialize if how == "serialize" else lambda b: np.frombuffer(b)
-        def peak():
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-        def private():  # without the pages of files, which all readers share
-            with open("/proc/self/status") as status:
-                return int(next(l for l in status if l.startswith("RssAnon")).split()[1]) << 10
-        connector = FileConnector(path)
-        warm = from_buffer(connector.get(connector.put(to_frames(np.ones(1 << 18)))))
-        array = np.ones(1 << 27)
-        limit = array.nbytes // 100
-        before = peak()
-        key = connector.put(to_frames(array))
-        assert peak() - before < limit, ("put", peak() - before)
-        before = peak()
-        mine, other = (from_buffer(connector.get(key)) for _ in range(2))
-        assert peak() - before < limit, ("get", peak() - before)
-        assert mine.nbytes == 1 << 30 and mine.flags.writeable
-        del array
-        before = private()
-        mine[: 1 << 10] = 7
-        mine[-1] = 7
-        assert private() - before < limit
-        assert other[0] == other[-1] == 1
-        third = from_buffer(connector.get(key))
-        assert third[0] == third[-1] == 1
-        assert mine[0] == mine[-1] == 7 and mine[1 << 20] == 1
-        """,
-        how,
-        shm_dir / "store",
-    )
+    python("measure_a_gibibyte", how, shm_dir / "store")
 
 
 def test_import_needs_neither_mpi_nor_what_is_optional() -> None:
-    python(
-        """
-        import sys
-        import fsexchange
-        late = {"mpi4py", "psutil", "pandas", "proxystore", "matplotlib"} & set(sys.modules)
-        assert not late, late
-        """
-    )
+    python("import_little")

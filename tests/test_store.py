@@ -133,32 +133,15 @@ def test_environment_names_the_directory(base_dir: Path, monkeypatch: pytest.Mon
 
 def test_small_shared_memory_is_left_alone(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a container with 64 MiB of it."""
-    out = python(
-        """
-        import os, sys
-        import fsexchange.connector.directory as directory
-        real = os.statvfs
-        directory.os.statvfs = lambda path: real(sys.argv[1])
-        print(directory.default_directory())
-        """,
-        "/proc",  # has no free bytes at all
-        env={"TMPDIR": str(shm_dir)},
-    ).stdout
+    full = "/proc"  # has no free bytes at all
+    out = python("find_a_default_directory", full, env={"TMPDIR": str(shm_dir)}).stdout
     assert out.startswith(f"{shm_dir}/fsexchange-")
 
 
 def test_kept_for_later_processes(base_dir: Path) -> None:
     with Store(base_dir / "kept", clear=False) as store:
         store.put(np.arange(3), name="mesh/coarse")
-    out = python(
-        """
-        import sys
-        from fsexchange import Store
-        with Store(sys.argv[1]) as store:
-            print(sorted(store.names), store.get("mesh/coarse").sum())
-        """,
-        base_dir / "kept",
-    ).stdout
+    out = python("read_a_kept_store", base_dir / "kept").stdout
     assert out == "['mesh/coarse'] 3\n"
     Store(base_dir / "kept").connector.close(clear=True)
 
@@ -192,31 +175,7 @@ def test_pickled_store_is_small_and_attaches(store: Store) -> None:
 
 
 def test_fork_while_other_threads_put_and_get(shm_dir: Path) -> None:
-    python(
-        """
-        import os, sys, threading, warnings
-        from fsexchange import Store
-        warnings.simplefilter("ignore", DeprecationWarning)  # fork in a thread is the point here
-        store = Store(sys.argv[1], cache=1 << 20)
-        stop, wrong = threading.Event(), []
-        def work(n):
-            while not stop.is_set():
-                if store.get(store.put([n] * 100)) != [n] * 100:
-                    wrong.append(n)
-        threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
-        for thread in threads:
-            thread.start()
-        for n in range(30):
-            if not os.fork():
-                os._exit(store.get(store.put({"child": n})) != {"child": n})
-            assert os.wait()[1] == 0
-        stop.set()
-        for thread in threads:
-            thread.join()
-        assert not wrong
-        """,
-        shm_dir / "store",
-    )
+    python("fork_under_threads", shm_dir / "store")
 
 
 def test_eight_threads_hammer_one_store_with_evictions(shm_dir: Path) -> None:
@@ -324,20 +283,7 @@ def test_cache_does_not_hide_that_the_store_was_closed(base_dir: Path) -> None:
 
 def test_forked_child_has_a_cache_of_its_own(shm_dir: Path) -> None:
     """Whatever thread held the lock of its parent's."""
-    python(
-        """
-        import os, sys
-        from fsexchange import Store
-        store = Store(sys.argv[1], cache=1000)
-        key = store.put(1)
-        with store._cache._lock:
-            if not (child := os.fork()):
-                os._exit(store.get(key) != 1)
-        assert os.waitpid(child, 0)[1] == 0
-        """,
-        shm_dir / "store",
-        timeout=20,
-    )
+    python("fork_under_a_lock", shm_dir / "store", timeout=20)
 
 
 def test_name_that_moves_on_is_never_missing(base_dir: Path) -> None:
