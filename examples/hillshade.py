@@ -3,6 +3,7 @@
 mpirun -n 4 python -m mpi4py examples/hillshade.py hillshade.png
 """
 
+import pickle
 import resource
 import sys
 import time
@@ -11,7 +12,6 @@ import numpy as np
 from elevation import hillshade, load_elevation
 from pictures import save_picture, show_table
 
-from fsexchange.connector.keys import RECORD_SIZE
 from fsexchange.mpi import Exchange
 
 with Exchange() as ex:
@@ -34,7 +34,7 @@ with Exchange() as ex:
 
     seconds = time.perf_counter() - start
     files = key.nbytes + sum(k.nbytes for k in parts or [part])  # written or mapped
-    messages = RECORD_SIZE * (ex.size + 1 if parts else 2)  # keys sent or received
+    messages = len(pickle.dumps(key)) * (ex.size + 1 if parts else 2)  # keys sent or received
     memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     rows = ex.gather((ex.rank, last - first, files, messages, seconds, memory))
     if ex.rank == 0:

@@ -40,9 +40,9 @@ def test_written_by_four_and_read_by_three(tmp_path: Path) -> None:
 
 
 @needs_mpi
-def test_a_node_holds_one_copy(shm_dir: Path) -> None:
+def test_a_host_holds_one_copy(shm_dir: Path) -> None:
     needs_room(shm_dir, 2)
-    out = passes(4, "blocks", "memory_of_a_node", shm_dir)
+    out = passes(4, "blocks", "memory_of_a_host", shm_dir)
     print(out)
     ours = re.findall(r"fsexchange \w+: ([0-9.]+) copies", out)
     theirs = re.findall(r"mpi4py allgather: ([0-9.]+) copies", out)

@@ -1,4 +1,4 @@
-"""Ranks leave together, or the job ends within seconds, says who was missing, and cleans up."""
+"""Ranks leave together, or the job ends within seconds, names the missing ranks and cleans up."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VERBS = [
     "allgather_keys",
 ]
 
-# Those in which others wait for the last rank's data, of three.
+# The verbs in which other ranks wait for the data of the last of three.
 WAITED_FOR = [verb for verb in VERBS if verb not in ("barrier", "assemble", "put_blocks")]
 
 
@@ -57,13 +57,13 @@ def test_error_inside_a_verb_ends_on_all_ranks(verb: str, tmp_path: Path) -> Non
     assert "aborts the job" not in out
     assert "fsexchange: rank 2 (" in out
     assert "RemoteError: rank 2 (" in out
-    # How many get so far is mpirun's: the first that ends with an error ends all.
+    # Not all ranks get so far: mpirun ends the job at the first one that ends with an error.
     assert "goes on" in out
 
 
 @pytest.mark.parametrize("launcher", [("-m", "mpi4py"), ()])
 def test_missing_ranks_are_named(launcher: tuple[str, ...], tmp_path: Path) -> None:
-    """With `python -m mpi4py` and without; who left by an exception, too, is not missing."""
+    """With `python -m mpi4py` and without; a rank that left by an exception is not missing."""
     status, out = job(4, "two_leave", tmp_path, launcher=launcher)
     assert status != 0, out
     assert "KeyError: 'reason of 1'" in out
@@ -84,7 +84,7 @@ def test_all_come_in_time(n: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("n", [1, 2, 4])
 def test_killed_rank(n: int, tmp_path: Path) -> None:
-    """mpirun kills the others at once, so that nobody is left to clear: the next owner does."""
+    """mpirun kills the others at once, and no rank is left to clear: the next owner does."""
     status, out = job(n, "killed", tmp_path)
     assert status != 0, out
     assert "EXIT CODE: 9" in out

@@ -1,4 +1,4 @@
-"""Ranks share a directory and exchange keys; what fails on one ends well on all."""
+"""Ranks share a directory and exchange keys; a failure on one rank ends well on all."""
 
 from __future__ import annotations
 

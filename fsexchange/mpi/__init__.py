@@ -1,6 +1,24 @@
-"""Ranks of an MPI job: exchange objects of any size. Importing this package initialises MPI."""
+"""Ranks of an MPI job: exchange objects of any size.
 
-from fsexchange.mpi.exchange import Exchange, connect
-from fsexchange.mpi.request import Request
+`from fsexchange.mpi import Exchange` initialises MPI. The modules of this package that plan and
+encode (blocks, message, wire) do not, and work where mpi4py is not installed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fsexchange.mpi.exchange import Exchange, connect
+    from fsexchange.mpi.request import Request
 
 __all__ = ["Exchange", "Request", "connect"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the Exchange when it is asked for: importing any module imports its package first."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from fsexchange.mpi import exchange
+
+    return getattr(exchange, name)

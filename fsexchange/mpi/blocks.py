@@ -1,7 +1,7 @@
-"""One array of many ranks' blocks: where each block lies, and how it comes into the file.
+"""Blocks: where the block of each rank lies in the file of one array, and how it gets there.
 
-The file is a `.npy` (numpy.lib.format). Plans are made by every rank alike from the same
-descriptions, so whatever does not fit together is the same error everywhere.
+The file is a `.npy` (numpy.lib.format). Every rank makes the same plan from the same descriptions,
+so blocks that do not fit together raise the same error everywhere. This module needs no MPI.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from fsexchange.connector.keys import FileKey
 if TYPE_CHECKING:
     from fsexchange.connector.connector import FileConnector
 
-# Where a block's pieces in the file are shorter than this, in bytes, a system call for each would
-# cost more than passing them on to a rank that writes long ones.
+# Bytes. A block whose runs are shorter is sent to ranks that write long runs: a system call for
+# each short run would cost more.
 _SHORT_RUN = 4096
 
 _npy: Any = np.lib.format  # not typed before numpy 2.3
 
 
 class Block(NamedTuple):
-    """What one rank tells the others of its block."""
+    """The description of one rank's block, for the other ranks."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -42,7 +42,7 @@ class Block(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The whole array, and where in it the block of each rank begins."""
+    """The whole array, and where in it the block of each rank starts."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -53,7 +53,7 @@ class Plan(NamedTuple):
 
     @property
     def header(self) -> bytes:
-        """The begin of the `.npy` file; a multiple of 64 bytes."""
+        """The header of the `.npy` file; a multiple of 64 bytes."""
         file = io.BytesIO()
         fields = {
             "descr": _descr(self.dtype),
@@ -77,7 +77,7 @@ class Plan(NamedTuple):
         return math.prod(self.blocks[rank]) * self.dtype.itemsize
 
     def run(self, rank: int) -> tuple[int, int]:
-        """Return from which axis on a rank's block is contiguous in the file, and its bytes."""
+        """Return the axis from which on a rank's block is contiguous in the file, and its bytes."""
         block, shape = self.in_file_order(self.blocks[rank]), self.in_file_order(self.shape)
         axis = len(shape) - 1
         while axis > 0 and block[axis] == shape[axis]:
@@ -91,7 +91,7 @@ class Plan(NamedTuple):
 
 def _descr(dtype: np.dtype[Any]) -> Any:
     with warnings.catch_warnings():
-        # Of metadata, which numpy 2.2 sees in every dtype with subarrays.
+        # numpy 2.2 warns of metadata in every dtype with subarrays.
         warnings.simplefilter("ignore", UserWarning)
         return _npy.dtype_to_descr(dtype)
 
@@ -99,7 +99,7 @@ def _descr(dtype: np.dtype[Any]) -> Any:
 def describe(
     block: npt.ArrayLike, axis: int, offset: Sequence[int] | None, shape: Sequence[int] | None
 ) -> Block:
-    """Return what the others need to know of a block; `TypeError`, `ValueError` if it is none."""
+    """Return the description of a block; `TypeError` or `ValueError` if it is none."""
     if isinstance(block, np.ma.MaskedArray):
         raise TypeError("a block with a mask: a .npy file has none; fill it first: block.filled()")
     array = np.asarray(block)
@@ -122,8 +122,8 @@ def describe(
         raise ValueError(
             f"the block has {array.ndim} axes, its offset {len(place)}, the shape {len(whole)}"
         )
-    for begin, length, end in zip(place, array.shape, whole, strict=True):
-        if begin < 0 or begin + length > end:
+    for start, length, end in zip(place, array.shape, whole, strict=True):
+        if start < 0 or start + length > end:
             raise ValueError(f"a block of {array.shape} at {place} is not inside of {whole}")
     return Block(dtype, array.shape, orders, 0, place, whole)
 
@@ -174,12 +174,12 @@ def _along(
 def _check_filled(
     whole: tuple[int, ...], offsets: list[tuple[int, ...]], shapes: list[tuple[int, ...]]
 ) -> None:
-    """Raise `ValueError` unless the blocks, which are inside of the whole, fill it once."""
-    begins = np.array(offsets)
-    ends = begins + np.array(shapes)
+    """Raise `ValueError` unless the blocks, which lie inside the whole, fill it once."""
+    starts = np.array(offsets)
+    ends = starts + np.array(shapes)
     for rank in range(len(shapes) - 1):
         both = np.minimum(ends[rank], ends[rank + 1 :]) - np.maximum(
-            begins[rank], begins[rank + 1 :]
+            starts[rank], starts[rank + 1 :]
         )
         overlapping = np.flatnonzero((both > 0).all(axis=1))
         if len(overlapping):
@@ -194,10 +194,10 @@ def _check_filled(
 
 
 def slabs(plan: Plan) -> Plan | None:
-    """Return a plan of blocks that are long pieces of the file; None if those of `plan` are.
+    """Return a plan whose blocks have longer runs; None if those of `plan` are long enough.
 
-    Ranks first pass on what is another's slab by `cut` and `merge`: two-phase I/O, as MPI-IO has it
-    (Thakur, Gropp, Lusk 1999, "Data sieving and collective I/O in ROMIO").
+    The ranks first exchange the parts of each other's slabs, by `cut` and `merge`: two-phase I/O,
+    as in MPI-IO (Thakur, Gropp, Lusk 1999, "Data sieving and collective I/O in ROMIO").
     """
     ranks = range(len(plan.blocks))
     if not any(plan.run(rank)[1] < _SHORT_RUN <= plan.block_nbytes(rank) for rank in ranks):
@@ -205,20 +205,20 @@ def slabs(plan: Plan) -> Plan | None:
     axes = range(len(plan.shape))
     long = [n for n in plan.in_file_order(tuple(axes)) if plan.shape[n] >= len(ranks)]
     if not long:
-        return None  # few ranks would have to hold all
+        return None  # a few ranks would have to hold the whole array
     slowest = long[0]
     cuts = [plan.shape[slowest] * rank // len(ranks) for rank in range(len(ranks) + 1)]
     offsets, blocks = [], []
-    for begin, end in pairwise(cuts):
-        offsets.append(tuple(begin if n == slowest else 0 for n in axes))
-        blocks.append(tuple(end - begin if n == slowest else plan.shape[n] for n in axes))
+    for start, end in pairwise(cuts):
+        offsets.append(tuple(start if n == slowest else 0 for n in axes))
+        blocks.append(tuple(end - start if n == slowest else plan.shape[n] for n in axes))
     made = plan._replace(offsets=offsets, blocks=blocks)
     longer = min(made.run(rank)[1] for rank in ranks) > min(plan.run(rank)[1] for rank in ranks)
     return made if longer else None
 
 
 def cut(block: npt.ArrayLike, rank: int, plan: Plan, slabs: Plan) -> list[npt.NDArray[Any] | None]:
-    """Return what of the block of a rank each rank writes."""
+    """Return the piece of a rank's block that each rank writes, None where there is none."""
     array = np.asarray(block)
     common = [_common(plan, rank, slabs, other) for other in range(len(slabs.blocks))]
     return [None if place is None else array[place[0]] for place in common]
@@ -227,7 +227,7 @@ def cut(block: npt.ArrayLike, rank: int, plan: Plan, slabs: Plan) -> list[npt.ND
 def merge(
     pieces: Sequence[npt.NDArray[Any] | None], rank: int, plan: Plan, slabs: Plan
 ) -> npt.NDArray[Any]:
-    """Return the slab of a rank, of the pieces that all ranks have cut for it."""
+    """Return the slab of a rank, made from the pieces that all ranks have cut for it."""
     order: Any = "F" if plan.fortran else "C"
     slab: npt.NDArray[Any] = np.empty(slabs.blocks[rank], plan.dtype, order=order)
     for other, piece in enumerate(pieces):
@@ -241,48 +241,48 @@ _Slices: TypeAlias = "tuple[slice, ...]"
 
 
 def _common(one: Plan, rank: int, other: Plan, its_rank: int) -> tuple[_Slices, _Slices] | None:
-    """Return what two blocks have in common, as slices of each; None if that is nothing."""
+    """Return the part that two blocks have in common, as slices of each; None if it is empty."""
     of_one, of_other = [], []
-    for begin, length, its_begin, its_length in zip(
+    for start, length, its_start, its_length in zip(
         one.offsets[rank],
         one.blocks[rank],
         other.offsets[its_rank],
         other.blocks[its_rank],
         strict=True,
     ):
-        first = max(begin, its_begin)
-        last = min(begin + length, its_begin + its_length)
+        first = max(start, its_start)
+        last = min(start + length, its_start + its_length)
         if first >= last:
             return None
-        of_one.append(slice(first - begin, last - begin))
-        of_other.append(slice(first - its_begin, last - its_begin))
+        of_one.append(slice(first - start, last - start))
+        of_other.append(slice(first - its_start, last - its_start))
     return tuple(of_one), tuple(of_other)
 
 
 def create(connector: FileConnector, plan: Plan) -> FileKey:
-    """Make the file of the whole array, its elements still zero, and return its key."""
+    """Create the file of the whole array, with all elements zero, and return its key."""
     return connector.reserve(plan.header, len(plan.header) + plan.nbytes)
 
 
 def write(
     connector: FileConnector, key: FileKey, plan: Plan, rank: int, block: npt.ArrayLike
 ) -> None:
-    """Write the block of a rank into its place; other ranks may write theirs at the same time."""
+    """Write the block of a rank into its place; ranks may write theirs at the same time."""
     array = np.asarray(block)
     if array.nbytes:
         connector.fill(key, _pieces(key.nbytes - plan.nbytes, plan, rank, array))
 
 
 def _pieces(
-    begin: int, plan: Plan, rank: int, array: npt.NDArray[Any]
+    start: int, plan: Plan, rank: int, array: npt.NDArray[Any]
 ) -> Iterator[tuple[int, memoryview]]:
-    """Yield a block run by run, each with its offset in the file; strided ones are copied once."""
+    """Yield the offset in the file and the bytes of each run; a strided block is copied once."""
     axis, nbytes = plan.run(rank)
     array = np.ascontiguousarray(array.T if plan.fortran else array)
     data = array.reshape(-1).view(np.uint8).data
     shape, offset = plan.in_file_order(plan.shape), plan.in_file_order(plan.offsets[rank])
     strides = [math.prod(shape[n + 1 :]) * plan.dtype.itemsize for n in range(len(shape))]
-    first = begin + sum(n * stride for n, stride in zip(offset, strides, strict=True))
+    first = start + sum(n * stride for n, stride in zip(offset, strides, strict=True))
     runs = [np.arange(array.shape[n]) * strides[n] for n in range(axis)]
     positions: Any = reduce(np.add.outer, runs, np.array(first))
     for n, position in enumerate(positions.ravel().tolist()):

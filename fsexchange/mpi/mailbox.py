@@ -1,10 +1,10 @@
-"""Messages between two ranks, of which no sender ever waits for its receiver.
+"""Mailbox: messages between two ranks, none of whose senders waits for its receiver.
 
-A short message goes as it is: MPI takes it from the sender at once, and delivers it whatever the
-sender does next. A longer one is announced by a short one with its begin, and the rest follows
-under a number of its own; MPI delivers that only while its sender is in some call, so `send` first
-asks whether the receiver is there to take it. If not, nothing follows under the number, and another
-message in the place of the whole under a second number.
+A short message is sent eagerly: MPI takes it from the sender at once, and delivers it whatever the
+sender does next. Of a longer one only the start travels so; the rest follows under a number of its
+own. MPI delivers the rest only while the sender is in some call. So the start that `send` sends is
+a request to send, and the receiver answers it by a clear to send. If this does not come soon, the
+sender sends an empty rest, and a short message that replaces the long one.
 """
 
 from __future__ import annotations
@@ -17,41 +17,35 @@ from typing import NamedTuple, cast
 
 from mpi4py import MPI
 
-from fsexchange.mpi.message import KINDS, Message, Pieces, empty, joined, split
+from fsexchange.mpi import wire
+from fsexchange.mpi.message import Message, Pieces, empty, joined, split
 
 # Bytes that an MPI takes from a sender without asking the receiver: less than MPICH's limit between
 # processes of one host, 4096, which others count with a header of theirs.
 EAGER = 4000
 
-# Announcements: the message follows by itself, or once its receiver has said that it is ready.
-_FOLLOWS, _OFFERED = 9, 10
-assert not {_FOLLOWS, _OFFERED} & set(KINDS)
-_ANNOUNCEMENT = struct.Struct("<B7xQQ")
+# First byte, number, and bytes of the whole message; its start comes after them.
+_LONG = struct.Struct("<B7xQQ")
+_STARTS = (wire.REST_FOLLOWS, wire.REQUEST_TO_SEND)
 
-# Bytes that a message begins with in its announcement: of one large array all but the array.
-_BEGIN = 512
-
-# Tags on `control` are numbers from here on; those below are others'.
-_FIRST_NUMBER = 16
-
-# For the rest of a message; from there on for its receiver's answer, and for what replaces it.
-_ANSWER, _REPLACEMENT, _NUMBERS_EACH = 1, 2, 3
+# Bytes of a long message that are its start: of one large array all but the elements.
+_START = 512
 
 _NOTHING = bytearray()
 
-# Seconds that a sender stays for a receiver that is on its way: more than a round trip between
-# hosts, less than writing most of what is sent so to a file.
+# Seconds that a sender waits for a clear to send: longer than a round trip between hosts, shorter
+# than it takes to write most messages of this kind to a file.
 _PATIENCE = 1e-3
 
-# Bytes that a message in the place of what was offered may take: a key, or why there is none.
+# Bytes that a replacement may have: a key, or why there is none.
 _REPLACEMENT_UP_TO = 1 << 16
 
-# Bytes on their way, for receivers that lag behind, that are still a small part of the memory.
+# Bytes on their way to slow receivers that are still a small part of the memory.
 _CROWD = 16 << 20
 
 
-class Offer(NamedTuple):
-    """What was announced by its sender, and waits for its receiver."""
+class RequestToSend(NamedTuple):
+    """A message whose start was sent, and whose rest waits for a clear to send."""
 
     dest: int
     number: int
@@ -59,28 +53,31 @@ class Offer(NamedTuple):
 
 
 class Mailbox:
-    """One rank's messages on `comm`; `control` is for what they need besides."""
+    """The messages that one rank sends and receives.
 
-    def __init__(self, comm: MPI.Intracomm, control: MPI.Intracomm) -> None:
-        self.comm = comm
-        self.control = control
+    Short messages and starts travel on `tagged`, under the user's tags; rests on `internal`.
+    """
+
+    def __init__(self, tagged: MPI.Intracomm, internal: MPI.Intracomm) -> None:
+        self.tagged = tagged
+        self.internal = internal
         self._counter = itertools.count()
         last_tag = cast(int, MPI.COMM_WORLD.Get_attr(MPI.TAG_UB))
-        self._numbers = (last_tag - _FIRST_NUMBER) // _NUMBERS_EACH
+        self._numbers = (last_tag - wire.FIRST_NUMBER) // wire.TAGS_PER_NUMBER
         self._underway: list[tuple[MPI.Request, Message]] = []
         self._underway_bytes = 0
         self._look_again_at = 64
         self._inbox = bytearray(EAGER)
-        # MPI writes into their memory, whether their receiver still wants them or not.
+        # MPI writes into the memory of these, whether anyone still waits for them or not.
         self.expected: set[Incoming] = set()
-        # MPICH up to 5.0 loses messages to a receive from anyone that is posted where ranks are on
-        # its host and on others (ch4:ucx; mpich#7203, #7702 are of the kind): such ones look for
-        # theirs, the first first.
+        # MPICH up to 5.0 can lose a message whose receive from any source was posted before, where
+        # ranks are on the same host and on others (ch4:ucx; mpich#7203, #7702 are alike). So these
+        # post none, and probe in the order in which they were made.
         self.from_anyone: list[Incoming] = []
 
     @property
     def crowded(self) -> bool:
-        """Whether so much is on its way that more must not be kept in memory."""
+        """Whether messages on their way take so much memory that more should go to files."""
         if self._underway_bytes >= _CROWD:
             self._forget_delivered()
         return self._underway_bytes >= _CROWD
@@ -89,77 +86,81 @@ class Mailbox:
         """Send without waiting; a copy of the message is kept until it is delivered."""
         whole = joined(message)
         if len(whole) <= EAGER:
-            return [self._isend(self.comm, whole, dest, tag)]
+            return [self._isend(self.tagged, whole, dest, tag)]
         number = self._number()
-        rest = self._announce(_FOLLOWS, number, [whole], dest, tag)
-        return [self._isend(self.control, rest, dest, number)]
+        rest = self._send_start(wire.REST_FOLLOWS, number, [whole], dest, tag)
+        return [self._isend(self.internal, rest, dest, number)]
 
-    def offer(self, message: Pieces, dest: int, tag: int) -> Offer | None:
-        """Announce a message, not copied; None for a short one, which is sent at once."""
+    def request_to_send(self, message: Pieces, dest: int, tag: int) -> RequestToSend | None:
+        """Send the start of a message, not copied; None for a short one, which is sent whole."""
         if len(message) == 1 and len(message[0]) <= EAGER:
-            self._isend(self.comm, message[0], dest, tag)
+            self._isend(self.tagged, message[0], dest, tag)
             return None
         number = self._number()
-        return Offer(dest, number, self._announce(_OFFERED, number, message, dest, tag))
+        rest = self._send_start(wire.REQUEST_TO_SEND, number, message, dest, tag)
+        return RequestToSend(dest, number, rest)
 
-    def is_awaited(self, offer: Offer) -> bool:
-        """Tell whether the receiver of what was offered is there, within a moment."""
-        ready = self.control.Irecv(_NOTHING, offer.dest, offer.number + _ANSWER)
+    def is_clear_to_send(self, request: RequestToSend) -> bool:
+        """Return whether the clear to send comes within a moment."""
+        clear = self.internal.Irecv(_NOTHING, request.dest, request.number + wire.CLEAR_TO_SEND)
         deadline = time.perf_counter() + _PATIENCE
-        while not ready.Test():
+        while not clear.Test():
             if time.perf_counter() > deadline:
-                ready.Free()  # it will be received all the same, and says nothing new
+                clear.Free()  # it is received all the same when it comes, and changes nothing
                 return False
             os.sched_yield()
         return True
 
-    def follow(self, offer: Offer) -> None:
-        """Send what was offered, and wait until it is taken."""
-        self.control.Send(offer.rest, offer.dest, offer.number)
+    def send_rest(self, request: RequestToSend) -> None:
+        """Send the rest of a message, and wait until MPI has taken it."""
+        self.internal.Send(request.rest, request.dest, request.number)
 
-    def replace(self, offer: Offer, message: Pieces) -> None:
-        """Send another message in the place of what was offered; without waiting."""
-        self._isend(self.control, _NOTHING, offer.dest, offer.number)
-        self._isend(self.control, joined(message), offer.dest, offer.number + _REPLACEMENT)
+    def replace(self, request: RequestToSend, message: Pieces) -> None:
+        """Send another message in place of the one that was announced, without waiting."""
+        self._isend(self.internal, _NOTHING, request.dest, request.number)
+        tag = request.number + wire.REPLACEMENT
+        self._isend(self.internal, joined(message), request.dest, tag)
 
     def receive(self, source: int, tag: int, status: MPI.Status) -> Message | None:
         """Wait for a message and return it; None from PROC_NULL."""
         if source == MPI.ANY_SOURCE:
-            self.comm.Mprobe(source, tag, status).Recv(self._inbox)
+            self.tagged.Mprobe(source, tag, status).Recv(self._inbox)
         else:
-            self.comm.Recv(self._inbox, source, tag, status)
+            self.tagged.Recv(self._inbox, source, tag, status)
         if status.source == MPI.PROC_NULL:
             return None
         message = self._inbox[: status.Get_count()]
-        if message[0] not in (_FOLLOWS, _OFFERED):
+        if message[0] not in _STARTS:
             return message
-        announced = _Announced(self.control, message, status.source)
-        self.be_ready(announced)
-        announced.has_come(wait=True)
-        return announced.message
+        long = _LongMessage(self.internal, message, status.source)
+        self.clear_to_send(long)
+        long.has_come(wait=True)
+        return long.message
 
     def drain(self) -> list[Message]:
-        """Return what nobody has received, once all ranks have ended their use."""
+        """Return the messages that nobody has received, once no rank sends any more."""
         for incoming in self.expected:
             incoming.give_up()
         self.expected.clear()
         found = []
-        while self.comm.Iprobe():
+        while self.tagged.Iprobe():
             message = self.receive(MPI.ANY_SOURCE, MPI.ANY_TAG, MPI.Status())
             if message is not None:
                 found.append(message)
         return found
 
-    def be_ready(self, announced: _Announced) -> None:
-        """Tell a sender that asks for it that its receiver waits, until it has all."""
-        if announced.asks:
-            self._isend(self.control, _NOTHING, announced.source, announced.number + _ANSWER)
+    def clear_to_send(self, long: _LongMessage) -> None:
+        """Send the clear to send, if the sender has asked for it."""
+        if long.requested:
+            self._isend(self.internal, _NOTHING, long.source, long.number + wire.CLEAR_TO_SEND)
 
-    def _announce(self, kind: int, number: int, message: Pieces, dest: int, tag: int) -> Message:
-        """Send the begin of a message; return its rest."""
-        begin, rest = split(message, _BEGIN)
-        head = _ANNOUNCEMENT.pack(kind, number, len(begin) + len(rest))
-        self._isend(self.comm, head + begin, dest, tag)
+    def _send_start(
+        self, first_byte: int, number: int, message: Pieces, dest: int, tag: int
+    ) -> Message:
+        """Send the start of a message; return its rest."""
+        start, rest = split(message, _START)
+        head = _LONG.pack(first_byte, number, len(start) + len(rest))
+        self._isend(self.tagged, head + start, dest, tag)
         return rest
 
     def _isend(self, comm: MPI.Intracomm, message: Message, dest: int, tag: int) -> MPI.Request:
@@ -177,26 +178,25 @@ class Mailbox:
         self._look_again_at = 2 * len(self._underway) + 64
 
     def _number(self) -> int:
-        """Return the first of a message's numbers: tags on `control`."""
-        return _FIRST_NUMBER + _NUMBERS_EACH * (next(self._counter) % self._numbers)
+        return wire.FIRST_NUMBER + wire.TAGS_PER_NUMBER * (next(self._counter) % self._numbers)
 
 
-class _Announced:
-    """A message whose rest is received, or what its sender sends in its place."""
+class _LongMessage:
+    """A message whose start has arrived: its rest is received, or the message that replaces it."""
 
-    def __init__(self, control: MPI.Intracomm, announcement: Message, source: int) -> None:
+    def __init__(self, internal: MPI.Intracomm, received: Message, source: int) -> None:
         self.source = source
-        kind, self.number, nbytes = _ANNOUNCEMENT.unpack_from(announcement)
-        self.asks = kind == _OFFERED
-        begin = memoryview(announcement)[_ANNOUNCEMENT.size :]
+        first_byte, self.number, nbytes = _LONG.unpack_from(received)
+        self.requested = first_byte == wire.REQUEST_TO_SEND
+        start = memoryview(received)[_LONG.size :]
         self.message = empty(nbytes)
-        self.message[: len(begin)] = begin
-        self._control = control
+        self.message[: len(start)] = start
+        self._internal = internal
         self._replaced = False
-        self.request = control.Irecv(self.message[len(begin) :], source, self.number)
+        self.request = internal.Irecv(self.message[len(start) :], source, self.number)
 
     def has_come(self, *, wait: bool) -> bool:
-        """Tell whether it is all there, or wait until it is."""
+        """Return whether all of it has arrived; with `wait`, wait until it has."""
         status = MPI.Status()
         if not _is_done(self.request, status, wait=wait):
             return False
@@ -206,15 +206,14 @@ class _Announced:
         elif nbytes == 0:
             self._replaced = True
             self.message = empty(_REPLACEMENT_UP_TO)
-            self.request = self._control.Irecv(
-                self.message, self.source, self.number + _REPLACEMENT
-            )
+            tag = self.number + wire.REPLACEMENT
+            self.request = self._internal.Irecv(self.message, self.source, tag)
             return self.has_come(wait=wait)
         return True
 
 
 class Incoming:
-    """A message that one rank is to send, received while its receiver does something else."""
+    """A message to be received while this rank does something else."""
 
     def __init__(self, mailbox: Mailbox, source: int, tag: int) -> None:
         self._mailbox = mailbox
@@ -224,39 +223,39 @@ class Incoming:
         if source == MPI.ANY_SOURCE:
             mailbox.from_anyone.append(self)
         else:
-            self._request = mailbox.comm.Irecv(self._buffer, source, tag)
-        self._announced: _Announced | None = None
-        self._ready = False
+            self._request = mailbox.tagged.Irecv(self._buffer, source, tag)
+        self._long: _LongMessage | None = None
+        self._cleared = False
         self.status = MPI.Status()
         mailbox.expected.add(self)
 
     def has_come(self, *, wait: bool) -> bool:
-        """Tell whether it is all there, or wait until it is."""
-        if self._announced is None:
-            if not self._has_begun(wait=wait):
+        """Return whether all of it has arrived; with `wait`, wait until it has."""
+        if self._long is None:
+            if not self._has_started(wait=wait):
                 return False
             self._buffer = self._buffer[: self.status.Get_count()]
-            if len(self._buffer) == 0 or self._buffer[0] not in (_FOLLOWS, _OFFERED):
+            if len(self._buffer) == 0 or self._buffer[0] not in _STARTS:
                 self._mailbox.expected.discard(self)
                 return True
-            self._announced = _Announced(self._mailbox.control, self._buffer, self.status.source)
-        if wait and not self._ready:
-            # Not by who only looks: the sender would stay until that looks again.
-            self._ready = True
-            self._mailbox.be_ready(self._announced)
-        if not self._announced.has_come(wait=wait):
+            self._long = _LongMessage(self._mailbox.internal, self._buffer, self.status.source)
+        if wait and not self._cleared:
+            # Not without `wait`: the sender would be in its call until this rank looks again.
+            self._cleared = True
+            self._mailbox.clear_to_send(self._long)
+        if not self._long.has_come(wait=wait):
             return False
-        self._buffer = self._announced.message
+        self._buffer = self._long.message
         self._mailbox.expected.discard(self)
         return True
 
-    def _has_begun(self, *, wait: bool) -> bool:
+    def _has_started(self, *, wait: bool) -> bool:
         if self._request is not None:
             return _is_done(self._request, self.status, wait=wait)
         waiting = self._mailbox.from_anyone
         while self in waiting:
             for incoming in tuple(waiting):
-                found = self._mailbox.comm.Improbe(MPI.ANY_SOURCE, incoming._tag, incoming.status)
+                found = self._mailbox.tagged.Improbe(MPI.ANY_SOURCE, incoming._tag, incoming.status)
                 if found is not None:
                     found.Recv(incoming._buffer)
                     waiting.remove(incoming)
@@ -266,14 +265,14 @@ class Incoming:
 
     def give_up(self) -> None:
         """Take the memory back from MPI."""
-        request = self._request if self._announced is None else self._announced.request
+        request = self._request if self._long is None else self._long.request
         if request is not None:
             request.Cancel()
             request.Wait()
 
     @property
     def message(self) -> Message | None:
-        """The message, once it has come; None from PROC_NULL."""
+        """The message, once it has arrived; None from PROC_NULL."""
         return self._buffer if len(self._buffer) else None
 
 

@@ -1,25 +1,32 @@
-"""What travels between ranks in place of an object: the object if small, else where its file is.
+"""The messages that travel between ranks: an object if it is small, else where its file is.
 
     offset  size
-    0       1       kind: 1 the object, 2 a file, 3 a part of a file, 4 a failure, 5 wait
-    8       8       length of what follows, little-endian
-    16      ...     frames of `serialize` | key record | key record, offset, length | frames
+    0       1       what it is: one of the first bytes of `wire`
+    8       8       length of the body, little-endian
+    16      ...     body
 
-A key's own record (`FileKey.pack`) begins with none of these kinds, so neither is taken for the
-other.
+    first byte      body
+    OBJECT          frames of `serialize`
+    OWN_FILE        key in binary form
+    PART_OF_FILE    key in binary form, offset (8 bytes), length (8 bytes)
+    FAILURE         frames of a `Failure`
+    STAND_BY        nothing
+
+This module needs no MPI.
 """
 
 from __future__ import annotations
 
 import contextlib
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from fsexchange.connector.keys import KEY_SIZE, FileKey
 from fsexchange.errors import FsExchangeError, MissingObjectError, RemoteError
+from fsexchange.mpi import wire
 from fsexchange.serialize.format import ALIGNMENT, deserialize, serialize
 from fsexchange.store.failure import Failure
 
@@ -27,28 +34,25 @@ if TYPE_CHECKING:
     from fsexchange.connector.connector import FileConnector
     from fsexchange.serialize.format import Frames
 
-#: One message as it is received.
+#: A message as its receiver has it.
 Message: TypeAlias = "bytes | bytearray | memoryview"
 
-#: One message as its sender has it: pieces that follow one another. The first has the head; others
+#: A message as its sender has it: consecutive pieces. The first contains the whole head; the others
 #: may show the sender's own arrays.
 Pieces: TypeAlias = "list[bytes | bytearray | memoryview]"
 
 _HEAD = struct.Struct("<B7xQ")
 _PART = struct.Struct(f"<{KEY_SIZE}sQQ")
 
-#: Bytes before the object or the record.
+#: Bytes before the body.
 HEAD_SIZE = _HEAD.size
 
-_OBJECT, _FILE, _PART_OF_FILE, _FAILURE, _HOLD = 1, 2, 3, 4, 5
-
-#: What a message begins with.
-KINDS = (_OBJECT, _FILE, _PART_OF_FILE, _FAILURE)
-
-# Up to so many bytes an object is copied into one piece: that costs less than a message more.
+# An object of up to this many bytes is copied into one piece: that costs less than to send another
+# message for its arrays.
 _JOINED_UP_TO = 1 << 16
 
-# From so many bytes on numpy asks for huge pages, which Linux gets a quarter of the time.
+# For this many bytes and more numpy asks Linux for huge pages, which it hands out in a quarter of
+# the time.
 _HUGE_PAGES_FROM = 1 << 22
 
 
@@ -56,43 +60,67 @@ class Outgoing(NamedTuple):
     """What a rank sends in one call of a verb."""
 
     messages: Sequence[Pieces]
-    """One, or one for each rank."""
+    """One message, or one for each rank."""
     key: FileKey | None = None
-    """The file that some of them are about; its writer removes it unless a receiver does."""
+    """The file that messages refer to; its writer removes it unless a receiver does."""
     readers: Sequence[int] = ()
-    """For which ranks, by their place in `messages`, a part of that file is."""
+    """The ranks whose messages refer to a part of that file."""
     error: Exception | None = None
-    """What the sender raises once it has taken its part, as its messages say already."""
+    """What the sender raises after it has sent its messages, which carry the error, too."""
     longest: int = 0
-    """Bytes of the longest object in its message."""
+    """Bytes of the longest object that may move to a file."""
 
 
 def encode(obj: Any) -> Outgoing:
-    """Return one message."""
+    """Return the message of an object, or of the error that serializing it raises."""
     try:
-        pieces = _inline(serialize(obj))
+        pieces = _object(serialize(obj))
         return Outgoing([pieces], longest=length(pieces[0]) - HEAD_SIZE)
     except Exception as error:  # whatever it is, others wait for a message
         return Outgoing([[failure(error)]], error=error)
 
 
-def encode_each(objs: Any, size: int, verb: str) -> Outgoing:
-    """Return a message for each of `size` ranks."""
+def encode_each(
+    objs: Any, size: int, verb: str, check: Callable[[Any], Any] | None = None
+) -> Outgoing:
+    """Return a message for each of `size` ranks: of what `check` returns for its object, if given.
+
+    The first error is sent to all ranks, in place of the objects.
+    """
     try:
         items = [None] * size if objs is None else list(objs)
         if len(items) != size:
             raise ValueError(
                 f"{verb} takes one item for each of the {size} ranks, and got {len(items)}"
             )
-        messages = [_inline(serialize(item)) for item in items]
+        if check is not None:
+            items = list(map(check, items))
+        messages = [_object(serialize(item)) for item in items]
         longest = max(length(pieces[0]) for pieces in messages) - HEAD_SIZE
         return Outgoing(messages, longest=longest)
     except Exception as error:
         return Outgoing([[failure(error)]] * size, error=error)
 
 
+def attempt(function: Callable[[], Any]) -> Outgoing:
+    """Return the message of what `function` returns or raises; it never moves to a file.
+
+    A rank that could not read the file would be out of step with the others.
+    """
+    try:
+        obj = function()
+    except Exception as error:  # whatever it is, others wait for a message
+        return Outgoing([[failure(error)]], error=error)
+    return inline(encode(obj))
+
+
+def inline(sent: Outgoing) -> Outgoing:
+    """Return the same messages, none of which may move to a file."""
+    return sent._replace(longest=0)
+
+
 def spill(connector: FileConnector, sent: Outgoing, inline_limit: int) -> Outgoing:
-    """Write the objects longer than `inline_limit` bytes to one file, which their messages name."""
+    """Move the objects longer than `inline_limit` bytes to one file, to which messages refer."""
     if sent.longest <= inline_limit:
         return sent
     messages = list(sent.messages)
@@ -105,21 +133,21 @@ def spill(connector: FileConnector, sent: Outgoing, inline_limit: int) -> Outgoi
         head, *rest = messages[rank]
         padding = bytes(-end % ALIGNMENT)
         written += (padding, memoryview(head)[HEAD_SIZE:], *rest)
-        begin, end = end + len(padding), end + len(padding) + length(head) - HEAD_SIZE
-        parts.append((begin, end - begin))
+        start, end = end + len(padding), end + len(padding) + length(head) - HEAD_SIZE
+        parts.append((start, end - start))
     try:
-        key = connector.put(written)
+        key = connector.put(written)  # its last reader removes it
     except Exception as error:
         return Outgoing([[failure(error)]] * len(messages), error=error)
     if len(messages) == 1:
-        return Outgoing([[named(key)]], key)
+        return Outgoing([[own_file(key)]], key)
     for rank, part in zip(readers, parts, strict=True):
-        messages[rank] = [_message(_PART_OF_FILE, _PART.pack(key.pack(), *part))]
+        messages[rank] = [_message(wire.PART_OF_FILE, _PART.pack(key.pack(), *part))]
     return Outgoing(messages, key, readers)
 
 
 def joined(message: Pieces) -> Message:
-    """Return a message in one piece, none of which is in its sender's arrays any more."""
+    """Return a message in one piece; none of it shows the sender's arrays."""
     if len(message) == 1:
         return message[0]
     nbytes = sum(map(len, message))
@@ -128,72 +156,72 @@ def joined(message: Pieces) -> Message:
     whole = empty(nbytes)
     end = 0
     for piece in message:
-        begin, end = end, end + len(piece)
-        whole[begin:end] = piece
+        start, end = end, end + len(piece)
+        whole[start:end] = piece
     return whole
 
 
 def split(message: Pieces, at: int) -> tuple[Message, Message]:
-    """Return the first `at` bytes of a message, and the others: not copied if of one array."""
+    """Return the first `at` bytes of a message, and its rest, which shows the only array if any."""
     if len(message) == 1 and len(message[0]) <= at:
         return message[0], b""
     if len(message) == 2 and len(message[0]) <= at:
-        begin, data = message
+        first, data = message
         rest = memoryview(data)
-        cut = at - len(begin)
-        return b"".join((begin, rest[:cut])), rest[cut:]
+        cut = at - len(first)
+        return b"".join((first, rest[:cut])), rest[cut:]
     whole = memoryview(joined(message))
     return whole[:at], whole[at:]
 
 
 def empty(nbytes: int) -> memoryview:
-    """Return writable memory, unlike that of a bytearray not filled with zeros first."""
+    """Return writable memory that, unlike a bytearray's, is not filled with zeros first."""
     return np.empty(nbytes, np.uint8).data
 
 
 def failure(error: Exception) -> bytes:
-    """Return the message that has its receiver raise `RemoteError`."""
-    return _message(_FAILURE, b"".join(serialize(Failure(error))))
+    """Return the message that makes its receiver raise `RemoteError`."""
+    return _message(wire.FAILURE, b"".join(serialize(Failure(error))))
 
 
-def named(key: FileKey) -> bytes:
-    """Return the message that is about a file."""
-    return _message(_FILE, key.pack())
+def own_file(key: FileKey) -> bytes:
+    """Return the message of an object that has its own file."""
+    return _message(wire.OWN_FILE, key.pack())
 
 
-def named_in(message: Message) -> FileKey | None:
-    """Return the key of the file that a message to one rank is about, if it is about one."""
-    if len(message) != HEAD_SIZE + KEY_SIZE or message[0] != _FILE:
+def own_file_key(message: Message) -> FileKey | None:
+    """Return the key of the object's own file, or None if the object has none."""
+    if len(message) != HEAD_SIZE + KEY_SIZE or message[0] != wire.OWN_FILE:
         return None
     return FileKey.unpack(memoryview(message)[HEAD_SIZE:])
 
 
 def length(message: Message) -> int:
-    """Return the length of a whole message from its first `HEAD_SIZE` bytes."""
+    """Return the length of a whole message, of which at least the head is given."""
     nbytes: int = _HEAD.unpack_from(message)[1]
     return HEAD_SIZE + nbytes
 
 
-def is_hold(message: Message) -> bool:
-    """Tell whether a message is `HOLD`."""
-    return message[0] == _HOLD
+def is_stand_by(message: Message) -> bool:
+    """Return whether a message is `STAND_BY`."""
+    return message[0] == wire.STAND_BY
 
 
-def in_file(message: Message) -> bool:
-    """Tell whether the object of a message is in a file, which its writer may wait to remove."""
-    return message[0] in (_FILE, _PART_OF_FILE)
+def is_in_file(message: Message) -> bool:
+    """Return whether the object is in a file, which its writer may wait to remove."""
+    return message[0] in (wire.OWN_FILE, wire.PART_OF_FILE)
 
 
 def decode(connector: FileConnector, message: Message, rank: int, host: str, *, last: bool) -> Any:
-    """Return the object of a message of `rank`; its file is removed if this is the `last` reader.
+    """Return the object of a message from `rank`; the `last` reader of a file removes it.
 
-    `RemoteError` if its sender failed, `MissingObjectError` if its file is gone.
+    `RemoteError` if the sender failed, `MissingObjectError` if the file is gone.
     """
     kind = message[0]
     body = memoryview(message)[HEAD_SIZE : length(message)]
-    if kind == _OBJECT:
+    if kind == wire.OBJECT:
         return deserialize(body)
-    if kind == _FAILURE:
+    if kind == wire.FAILURE:
         told: Failure = deserialize(body)
         raise RemoteError(
             f"rank {rank} ({host}) failed in its part of this call: {told.last_line}",
@@ -202,13 +230,13 @@ def decode(connector: FileConnector, message: Message, rank: int, host: str, *, 
             cause=told.error,
             traceback=told.traceback,
         )
-    if kind == _FILE:
+    if kind == wire.OWN_FILE:
         key = FileKey.unpack(body)
         with _evicted(connector, key, last):
             data = connector.get(key)
     else:
-        record, offset, nbytes = _PART.unpack(body)
-        key = FileKey.unpack(record)
+        binary, offset, nbytes = _PART.unpack(body)
+        key = FileKey.unpack(binary)
         with _evicted(connector, key, last):
             data = connector.get_part(key, offset, nbytes)
     if data is None:
@@ -219,7 +247,7 @@ def decode(connector: FileConnector, message: Message, rank: int, host: str, *, 
 
 @contextlib.contextmanager
 def _evicted(connector: FileConnector, key: FileKey, last: bool) -> Iterator[None]:
-    """Remove an object after the block, whatever happens in it: nobody else will."""
+    """Remove a file after the block, also if that raises: nobody else will."""
     try:
         yield
     finally:
@@ -228,17 +256,20 @@ def _evicted(connector: FileConnector, key: FileKey, last: bool) -> Iterator[Non
                 connector.evict(key)
 
 
-def _inline(frames: Frames) -> Pieces:
+def _object(frames: Frames) -> Pieces:
     nbytes = sum(map(len, frames))
-    head = _HEAD.pack(_OBJECT, nbytes)
+    head = _HEAD.pack(wire.OBJECT, nbytes)
     if nbytes <= _JOINED_UP_TO:
         return [bytearray().join((head, *frames))]
     return [head + frames[0], *frames[1:]]
 
 
-def _message(kind: int, body: bytes) -> bytes:
-    return _HEAD.pack(kind, len(body)) + body
+def _message(first_byte: int, body: bytes) -> bytes:
+    return _HEAD.pack(first_byte, len(body)) + body
 
 
-#: Tells who receives it that the message takes as long as a file takes to write.
-HOLD: Pieces = [_message(_HOLD, b"")]
+#: The message by which the root says that it writes a file first, which takes a while.
+STAND_BY: Pieces = [_message(wire.STAND_BY, b"")]
+
+#: The message of a sender that Ctrl-C stops after it has promised one.
+INTERRUPTED: Pieces = [failure(InterruptedError("the sender was interrupted"))]

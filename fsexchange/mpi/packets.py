@@ -1,9 +1,9 @@
-"""Messages of any length moved among the ranks of a communicator, each verb in two steps.
+"""Collectives that move messages of any length, each in two steps.
 
-The first moves a packet of fixed length from each rank: the message's begin, which tells its
-length. The second moves the rest, if any has one: to all by a collective, to one rank by itself,
-straight from the sender's array. mpi4py's own verbs move lengths first, then data; here a small
-message needs the first step alone.
+The first step moves packets, all of the same length. A packet is the start of a message, and its
+head tells how long the message is. The second step moves the rests, if there are any: to all ranks
+by a collective, to one rank by a message of its own, straight from the sender's array. mpi4py's
+verbs move lengths first, then data; here a small message needs only the first step.
 """
 
 from __future__ import annotations
@@ -14,30 +14,29 @@ from itertools import accumulate
 
 from mpi4py import MPI
 
+from fsexchange.mpi import wire
 from fsexchange.mpi.message import Message, Pieces, empty, joined, length, split
 from fsexchange.serialize.format import ALIGNMENT
 
-# Tags of the rest of a message to one rank, and of the empty one that ends a `doze`.
-_REST, _WAKE = 4, 5
-
-# What one rank sends to all costs MPICH the same up to 4 KiB: 1.4 us with 2 ranks, 5.4 with 4.
+# Bytes of the packet of a bcast. Up to 4 KiB MPICH takes the same time: 1.4 us for 2 ranks, 5.4 us
+# for 4.
 _PACKET_TO_ALL = 2048
 
-# What one rank gets of all is as many packets as there are ranks: up to so many bytes together, and
-# never less each than a message that names a file.
+# Bytes of all packets that a rank receives in another verb, and the least bytes of a packet: enough
+# for a message that refers to a file.
 _PACKETS = 8192
 _SMALLEST_PACKET = 128
 
-# Seconds between two looks of who dozes.
+# Seconds that a dozing rank sleeps between two looks.
 _SHORTEST_NAP, _LONGEST_NAP = 5e-5, 1e-2
 
 
 def bcast(comm: MPI.Intracomm, messages: Sequence[Pieces] | None, root: int) -> Message:
-    """Return the root's only message on every rank, on the root its own copy."""
+    """Return the root's message on every rank, a copy on the root as well."""
     packet = bytearray(_PACKET_TO_ALL)
     if messages is not None:
-        begin, rest = split(messages[0], _PACKET_TO_ALL)
-        packet[: len(begin)] = begin
+        start, rest = split(messages[0], _PACKET_TO_ALL)
+        packet[: len(start)] = start
         comm.Bcast(packet, root)
         if rest:
             comm.Bcast(rest, root)
@@ -59,22 +58,22 @@ def gather(comm: MPI.Intracomm, message: Pieces, root: int) -> list[Message] | N
         own = joined(message)
         packets = bytearray(size * comm.size)
         comm.Gather(_packets([own[:size]], size), packets, root)
-        messages, requests = _arriving(comm, packets, own)
+        messages, requests = _receive_rests(comm, packets, own)
         MPI.Request.Waitall(requests)
         return messages
-    begin, rest = split(message, size)
-    comm.Gather(_packets([begin], size), None, root)
+    start, rest = split(message, size)
+    comm.Gather(_packets([start], size), None, root)
     if rest:
-        comm.Send(rest, root, _REST)
+        comm.Send(rest, root, wire.REST)
     return None
 
 
 def allgather(comm: MPI.Intracomm, message: Pieces) -> list[Message]:
     """Return the messages of all ranks, in their order, on every rank."""
     size = _packet_size(comm)
-    begin, rest = split(message, size)
+    start, rest = split(message, size)
     packets = memoryview(bytearray(size * comm.size))
-    comm.Allgather(_packets([begin], size), packets)
+    comm.Allgather(_packets([start], size), packets)
     came = [packets[at : at + size] for at in range(0, len(packets), size)]
     lengths = [length(packet) for packet in came]
     counts = [max(0, nbytes - size) for nbytes in lengths]
@@ -90,14 +89,14 @@ def allgather(comm: MPI.Intracomm, message: Pieces) -> list[Message]:
 
 
 def scatter(comm: MPI.Intracomm, messages: Sequence[Pieces] | None, root: int) -> Message:
-    """Return the message for this rank of the root's messages, one for each rank."""
+    """Return the message that the root has for this rank; the root passes one for each rank."""
     size = _packet_size(comm)
     packet = bytearray(size)
     if messages is not None:
         own = joined(messages[root])
         parts = [split(message, size) for message in _replaced(messages, root, own)]
-        comm.Scatter(_packets([begin for begin, _ in parts], size), packet, root)
-        MPI.Request.Waitall(_leaving(comm, parts))
+        comm.Scatter(_packets([start for start, _ in parts], size), packet, root)
+        MPI.Request.Waitall(_send_rests(comm, parts))
         return own
     comm.Scatter(None, packet, root)
     total = length(packet)
@@ -105,38 +104,38 @@ def scatter(comm: MPI.Intracomm, messages: Sequence[Pieces] | None, root: int) -
         return packet
     whole = empty(total)
     whole[:size] = packet
-    comm.Recv(whole[size:], root, _REST)
+    comm.Recv(whole[size:], root, wire.REST)
     return whole
 
 
 def alltoall(comm: MPI.Intracomm, messages: Sequence[Pieces]) -> list[Message]:
-    """Return the messages for this rank of all ranks, in their order; each has one for each."""
+    """Return the messages that all ranks have for this one, in the order of ranks."""
     size = _packet_size(comm)
     own = joined(messages[comm.rank])
     parts = [split(message, size) for message in _replaced(messages, comm.rank, own)]
     packets = bytearray(size * comm.size)
-    comm.Alltoall(_packets([begin for begin, _ in parts], size), packets)
-    arrived, requests = _arriving(comm, packets, own)
-    MPI.Request.Waitall(requests + _leaving(comm, parts))
-    return arrived
+    comm.Alltoall(_packets([start for start, _ in parts], size), packets)
+    received, requests = _receive_rests(comm, packets, own)
+    MPI.Request.Waitall(requests + _send_rests(comm, parts))
+    return received
 
 
 def doze(comm: MPI.Intracomm, root: int) -> None:
-    """Wait until the root calls `wake`, a twentieth longer than needed, and leave others the cores.
+    """Sleep until the root calls `wake`, and at most a twentieth longer.
 
-    MPI's own ways of waiting all take a core, which the root may need where ranks share them.
+    A rank that waits in MPI keeps its core busy, which the root may need where ranks share cores.
     """
-    woken = comm.Irecv(bytearray(), root, _WAKE)
-    start = time.perf_counter()
+    woken = comm.Irecv(bytearray(), root, wire.WAKE)
+    began = time.perf_counter()
     while not woken.Test():
-        time.sleep(min(_LONGEST_NAP, _SHORTEST_NAP + (time.perf_counter() - start) / 20))
+        time.sleep(min(_LONGEST_NAP, _SHORTEST_NAP + (time.perf_counter() - began) / 20))
 
 
 def wake(comm: MPI.Intracomm) -> None:
-    """Have all others return from `doze`."""
+    """Let all other ranks return from `doze`."""
     for rank in range(comm.size):
         if rank != comm.rank:
-            comm.Send(b"", rank, _WAKE)
+            comm.Send(b"", rank, wire.WAKE)
 
 
 def _packet_size(comm: MPI.Intracomm) -> int:
@@ -144,22 +143,22 @@ def _packet_size(comm: MPI.Intracomm) -> int:
     return size - size % ALIGNMENT
 
 
-def _packets(begins: Sequence[Message], size: int) -> bytearray:
-    packets = bytearray(size * len(begins))
-    for n, begin in enumerate(begins):
-        packets[n * size : n * size + len(begin)] = begin
+def _packets(starts: Sequence[Message], size: int) -> bytearray:
+    packets = bytearray(size * len(starts))
+    for n, start in enumerate(starts):
+        packets[n * size : n * size + len(start)] = start
     return packets
 
 
 def _replaced(messages: Sequence[Pieces], rank: int, own: Message) -> list[Pieces]:
-    """Return the messages with that to this rank itself in one piece, not to be joined again."""
+    """Return the messages, this rank's own in one piece, so that `split` does not join it again."""
     return [*messages[:rank], [own], *messages[rank + 1 :]]
 
 
-def _arriving(
+def _receive_rests(
     comm: MPI.Intracomm, packets: bytearray, own: Message
 ) -> tuple[list[Message], list[MPI.Request]]:
-    """Return the messages of all ranks, whole once the requests for their rests are done."""
+    """Return the messages of all ranks, which are whole once the requests are done."""
     size = len(packets) // comm.size
     messages: list[Message] = []
     requests = []
@@ -173,15 +172,15 @@ def _arriving(
         else:
             whole = empty(total)
             whole[:size] = packet
-            requests.append(comm.Irecv(whole[size:], rank, _REST))
+            requests.append(comm.Irecv(whole[size:], rank, wire.REST))
             messages.append(whole)
     return messages, requests
 
 
-def _leaving(comm: MPI.Intracomm, parts: Sequence[tuple[Message, Message]]) -> list[MPI.Request]:
-    """Send the rests to other ranks, each straight from where it is."""
+def _send_rests(comm: MPI.Intracomm, parts: Sequence[tuple[Message, Message]]) -> list[MPI.Request]:
+    """Send the rests to the other ranks, without a copy."""
     return [
-        comm.Isend(rest, rank, _REST)
+        comm.Isend(rest, rank, wire.REST)
         for rank, (_, rest) in enumerate(parts)
         if rest and rank != comm.rank
     ]

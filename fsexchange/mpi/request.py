@@ -31,16 +31,16 @@ class Request:
         self._load = load
 
     def wait(self, status: MPI.Status | None = None) -> Any:
-        """Wait for the end; return the object that was received, None for a send."""
+        """Wait until it is done; return the object of a receive, None for a send."""
         return self._end(status, wait=True)[1]
 
     def test(self, status: MPI.Status | None = None) -> tuple[bool, Any]:
-        """Return True and what `wait` would, or False and None; does not wait."""
+        """Return True and what `wait` returns if it is done, else False and None."""
         return self._end(status, wait=False)
 
     @staticmethod
     def waitall(requests: Iterable[Request]) -> list[Any]:
-        """Wait for several, and return what each `wait` does; the first error after all."""
+        """Wait for all requests, then return what each `wait` returned or raise the first error."""
         objs = []
         errors = []
         for request in requests:

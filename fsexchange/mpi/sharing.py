@@ -1,4 +1,4 @@
-"""How the ranks of a communicator come to share one directory, and what all hear if some cannot."""
+"""Sharing: the ranks of a communicator open one directory, or all raise the same error."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from fsexchange.filesystem.kinds import find_filesystem
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-# A network file system may hide a directory from a host that looked for it too early for as long
-# as it caches the absence: 30 s by default on NFS (acdirmin, nfs(5)).
+# A host that looks for a directory too early caches its absence. A network file system then hides
+# the directory from this host: for 30 s by default on NFS (acdirmin, nfs(5)).
 _HIDDEN_FOR = 35.0
 
 #: Bytes up to which an object rides inside its message. Between 4 ranks of one host, on tmpfs,
-#: messages and files cost the same at 2 MiB a rank (allgather) to 32 MiB (bcast); what is for one
-#: rank alone is always faster in a message: `scripts/bench-exchange`. Beyond, files keep one copy a
-#: node where messages make one a rank, and leave on disk what is not looked at.
+#: messages and files cost the same at 2 MiB a rank (allgather) to 32 MiB (bcast). An object for one
+#: rank alone is always faster in a message: `scripts/bench-exchange`. Above the limit, files need
+#: one copy a host, messages one a rank; and pages of a file that nobody reads stay on disk.
 INLINE_LIMIT = 8 << 20
 
 
 class Shared(NamedTuple):
-    """What one rank has of the directory that all share."""
+    """One rank's connector to the shared directory, and what the root decided."""
 
     connector: FileConnector
     temporary: bool
-    """Whether the store ends with the root: not if that only attached to one that was there."""
+    """Whether the store ends with the root, which may have attached to another owner's store."""
     inline_limit: int
 
 
@@ -45,7 +45,7 @@ def share(
 ) -> Shared:
     """Return this rank's connector, once all ranks have one to the same directory; collective.
 
-    What the root says of directory, limit and options counts for all.
+    The root's directory, limit and options count for all ranks.
     """
     connector: FileConnector | None = None
     own: Exception | None = None
@@ -54,7 +54,7 @@ def share(
         try:
             connector = FileConnector(_choose(store_dir, hosts), **options)
             offer = connector.config(), connector.owned and connector.clear, inline_limit
-        except Exception as error:  # whatever it is, the others must not wait for the offer
+        except Exception as error:  # whatever it is, the others wait for the offer
             own = error
             offer = error if _travels(error) else RemoteError(repr(error), rank=root)
     offer = comm.bcast(offer if comm.rank == root else None, root)
@@ -65,7 +65,7 @@ def share(
     if connector is None:
         try:
             connector = _attach(config)
-        except Exception as error:  # here, too: the others wait for the verdict
+        except Exception as error:  # whatever it is, the others wait for the verdict
             verdict = f"{hosts[comm.rank]}: {error}"
     verdicts = comm.allgather(verdict)
     blind = {rank: verdict for rank, verdict in enumerate(verdicts) if verdict}
@@ -99,11 +99,11 @@ def _choose(store_dir: str | os.PathLike[str] | None, hosts: list[str]) -> str:
 
 
 def _attach(config: dict[str, Any]) -> FileConnector:
-    """Attach to root's store, and be patient where a client may remember that it was not there."""
+    """Attach to the root's store; retry for as long as this host may cache its absence."""
     deadline = time.monotonic() + _HIDDEN_FOR
     while True:
         try:
-            # Proof enough: the store's witness has a random name of 64 bits that root just made.
+            # This proves enough: the store has a file whose random name of 64 bits root just made.
             return FileConnector.from_config(config)
         except StoreClosedError:
             parent = os.path.dirname(config["store_dir"])
@@ -114,7 +114,7 @@ def _attach(config: dict[str, Any]) -> FileConnector:
 
 def _may_be_hidden(parent: str) -> bool:
     try:
-        os.listdir(parent)  # clears what most clients remember of its names
+        os.listdir(parent)  # makes most clients forget which names are absent
         return find_filesystem(parent).policy.network
     except OSError:
         return False

@@ -1,4 +1,4 @@
-"""Use a connector where mpi4py is not installed; importing `fsexchange.mpi` says so."""
+"""Use a connector where mpi4py is not installed; an Exchange says so, plans and messages do not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fsexchange import FileConnector  # noqa: E402
 with FileConnector(sys.argv[1]) as connector:
     assert connector.get(connector.put(b"x")) == b"x"
 try:
-    import fsexchange.mpi  # noqa: F401
+    from fsexchange.mpi import Exchange  # noqa: F401
 except ImportError:
     pass
 else:

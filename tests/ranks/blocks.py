@@ -190,8 +190,8 @@ def read_later() -> None:
             assert store.get("grid").shape == (100, 100)
 
 
-def memory_of_a_node() -> None:
-    """Prints how much memory all ranks hold more for the results of each way, in copies."""
+def memory_of_a_host() -> None:
+    """Print how much memory the results of each way take on all ranks together, in copies."""
     nbytes = 64 << 20
     block = np.full(nbytes // 8, rank, "f8")
     result = size * nbytes
@@ -201,17 +201,17 @@ def memory_of_a_node() -> None:
             ("fsexchange assemble", lambda: ex.assemble(block)),
             ("mpi4py allgather", lambda: comm.allgather(block)),
         ):
-            before = _node_memory()
+            before = _host_memory()
             got: Any = call()
             parts = got if isinstance(got, list) else [got]
             assert sum(float(part.sum()) for part in parts) == block.size * sum(range(size))
-            copies = (_node_memory() - before) / result
+            copies = (_host_memory() - before) / result
             if rank == 0:
                 print(f"{name}: {copies:.2f} copies of the result")
             del got, parts
 
 
-def _node_memory() -> int:
+def _host_memory() -> int:
     """Return the PSS of all ranks together, in bytes."""
     comm.Barrier()
     pss: int = psutil.Process().memory_full_info().pss

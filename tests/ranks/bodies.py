@@ -118,6 +118,7 @@ def no_key_on_one_rank() -> None:
                     assert error.rank == last
                     assert error.host == ex.hosts[last]
                     assert f"rank {last} " in str(error)
+                    assert type(error.cause) is InvalidKeyError
                 else:
                     assert name == "gather", result
                     assert rank not in (0, last)

@@ -50,7 +50,7 @@ def raised_everywhere(kind: type[BaseException], call: Callable[[], Any]) -> str
 
 
 def is_gone(path: Path) -> bool:
-    """Tell whether a directory that its owner removed is gone: at once, where no cache is."""
+    """Return whether a directory that its owner removed is gone: at once, where no cache is."""
     deadline = time.monotonic() + 60  # a client of sshfs or NFS may show it for seconds more
     while path.exists() and find_filesystem(str(path)).policy.network:
         assert time.monotonic() < deadline
@@ -80,7 +80,7 @@ def _objects(ex: Exchange) -> list[str]:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Tell whether two objects are equal to the last bit; containers and functions, too."""
+    """Return whether two objects are equal to the last bit; containers and functions, too."""
     if type(one) is not type(other):
         return False
     if isinstance(one, np.ndarray):

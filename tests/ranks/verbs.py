@@ -423,12 +423,28 @@ def keys_of_objects_that_stay() -> None:
             raises(mistake if rank == 0 else RemoteError, partial(ex.alltoall_keys, here))
         raises(InvalidKeyError, lambda: ex.send_key(bad, right))
         raises(RemoteError, lambda: ex.recv_key(left))
-        # The wrong verb for what was sent.
-        ex.send_key(good, right)
-        raises(ValueError, lambda: ex.recv(source=left))
-        ex.send("no key", right)
-        raises(InvalidKeyError, lambda: ex.recv_key(left))
         assert ex.allgather(rank) == list(range(size))
+        # A key is an object like others, and other objects are no keys.
+        ex.send_key(good, right)
+        assert ex.recv(source=left) == good
+        ex.send(good, right)
+        assert ex.recv_key(left) == good
+        for nbytes in (1, 100_000, LARGE):
+            ex.send("x" * nbytes, right)
+            assert f"what rank {left} sent" in str(
+                raises(InvalidKeyError, partial(ex.recv_key, left))
+            )
+        assert left_behind(ex) == []
+    # Keys never move to files, whatever the limit.
+    with Exchange(comm, base / "store", inline_limit=0) as ex:
+        connector: Any = ex.connector
+        connector.put = None
+        assert ex.allgather_keys(keys[rank]) == keys
+        assert ex.bcast_key(keys[rank], last) == keys[last]
+        assert ex.scatter_keys(keys) == keys[rank]
+        assert ex.alltoall_keys([keys[rank]] * size) == keys
+        ex.send_key(keys[rank], right)
+        assert ex.recv_key(left) == keys[left]
 
 
 def local_store() -> None:

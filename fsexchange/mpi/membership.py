@@ -1,0 +1,161 @@
+"""Membership: one rank among those that share a directory, from joining to leaving."""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+import os
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from mpi4py import MPI
+
+from fsexchange.errors import StoreClosedError
+from fsexchange.mpi.leaving import leave
+from fsexchange.mpi.sharing import share
+
+
+class Communicators(NamedTuple):
+    """Duplicates of the user's communicator: what travels on one is never taken for another's."""
+
+    user: MPI.Intracomm
+    """The user's own messages."""
+    tagged: MPI.Intracomm
+    """What `send` and `recv` move, under the user's tags."""
+    internal: MPI.Intracomm
+    """All else, under the tags of `wire`: collectives, acknowledgements, the rests of long
+    messages, leaving."""
+
+    @classmethod
+    def duplicate(cls, comm: MPI.Intracomm) -> Communicators:
+        """Duplicate a communicator; collective."""
+        return cls(comm.Dup(), comm.Dup(), comm.Dup())
+
+    def free(self) -> None:
+        """Free the duplicates; collective."""
+        for comm in reversed(self):
+            comm.Free()
+
+
+class Membership:
+    """One rank among those that share a directory.
+
+    All ranks make theirs together. If one cannot, all raise the same error.
+    """
+
+    def __init__(
+        self,
+        comm: MPI.Comm | None,
+        store_dir: str | os.PathLike[str] | None,
+        *,
+        root: int,
+        inline_limit: int,
+        abort_timeout: float,
+        options: dict[str, Any],
+    ) -> None:
+        if comm is None:
+            comm = MPI.COMM_WORLD
+        if not isinstance(comm, MPI.Intracomm):
+            raise ValueError("Exchange takes an intracommunicator; merge this one first: Merge()")
+        self.comms = Communicators.duplicate(comm)
+        self.rank, self.size = comm.rank, comm.size
+        self._abort_timeout = abort_timeout
+        internal = self.comms.internal
+        try:
+            everyone = internal.allgather(
+                (socket.gethostname(), *_checked(root, inline_limit, abort_timeout))
+            )
+            hosts, roots, problems = zip(*everyone, strict=True)
+            self.hosts = list(hosts)
+            for rank, problem in enumerate(problems):
+                if problem:
+                    raise ValueError(f"{problem} on rank {rank}")
+            if len(set(roots)) > 1 or not 0 <= root < self.size:
+                raise ValueError(
+                    f"root must be the same rank below {self.size} everywhere, not {sorted(roots)}"
+                )
+            self.connector, self._temporary, self.inline_limit = share(
+                internal, store_dir, root, self.hosts, inline_limit, options
+            )
+        except Exception:
+            self.comms.free()  # all ranks are here, as they all raise this error
+            raise
+        self._left = False
+
+    def check(self, *, root: int | None = None, dest: int | None = None) -> None:
+        """Raise unless this rank is still a member, and `root` or `dest` is a rank."""
+        if self._left:
+            raise StoreClosedError(
+                f"this Exchange over {self.connector.store_dir} was closed",
+                path=self.connector.store_dir,
+            )
+        if root is not None and not 0 <= root < self.size:
+            raise ValueError(f"root is {root}; there are ranks 0 to {self.size - 1}")
+        if dest is not None and not (0 <= dest < self.size or dest == MPI.PROC_NULL):
+            raise ValueError(f"dest is {dest}; there are ranks 0 to {self.size - 1}")
+
+    def leave(self, drain: Callable[[], None], error: BaseException | None = None) -> None:
+        """Wait for all ranks, then call `drain` and end the store, once; collective.
+
+        A rank that leaves by an error aborts the job if the others do not come in time.
+        """
+        if self._left:
+            return
+        self._left = True
+        by_exception = error is not None and self.size > 1
+        if error is not None and by_exception:
+            _say(
+                "".join(traceback.format_exception(error))
+                + f"fsexchange: rank {self.rank} ({self.hosts[self.rank]}) leaves its Exchange by "
+                f"this exception; waiting up to {self._abort_timeout:g} s for all {self.size} "
+                "ranks to leave"
+            )
+        internal = self.comms.internal
+        timeout = self._abort_timeout if by_exception else None
+        missing = leave(internal, by_exception=by_exception, timeout=timeout)
+        if missing:
+            self._abort(missing)
+            return
+        try:
+            drain()
+            self.connector.close()
+        finally:
+            internal.Barrier()
+            self.comms.free()
+
+    def _abort(self, missing: list[int]) -> None:
+        try:
+            some = ", ".join(f"{rank} ({self.hosts[rank]})" for rank in missing[:8])
+            _say(
+                f"fsexchange: rank {self.rank} ({self.hosts[self.rank]}) aborts the job: "
+                f"{len(missing)} of {self.size} ranks had not left after "
+                f"{self._abort_timeout:g} s: {some}" + (", ..." if len(missing) > 8 else "")
+            )
+            time.sleep(0.5)  # an abort overtakes what mpirun has still to print
+            if self._temporary:
+                self.connector.close(clear=True)
+        finally:
+            MPI.COMM_WORLD.Abort(1)  # if this rank fails here, the others must not hang
+
+
+def _checked(root: int, inline_limit: int, abort_timeout: float) -> tuple[int, str]:
+    """Return the root, and what is wrong with this rank's arguments, to be raised on all."""
+    try:
+        root = operator.index(root)
+        if operator.index(inline_limit) >= 0 and float(abort_timeout) >= 0:
+            return root, ""
+    except (TypeError, ValueError):
+        pass
+    return -1, (
+        "root should be a rank, inline_limit bytes and abort_timeout seconds, 0 or more, and are "
+        f"{root!r}, {inline_limit!r} and {abort_timeout!r}"
+    )
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):  # a closed stderr must not keep us from leaving
+        print(text, file=sys.stderr, flush=True)
