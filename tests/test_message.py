@@ -286,7 +286,7 @@ def test_objects_for_several_ranks_share_a_file(connector: FileConnector) -> Non
 
 
 def test_file_that_cannot_be_read_is_removed_all_the_same(connector: FileConnector) -> None:
-    key = connector.put(b"no object" * 100, alone=True)
+    key = connector.put(b"no object" * 100)
     with pytest.raises(CorruptObjectError):
         load(connector, own_file(key), last=True)
     assert files(connector) == []
