@@ -82,9 +82,7 @@ def test_kill_at_any_system_call_leaves_the_whole_object_or_none(
     assert "before" in outcomes
 
 
-@pytest.mark.parametrize(
-    "verb", ["first", "append", "put_batch", "evict", "evict_batch", "evict the last", "close"]
-)
+@pytest.mark.parametrize("verb", ["put_batch", "evict", "evict_batch", "evict the last", "close"])
 def test_kill_at_any_system_call_on_shared_files(verb: str, shm_dir: Path) -> None:
     """Each object is there or evicted, the others are there, and what is left can be evicted."""
     contents = [bytes([n]) * 3000 for n in range(60)]

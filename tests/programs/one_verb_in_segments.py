@@ -10,14 +10,10 @@ from fsexchange import FileConnector, FileKey
 
 store, verb, *texts = sys.argv[1:]
 connector = FileConnector(store)
-for _ in range(16 if verb == "first" else 17):
-    connector.evict(connector.put(b"warm up"))
 connector.evict_batch(connector.put_batch([b"warm", b"up"]))
 keys = [FileKey.parse(text) for text in texts]
 connector.get_batch(keys)
 verbs: dict[str, Callable[[], object]] = {
-    "first": lambda: connector.put([b"new" * 100, b"new" * 200]),
-    "append": lambda: connector.put([b"new" * 100, b"new" * 200]),
     "put_batch": lambda: connector.put_batch([b"new"] * 3000),
     "evict": lambda: connector.evict(keys[0]),
     "evict_batch": lambda: connector.evict_batch(keys[:-1]),
