@@ -30,7 +30,7 @@ from fsexchange import (
 )
 
 from .jobs import needs_mpi, passes
-from .processes import python, small_tmpfs
+from .processes import fork, python, small_tmpfs
 
 LENGTHS = [0, 1, 63, 64, 65, 1000, 4096, 65_535]
 
@@ -263,15 +263,16 @@ def test_threads_and_children_append_to_files_of_their_own(connector: FileConnec
     for thread in threads:
         thread.start()
     reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
+
+    def put_and_tell() -> None:
         with os.fdopen(writer, "wb") as theirs:
             pickle.dump(put("child"), theirs)
-        os._exit(0)
+
+    child = fork(put_and_tell)
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
         found += pickle.load(pipe)
-    os.waitpid(child, 0)
+    assert os.waitpid(child, 0)[1] == 0
     for thread in threads:
         thread.join()
     found += put("parent")
@@ -327,15 +328,20 @@ def test_readers_see_whole_objects_or_none_while_space_is_given_back(
 ) -> None:
     context = multiprocessing.get_context("fork")
     keys = put(connector, [b"content" * 100] * 1300)
-    results = context.SimpleQueue()
-    children = [context.Process(target=read_all, args=(connector, keys, results)) for _ in range(2)]
+    results = context.Queue()
+    children = [  # daemons, as they read until all is evicted
+        context.Process(target=read_all, args=(connector, keys, results), daemon=True)
+        for _ in range(2)
+    ]
     for child in children:
         child.start()
     for key in keys:
         connector.evict(key)
-    assert [results.get(), results.get()] == [0, 0]
+    assert [results.get(timeout=60), results.get(timeout=60)] == [0, 0]
     for child in children:
         child.join()
+    results.close()
+    results.join_thread()
 
 
 def test_the_end_of_the_store_is_an_error_for_who_has_its_files_open(base_dir: Path) -> None:
@@ -423,10 +429,10 @@ def test_nothing_is_put_where_it_was_given_up(connector: FileConnector) -> None:
                 while True:
                     keys.append(other.put(b"content"))
 
-        threads = [threading.Thread(target=put) for _ in range(2)]
+        threads = [threading.Thread(target=put, daemon=True) for _ in range(2)]
         for thread in threads:
             thread.start()
-        while len(keys) < 50:
+        while len(keys) < 50 and any(thread.is_alive() for thread in threads):
             time.sleep(1e-4)
         other.close()
         for thread in threads:
@@ -450,8 +456,8 @@ def test_a_child_that_closes_all_files_touches_no_other(connector: FileConnector
     """As daemons do; numbers of the parent's open files are its own files' by then."""
     keys = appended(connector, [b"first", b"second"])
     assert connector.get(keys[0]) == b"first"
-    child = os.fork()
-    if child == 0:
+
+    def close_all_files() -> None:
         os.closerange(3, 256)
         mine = [os.open("/dev/shm", os.O_RDWR | os.O_TMPFILE) for _ in range(100)]
         for fd in mine:
@@ -459,9 +465,9 @@ def test_a_child_that_closes_all_files_touches_no_other(connector: FileConnector
         connector.evict(keys[0])
         connector.put(b"child's")
         connector.close()
-        untouched = all(os.pread(fd, 40_000, 0) == bytes(40_000) for fd in mine)
-        os._exit(0 if untouched and connector is not None else 1)
-    assert os.waitpid(child, 0)[1] == 0
+        assert all(os.pread(fd, 40_000, 0) == bytes(40_000) for fd in mine)
+
+    assert os.waitpid(fork(close_all_files), 0)[1] == 0
     assert connector.get_batch(keys) == [None, b"second"]
 
 
