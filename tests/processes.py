@@ -6,7 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,24 @@ def python(
     if check:
         assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}{done.stderr}"
     return done
+
+
+def fork(work: Callable[[], object]) -> int:
+    """Return the pid of a forked child that does `work` and ends; with status 1 if that raises.
+
+    A child that let an exception through would go on with the tests, as a second pytest.
+    """
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return pid
 
 
 def lacking(what: str) -> None:

@@ -265,7 +265,7 @@ class TestContract:
             except BaseException as error:
                 errors.append(error)
 
-        thread = threading.Thread(target=reader)
+        thread = threading.Thread(target=reader, daemon=True)
         thread.start()
         for key in keys:
             connector.evict(current[0])

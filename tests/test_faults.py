@@ -170,7 +170,7 @@ def test_writers_cannot_outrun_the_owner_that_clears(shm_dir: Path) -> None:
         except BaseException as error:
             ends.append(type(error))
 
-    threads = [threading.Thread(target=put, args=(clone,)) for clone in clones]
+    threads = [threading.Thread(target=put, args=(clone,), daemon=True) for clone in clones]
     for thread in threads:
         thread.start()
     time.sleep(0.05)
@@ -203,7 +203,7 @@ def test_owner_leaves_while_others_put_and_get(shm_dir: Path) -> None:
                 results.append(repr(error))
 
         threads = [
-            threading.Thread(target=use, args=(clone, n, keys, results))
+            threading.Thread(target=use, args=(clone, n, keys, results), daemon=True)
             for n, clone in enumerate(clones)
         ]
         for thread in threads:

@@ -25,7 +25,7 @@ from fsexchange import (
 )
 
 from .jobs import needs_mpi, passes
-from .processes import python, small_tmpfs
+from .processes import fork, python, small_tmpfs
 
 LENGTHS = [0, 1, 63, 64, 65, 1000, 4096, 65_535]
 
@@ -249,15 +249,20 @@ def test_readers_see_whole_objects_or_none_while_space_is_given_back(
 ) -> None:
     context = multiprocessing.get_context("fork")
     keys = connector.put_batch([b"content" * 100] * 1300)
-    results = context.SimpleQueue()
-    children = [context.Process(target=read_all, args=(connector, keys, results)) for _ in range(2)]
+    results = context.Queue()
+    children = [  # daemons, as they read until all is evicted
+        context.Process(target=read_all, args=(connector, keys, results), daemon=True)
+        for _ in range(2)
+    ]
     for child in children:
         child.start()
     for key in keys:
         connector.evict(key)
-    assert [results.get(), results.get()] == [0, 0]
+    assert [results.get(timeout=60), results.get(timeout=60)] == [0, 0]
     for child in children:
         child.join()
+    results.close()
+    results.join_thread()
 
 
 def test_the_end_of_the_store_is_an_error_for_who_has_its_files_open(base_dir: Path) -> None:
@@ -337,8 +342,8 @@ def test_a_child_that_closes_all_files_touches_no_other(connector: FileConnector
     """As daemons do; numbers of the parent's open files are its own files' by then."""
     keys = connector.put_batch([b"first", b"second"])
     assert connector.get(keys[0]) == b"first"
-    child = os.fork()
-    if child == 0:
+
+    def close_all_files() -> None:
         os.closerange(3, 256)
         mine = [os.open("/dev/shm", os.O_RDWR | os.O_TMPFILE) for _ in range(100)]
         for fd in mine:
@@ -346,9 +351,9 @@ def test_a_child_that_closes_all_files_touches_no_other(connector: FileConnector
         connector.evict(keys[0])
         connector.put(b"child's")
         connector.close()
-        untouched = all(os.pread(fd, 40_000, 0) == bytes(40_000) for fd in mine)
-        os._exit(0 if untouched and connector is not None else 1)
-    assert os.waitpid(child, 0)[1] == 0
+        assert all(os.pread(fd, 40_000, 0) == bytes(40_000) for fd in mine)
+
+    assert os.waitpid(fork(close_all_files), 0)[1] == 0
     assert connector.get_batch(keys) == [None, b"second"]
 
 
