@@ -325,6 +325,33 @@ def test_functions_and_classes_of_main_travel_to_other_scripts(shm_dir: Path) ->
     assert out.split() == ["1000.0"] * 3
 
 
+def test_fork_waits_while_another_thread_imports_what_pickles_by_value() -> None:
+    """Else the child would wait for that thread, which it does not have."""
+    python(
+        """
+        import importlib.abc, os, sys, threading, time, warnings
+        from fsexchange.serialize import deserialize, dumps
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork in a thread is the point here
+        started = threading.Event()
+        class Slow(importlib.abc.MetaPathFinder):
+            def find_spec(self, name, path, target=None):
+                if name == "cloudpickle":
+                    started.set()
+                    time.sleep(0.5)
+        assert "cloudpickle" not in sys.modules
+        sys.meta_path.insert(0, Slow())
+        thread = threading.Thread(target=dumps, args=(lambda: 1,))
+        thread.start()
+        started.wait()
+        if not (child := os.fork()):
+            os._exit(deserialize(dumps(lambda: 7))() != 7)
+        assert os.waitpid(child, 0)[1] == 0
+        thread.join()
+        """,
+        timeout=20,
+    )
+
+
 LOCK = threading.Lock()
 
 

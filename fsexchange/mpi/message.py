@@ -20,7 +20,8 @@ import numpy as np
 
 from fsexchange.connector.keys import RECORD_SIZE, FileKey
 from fsexchange.errors import FsExchangeError, MissingObjectError, RemoteError
-from fsexchange.serialize.format import ALIGNMENT, deserialize, serialize
+from fsexchange.serialize import deserialize, serialize
+from fsexchange.serialize.format import ALIGNMENT
 from fsexchange.store.failure import Failure
 
 if TYPE_CHECKING:

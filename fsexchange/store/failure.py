@@ -6,7 +6,7 @@ import traceback
 from typing import Any
 
 from fsexchange.errors import RemoteError, RemoteTraceback
-from fsexchange.serialize.format import deserialize, dumps
+from fsexchange.serialize import deserialize, dumps
 
 # Characters of a traceback that are kept, its end.
 _MOST_TEXT = 10_000

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from fsexchange.connector.keys import FileKey
 from fsexchange.errors import MissingObjectError
-from fsexchange.serialize.format import deserialize, serialize
+from fsexchange.serialize import deserialize, serialize
 from fsexchange.store.failure import Failure
 from fsexchange.store.ref import Ref
 

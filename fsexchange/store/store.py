@@ -17,8 +17,7 @@ from fsexchange.connector.layout import PACKED_BELOW
 from fsexchange.connector.segment import padding
 from fsexchange.errors import FsExchangeError, InvalidKeyError, MissingObjectError
 from fsexchange.filesystem.files import MAP_FROM
-from fsexchange.serialize import alike
-from fsexchange.serialize.format import deserialize, serialize
+from fsexchange.serialize import alike, deserialize, serialize
 from fsexchange.store.cache import Cache
 from fsexchange.store.failure import Failure
 from fsexchange.store.future import Future
