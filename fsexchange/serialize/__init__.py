@@ -44,16 +44,14 @@ from fsexchange.serialize.format import (
 )
 from fsexchange.serialize.pickling import (
     Pickler,
+    _from_main,
+    _masked,
+    _memoryview,
+    _ndarray,
+    _subclass,
     dump,
     load,
 )
-
-# The underscored are named in objects that earlier versions wrote.
-from fsexchange.serialize.pickling import _from_main as _from_main
-from fsexchange.serialize.pickling import _masked as _masked
-from fsexchange.serialize.pickling import _memoryview as _memoryview
-from fsexchange.serialize.pickling import _ndarray as _ndarray
-from fsexchange.serialize.pickling import _subclass as _subclass
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -61,6 +59,11 @@ if TYPE_CHECKING:
     from fsexchange.serialize.by_value import CloudPickler
 
 __all__ = ["Frames", "deserialize", "dumps", "serialize"]
+
+# Stored pickles name the functions that load them. They name them in this package, so that objects
+# stay readable when a function moves to another module.
+for _loader in (_from_main, _masked, _memoryview, _ndarray, _subclass):
+    _loader.__module__ = __name__
 
 # Bound once: for each call on an imported name Python makes a bound method, which takes 5 % of the
 # time for an array of 1 KiB.
