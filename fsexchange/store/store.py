@@ -274,17 +274,39 @@ class Store:
         """Return a handle on an object that any process can set, once, and many can wait for."""
         return Future(self, self.connector.new_key())
 
+    @property
+    def store_dir(self) -> str:
+        """The directory of this store."""
+        return self.connector.store_dir
+
+    @property
+    def store_id(self) -> str:
+        """The identity of this store, the same for all processes that attach to it."""
+        return self.connector.store_id
+
     @cached_property
     def names(self) -> Names:
         """Names for people and for later processes: a mutable mapping from name to key."""
         return Names(self.connector)
+
+    def _set_once(self, key: FileKey, obj: Any) -> None:
+        """Set the result or the `Failure` of a future; `KeyExistsError` if it has one."""
+        self.connector.set(key, serialize(obj), write_once=True)
+
+    def _failure(self, key: FileKey) -> Failure | None:
+        """Return the `Failure` that a future was set to, without raising it; None for a result."""
+        data = self.connector.get(key)
+        if data is None:
+            raise self._missing(key, key)
+        obj = deserialize(data)
+        return obj if type(obj) is Failure else None
 
     def _find(self, key: FileKey | str | Ref[Any]) -> FileKey | None:
         """Return the key that is meant, or None: nothing has this name."""
         if isinstance(key, str):
             return self.names.get(key)
         if isinstance(key, Ref):
-            if key.store.connector.store_id != self.connector.store_id:
+            if key.store.store_id != self.connector.store_id:
                 raise InvalidKeyError(f"{key} is of another store than {self}", filename=None)
             return key.key
         return key
