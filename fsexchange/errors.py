@@ -88,7 +88,7 @@ class MissingObjectError(FsExchangeError, KeyError):
 class CorruptObjectError(FsExchangeError, ValueError):
     """What was read is not what was written: truncated, overwritten or foreign.
 
-    >>> from fsexchange.serialize.format import deserialize
+    >>> from fsexchange.serialize import deserialize
     >>> deserialize(b"no such object")
     Traceback (most recent call last):
     fsexchange.errors.CorruptObjectError: not an fsexchange object: begins with b'no such ...

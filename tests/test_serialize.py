@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import threading
+import types
 import zlib
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fsexchange import CorruptObjectError, FileConnector, FileKey, SerializationError
+from fsexchange import (
+    CorruptObjectError,
+    FileConnector,
+    FileKey,
+    Future,
+    Ref,
+    SerializationError,
+    Store,
+)
 from fsexchange.connector.place import default_directory
 from fsexchange.serialize import deserialize, dumps, serialize
 
+from .data.flat_modules import written
 from .processes import PROGRAMS, ROOT, command, python
 
 
@@ -302,6 +312,11 @@ def test_functions_and_classes_of_main_travel_to_other_scripts(shm_dir: Path) ->
             assert out.split() == ["1000.0"] * 3
 
 
+def test_fork_waits_while_another_thread_imports_what_pickles_by_value() -> None:
+    """Else the child would wait for that thread, which it does not have."""
+    python("fork_while_cloudpickle_is_imported", timeout=20)
+
+
 LOCK = threading.Lock()
 
 
@@ -428,6 +443,64 @@ def test_format_is_what_the_module_says() -> None:
     data = (head + struct.pack("<I", crc) + table + body).ljust(start, b"\0") + content
     assert deserialize(data).tolist() == [1, 2, 3]
     assert dumps(np.array([1, 2, 3], "<i2")) == data
+
+
+# ---- objects of earlier versions ----------------------------------------------------------------
+
+
+def test_objects_written_before_the_packages_are_read() -> None:
+    """By `tests/data/flat_modules.py`."""
+    data = (Path(__file__).parent / "data" / "flat_modules.bin").read_bytes()
+    assert b"fsexchange.keys" in data
+    got = deserialize(bytearray(data))
+    failure, of_a_script = got.pop("failure").exception(), got.pop("class")
+    assert (type(failure), str(failure)) == (ValueError, "diverged at step 9")
+    assert of_a_script.colour == "red"
+    wanted = written()
+    assert list(map(type, got.values())) == list(map(type, wanted.values()))
+    for name in ("array", "strided", "masked", "record"):
+        assert got[name].dtype == wanted[name].dtype
+        np.testing.assert_array_equal(got[name], wanted[name])
+    np.testing.assert_array_equal(got["masked"].mask, wanted["masked"].mask)
+    for name in ("memoryview", "key"):
+        assert got[name] == wanted[name]
+    assert vars(got["error"]) == vars(wanted["error"])
+
+
+def test_handles_written_before_the_packages_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: dict[str, type] = {
+        "fsexchange.future": Future,
+        "fsexchange.keys": FileKey,
+        "fsexchange.ref": Ref,
+    }
+    with Store() as store:
+        handles = [store.ref([1]), store.future()]
+        with monkeypatch.context() as then:
+            then.setattr(Store, "__module__", "fsexchange.store")
+            for name, kind in moved.items():
+                module = types.ModuleType(name)
+                setattr(module, kind.__name__, kind)
+                then.setitem(sys.modules, name, module)
+                then.setattr(kind, "__module__", name)
+            data = dumps(handles)
+        assert all(name.encode() in data for name in moved)
+        assert b"fsexchange.store.store" not in data
+        got = deserialize(data)
+        assert got == handles
+        assert got[0].get() == [1]
+
+
+def test_pickles_name_functions_by_their_package() -> None:
+    """So that these functions may move."""
+    masked: Any = np.ma.MaskedArray([1, 2])
+    with Store() as store:
+        failed = store.future()
+        failed.set_exception(ValueError())
+        failure = deserialize(store.connector.get(failed.ref.key) or b"")
+        data = dumps([np.arange(3), masked, np.zeros(3).view(Tagged), BASE.data, store, failure])
+    for module in ("format", "arrays", "pickling", "by_value"):
+        assert b"fsexchange.serialize." + module.encode() not in data
+    assert b"fsexchange.store.failure" not in data
 
 
 # ---- .npy ---------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fsexchange.connector import layout, sweep
+from fsexchange.connector import sweep
+from fsexchange.connector.geometry import Geometry
 from fsexchange.connector.sweep import remove_objects, remove_store
 
 WRITER, OTHER = "0123456789abcdef", "fedcba9876543210"
@@ -140,12 +141,12 @@ def test_a_claim_on_what_is_no_plain_name_takes_nothing_along(name: str, store: 
 def test_a_segment_is_emptied_for_whoever_has_it_open(store: Path) -> None:
     """Which keeps no space on the disk, and sees none of the objects."""
     make(store, f"{WRITER}/.process")
-    start = layout.segment_start(16)
+    geometry = Geometry(16)
     with open(store / WRITER / "3.16", "w+b", buffering=0) as segment:
-        segment.write(bytes(start + 16 * 64))
+        segment.write(bytes(geometry.end))
         remove_store(str(store))
-        assert os.fstat(segment.fileno()).st_size == start
-        assert os.pread(segment.fileno(), 16, layout.segment_chunks(16)) == b"\1" * 16
+        assert os.fstat(segment.fileno()).st_size == geometry.start
+        assert os.pread(segment.fileno(), 16, geometry.flag(0)) == b"\1" * 16
     assert not store.exists()
 
 

@@ -27,7 +27,8 @@ import numpy as np
 from fsexchange.connector.keys import KEY_SIZE, FileKey
 from fsexchange.errors import FsExchangeError, MissingObjectError, RemoteError
 from fsexchange.mpi import wire
-from fsexchange.serialize.format import ALIGNMENT, deserialize, serialize
+from fsexchange.serialize import deserialize, serialize
+from fsexchange.serialize.format import ALIGNMENT
 from fsexchange.store.failure import Failure
 
 if TYPE_CHECKING:

@@ -8,19 +8,20 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from fsexchange.serialize.format import (
-    ALIGNMENT,
-    HEADS,
-    LAYOUTS,
+from fsexchange.serialize.arrays import (
+    ARRAY_OF,
+    HEAD_OF,
     PLAIN_ARRAY,
-    deserialize,
-    serialize,
+    array_frames,
+    is_plain,
+    load_plain,
 )
+from fsexchange.serialize.format import ALIGNMENT, parse
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-#: Where objects begin, or how long they are, in bytes.
+#: Where objects start, or how long they are, in bytes.
 Ints: TypeAlias = "npt.NDArray[np.int64]"
 
 _SHAPE = attrgetter("shape")
@@ -28,9 +29,9 @@ _CONTIGUOUS = attrgetter("flags.c_contiguous")
 
 
 def common_head(objs: Sequence[Any]) -> bytes | None:
-    """Return what `serialize` puts before each of several arrays, if it is the same for all.
+    """Return the bytes that `serialize` puts before each of several arrays, if all have the same.
 
-    Then the array itself is all there is to follow. None for anything else.
+    Only the elements follow them. None if they differ, or if some object is not a plain array.
     """
     if set(map(type, objs)) != {np.ndarray}:
         return None
@@ -43,14 +44,15 @@ def common_head(objs: Sequence[Any]) -> bytes | None:
         return None
     if not all(map(_CONTIGUOUS, objs)):
         return None
-    serialize(objs[0])
-    return HEADS.get((dtype, shape))
+    if (dtype, shape) not in HEAD_OF and is_plain(dtype):
+        array_frames(objs[0], checksum=False)
+    return HEAD_OF.get((dtype, shape))
 
 
 def copies(memory: memoryview, begins: Ints, sizes: Ints) -> list[npt.NDArray[Any]] | None:
-    """Return copies of arrays that lie evenly in memory, if their heads are all the same.
+    """Return copies of arrays that lie at equal distances in memory, if all have the same head.
 
-    None for anything else: objects of other kinds, or some of them evicted.
+    None if they differ: there are objects of other kinds, or some were evicted.
     """
     steps = np.diff(begins)
     if not len(steps) or (steps != steps[0]).any() or (sizes != sizes[0]).any():
@@ -59,10 +61,14 @@ def copies(memory: memoryview, begins: Ints, sizes: Ints) -> list[npt.NDArray[An
     head = bytes(memory[begin : begin + ALIGNMENT])
     if sizes[0] < ALIGNMENT or not head.startswith(PLAIN_ARRAY):
         return None
-    if head not in LAYOUTS:
-        deserialize(memory[begin : begin + int(sizes[0])])
-    known = LAYOUTS.get(head)
-    heads = np.ndarray((len(begins), ALIGNMENT), np.uint8, memory, begin, (step, 1))
+    if head not in ARRAY_OF:
+        first = memory[begin : begin + int(sizes[0])]
+        _, body, buffers = parse(first)
+        load_plain(first, body, buffers[0])
+    known = ARRAY_OF.get(head)
+    heads: npt.NDArray[np.uint8] = np.ndarray(
+        (len(begins), ALIGNMENT), np.uint8, memory, begin, (step, 1)
+    )
     if known is None or known[0] != sizes[0] or (heads != np.frombuffer(head, np.uint8)).any():
         return None
     one: npt.NDArray[Any] = np.ndarray(known[1], known[2], memory, begin + ALIGNMENT)

@@ -1,7 +1,13 @@
 """Objects in a connector: stores, handles, futures and names."""
 
+from fsexchange.store.failure import _load_failure
 from fsexchange.store.future import Future
 from fsexchange.store.ref import Ref
-from fsexchange.store.store import Store
+from fsexchange.store.store import Store, _attach
 
 __all__ = ["Future", "Ref", "Store"]
+
+# Pickles name these functions in this package, so that they stay readable when a function moves to
+# another module.
+for _loader in (_attach, _load_failure):
+    _loader.__module__ = __name__

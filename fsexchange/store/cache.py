@@ -1,4 +1,4 @@
-"""A cache of what was read, bounded in bytes."""
+"""Cache: copies of objects that were read, bounded in bytes."""
 
 from __future__ import annotations
 
@@ -14,19 +14,17 @@ if TYPE_CHECKING:
 
 
 class Cache:
-    """The least recently used bytes of up to `limit`, each handed out as a copy of the caller's.
+    """Keeps up to `limit` bytes of the most recently used objects, and returns copies of them.
 
     Notes
     -----
-    Threads may share it; the lock is held for look-ups, never for copies or I/O.
+    Threads may share it. The lock is held for look-ups, never for copies or I/O.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._renew()
-        # A child forked while another thread held the lock would wait for it for ever.
-        this = weakref.ref(self)
-        os.register_at_fork(after_in_child=lambda: _renew(this()))
+        _caches.add(self)
 
     def _renew(self) -> None:
         self._kept: OrderedDict[FileKey, bytes] = OrderedDict()
@@ -34,7 +32,7 @@ class Cache:
         self._lock = threading.Lock()
 
     def get(self, key: FileKey) -> bytearray | None:
-        """Return a writable copy of what is kept under the key, or None."""
+        """Return a writable copy of the object under a key, or None if it is not kept."""
         with self._lock:
             kept = self._kept.get(key)
             if kept is None:
@@ -43,11 +41,12 @@ class Cache:
         return bytearray(kept)
 
     def put(self, key: FileKey, data: BytesLike) -> None:
-        """Keep a copy, if it fits at all; the least recently used go for it.
+        """Keep a copy of an object, dropping the least recently used ones to make room.
 
-        Only objects of `put`, which never change.
+        Ignores objects larger than the limit, and keys without a length: those were not returned
+        by `put`, so their objects may be set again.
         """
-        if getattr(key, "nbytes", -1) < 0 or len(data) > self.limit:
+        if key.nbytes < 0 or len(data) > self.limit:
             return
         copy = bytes(data)
         with self._lock:
@@ -63,6 +62,14 @@ class Cache:
             self._nbytes -= len(self._kept.pop(key, b""))
 
 
-def _renew(cache: Cache | None) -> None:
-    if cache is not None:
+# All caches of this process.
+_caches: weakref.WeakSet[Cache] = weakref.WeakSet()
+
+
+def _in_forked_child() -> None:
+    """Renew all locks: one that another thread of the parent held would never be released."""
+    for cache in tuple(_caches):
         cache._renew()
+
+
+os.register_at_fork(after_in_child=_in_forked_child)

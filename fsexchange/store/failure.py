@@ -1,4 +1,4 @@
-"""Failure: what a process passes on in the place of an object that it could not make."""
+"""Failure: what a process passes on in place of an object that it could not make."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import traceback
 from typing import Any
 
 from fsexchange.errors import RemoteError, RemoteTraceback
-from fsexchange.serialize.format import deserialize, dumps
+from fsexchange.serialize import deserialize, dumps
 
-# Characters of a traceback that are kept, its end.
+# Characters kept from the end of a traceback.
 _MOST_TEXT = 10_000
 
 
 class Failure:
-    """What a future holds instead of a result; whoever loads it gets the exception raised."""
+    """An exception and its traceback as text; `Store.get` raises the exception."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -21,13 +21,13 @@ class Failure:
 
     @property
     def last_line(self) -> str:
-        """What was raised, as a traceback ends: its type and what it says."""
+        """The type and message of the exception, as in the last line of a traceback."""
         return "".join(traceback.format_exception_only(type(self.error), self.error)).strip()
 
     def __reduce__(self) -> tuple[Any, ...]:
         try:
             data = dumps(self.error)
-            deserialize(data)  # not every exception that can be pickled can be unpickled
+            deserialize(data)  # some exceptions can be pickled but not unpickled
         except Exception:
             data = dumps(RemoteError(self.last_line))
         return _load_failure, (data, self.traceback)
@@ -43,6 +43,6 @@ def _load_failure(data: bytes, text: str) -> Failure:
     failure.traceback = text
     try:
         failure.error = deserialize(data)
-    except Exception:  # its class cannot be imported here; what it said still counts
+    except Exception:  # its class cannot be imported here, but its message can be shown
         failure.error = RemoteError(text.rstrip().rpartition("\n")[2])
     return failure

@@ -1,17 +1,15 @@
-"""Future: an object to come, set once by any process and waited for by many."""
+"""Future: a handle on an object that is set later, once, and that many processes wait for."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from fsexchange.connector.keys import FileKey
-from fsexchange.errors import MissingObjectError
-from fsexchange.serialize.format import deserialize, serialize
 from fsexchange.store.failure import Failure
 from fsexchange.store.ref import Ref
 
 if TYPE_CHECKING:
-    from fsexchange.store.store import Store
+    from fsexchange.connector.keys import FileKey
+    from fsexchange.store.ref import HandleStore
 
 T = TypeVar("T")
 
@@ -19,7 +17,7 @@ T = TypeVar("T")
 class Future(Generic[T]):
     """A handle on an object that any process can set, once, with a result or an exception.
 
-    Made by `Store.future`; pickles to a few hundred bytes. What is set stays until it is evicted
+    Made by `Store.future`; pickles to a few hundred bytes. The result stays until it is evicted
     (`future.ref.evict()`) or the store is closed.
 
     >>> from fsexchange import Store
@@ -34,26 +32,23 @@ class Future(Generic[T]):
 
     __slots__ = ("ref",)
 
-    def __init__(self, store: Store, key: FileKey) -> None:
+    def __init__(self, store: HandleStore, key: FileKey) -> None:
         self.ref: Ref[T] = Ref(store, key)
 
     def set_result(self, result: T) -> None:
-        """Set the result; `KeyExistsError` if there is one or an exception already.
+        """Set the result; `KeyExistsError` if a result or an exception is set already.
 
-        Of processes that race one wins, and all others get the error. Raises what `Store.put` does
-        as well, and can then be tried again.
+        If processes race, one wins and all others get the error. Raises the errors of `Store.put`
+        as well; after those it can be called again.
         """
-        self._set(result)
+        self.ref.store._set_once(self.ref.key, result)
 
     def set_exception(self, error: BaseException) -> None:
-        """Have `result` raise this exception, with its traceback as text; once, as a result."""
-        self._set(Failure(error))
-
-    def _set(self, obj: Any) -> None:
-        self.ref.store.connector.set(self.ref.key, serialize(obj), write_once=True)
+        """Make `result` raise this exception, with its traceback as text; see `set_result`."""
+        self.ref.store._set_once(self.ref.key, Failure(error))
 
     def done(self) -> bool:
-        """Tell whether a result or an exception is set; does not wait."""
+        """Return whether a result or an exception is set, without waiting."""
         return self.ref.store.exists(self.ref.key)
 
     def result(self, timeout: float | None = None) -> T:
@@ -62,8 +57,8 @@ class Future(Generic[T]):
         Raises
         ------
         WaitTimeoutError
-            Nothing was set within `timeout` seconds (None: wait for ever). It tells whether the
-            process that made the future and the store's owner are alive.
+            Nothing was set within `timeout` seconds (None: wait for ever). The message says
+            whether the process that made the future and the owner of the store are alive.
         StoreClosedError
             The store is gone, so nothing will be set any more.
         """
@@ -75,14 +70,11 @@ class Future(Generic[T]):
         """Wait, and return the exception that was set, or None for a result."""
         store = self.ref.store
         store.wait(self.ref.key, timeout)
-        data = store.connector.get(self.ref.key)
-        if data is None:
-            raise MissingObjectError(f"what was set of {self!r} was evicted")
-        obj = deserialize(data)
-        return obj.exception() if type(obj) is Failure else None
+        failure = store._failure(self.ref.key)
+        return None if failure is None else failure.exception()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.ref.key} in {self.ref.store.connector.store_dir})"
+        return f"{type(self).__name__}({self.ref.key} in {self.ref.store.store_dir})"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Future) and self.ref == other.ref

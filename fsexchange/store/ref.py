@@ -2,28 +2,50 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
-
-from fsexchange.connector.keys import FileKey
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
-    from fsexchange.store.store import Store
+    from fsexchange.connector.keys import FileKey
+    from fsexchange.store.failure import Failure
 
 T = TypeVar("T")
 
 _NOT_LOADED: Any = object()
 
 
+class HandleStore(Protocol):
+    """What handles need of the `Store` that makes them."""
+
+    @property
+    def store_dir(self) -> str: ...
+
+    @property
+    def store_id(self) -> str: ...
+
+    def get(self, key: FileKey, /) -> Any: ...
+
+    def exists(self, key: FileKey, /) -> bool: ...
+
+    def evict(self, key: FileKey, /) -> None: ...
+
+    def wait(self, key: FileKey, /, timeout: float | None = None) -> None: ...
+
+    def _set_once(self, key: FileKey, obj: Any, /) -> None: ...
+
+    def _failure(self, key: FileKey, /) -> Failure | None: ...
+
+
 class Ref(Generic[T]):
     """A handle on an object in a store; `get` is where the object is read.
 
-    Made by `Store.ref` and `Future.ref`. It pickles to a few hundred bytes, is hashable, and equal
-    to another of the same object. Nothing is deleted with it: evict the object, or close the store.
+    Made by `Store.ref` and `Future.ref`. It pickles to a few hundred bytes, is hashable, and equals
+    any other Ref of the same object. Deleting a Ref does not delete the object: evict it, or close
+    the store.
 
     Notes
     -----
     The object is loaded once per process for as long as this Ref lives: every `get` returns the
-    same one. Threads that race for the first load all get the one that is kept.
+    same object. Threads that race for the first load all get the one that is kept.
 
     >>> from fsexchange import Store
     >>> import pickle
@@ -36,7 +58,7 @@ class Ref(Generic[T]):
 
     __slots__ = ("__weakref__", "_loaded", "key", "store")
 
-    def __init__(self, store: Store, key: FileKey) -> None:
+    def __init__(self, store: HandleStore, key: FileKey) -> None:
         self.store = store
         self.key = key
         self._loaded: dict[str, Any] = {}
@@ -44,8 +66,8 @@ class Ref(Generic[T]):
     def get(self) -> T:
         """Return the object.
 
-        Raises `MissingObjectError` if it was evicted, and what a `Future` was set to raise; see
-        `Store.get` for more.
+        Raises `MissingObjectError` if it was evicted, and the exception that a `Future` was set
+        to; see `Store.get` for more.
         """
         loaded = self._loaded.get("object", _NOT_LOADED)
         if loaded is _NOT_LOADED:
@@ -54,15 +76,15 @@ class Ref(Generic[T]):
 
     @property
     def loaded(self) -> bool:
-        """Whether `get` returns what it returned before, without reading anything."""
+        """Whether `get` returns the object it returned before, without reading anything."""
         return bool(self._loaded)
 
     def evict(self) -> None:
-        """Remove the object from the store, for everyone; what is loaded stays good."""
+        """Remove the object from the store, for everyone; a loaded object stays good."""
         self.store.evict(self.key)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.key} in {self.store.connector.store_dir})"
+        return f"{type(self).__name__}({self.key} in {self.store.store_dir})"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Ref) and self._identity() == other._identity()
@@ -74,4 +96,4 @@ class Ref(Generic[T]):
         return type(self), (self.store, self.key)
 
     def _identity(self) -> tuple[str, str, int]:
-        return self.store.connector.store_id, self.key.filename, self.key.offset
+        return self.store.store_id, self.key.filename, self.key.offset

@@ -6,15 +6,13 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fsexchange.connector.connector import FileConnector
-from fsexchange.connector.keys import FileKey
+from fsexchange.connector.keys import FileKey, checked
 from fsexchange.connector.place import default_directory
 from fsexchange.errors import FsExchangeError, InvalidKeyError, MissingObjectError
-from fsexchange.serialize import alike
-from fsexchange.serialize.format import deserialize, serialize
+from fsexchange.serialize import alike, deserialize, serialize
 from fsexchange.store.cache import Cache
 from fsexchange.store.failure import Failure
 from fsexchange.store.future import Future
@@ -28,29 +26,30 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Stands for "no default": None is an ordinary value.
+# Means that no default was given: None is an ordinary value.
 _NO_DEFAULT: Any = object()
 
 
 class Store:
     """Objects in a directory that processes share, each under a key, some under a name as well.
 
-    A store pickles to a few hundred bytes and attaches where it is unpickled. Wherever an object is
-    meant, verbs take a key, a name or a `Ref`. Objects are written once: what you `get` is yours,
-    writable, and changes neither the stored object nor anybody else's.
+    A store pickles to a few hundred bytes, and unpickling it attaches to the same store. Verbs take
+    an object's key, name or `Ref`. Objects are written once: what `get` returns is yours and
+    writable, and changing it changes neither the stored object nor anybody else's copy.
 
     Parameters
     ----------
     connector:
         A `FileConnector`, or the path of a directory to make or attach to. None: the directory
-        `$FSEXCHANGE_DIR`, else a private one in /dev/shm, or in the directory for temporary files
-        where that has less than 1 GiB free.
+        `$FSEXCHANGE_DIR`, else a private directory in /dev/shm, or in the directory for temporary
+        files if /dev/shm has less than 1 GiB free.
     clear:
         For a path: False keeps the objects for later processes. See `FileConnector`, also for who
         deletes.
     cache:
-        Keep up to so many bytes of what was read, for the next `get` of the same key; 0 is none.
-        What is mapped needs none. A cached object may outlive its eviction by another process.
+        Bytes of objects to keep in memory, for the next `get` of the same key; 0 keeps none.
+        Mapped objects are never cached. A cached object may outlive its eviction by another
+        process.
 
     Raises
     ------
@@ -96,16 +95,18 @@ class Store:
         return _attach, (type(self), self.connector.config(), size)
 
     def close(self) -> None:
-        """End the use of this store; in the owner's process, remove it with all its objects."""
+        """Stop using this store; in the owner's process, remove it with all its objects."""
         self.connector.close()
 
     def put(self, obj: Any, *, name: str | None = None, checksum: bool = False) -> FileKey:
-        """Write one object and return its key; with `name` also name it, in the place of another.
+        """Write one object and return its key.
 
         Parameters
         ----------
+        name:
+            Give the object this name, too; an object that had the name before loses it.
         checksum:
-            Guard the contents of arrays by a CRC-32, too: about a second for 1 GiB, and as much
+            Guard the contents of arrays by a CRC-32, too: about a second for 1 GiB, and another
             for each `get`.
 
         Raises
@@ -128,9 +129,9 @@ class Store:
         return key
 
     def put_batch(self, objs: Iterable[Any]) -> list[FileKey]:
-        """Write several objects and return their keys in order; all of them or none.
+        """Write several objects and return their keys in order; all objects are written, or none.
 
-        Those under 64 KiB share one file, in which each can be evicted by itself.
+        Objects under 64 KiB share one file, but each can be evicted alone.
         """
         objs = list(objs)
         head = alike.common_head(objs)
@@ -139,12 +140,13 @@ class Store:
         return self.connector.put_alike(head, objs, len(head) + objs[0].nbytes)
 
     def get(self, key: FileKey | str | Ref[Any], default: Any = _NO_DEFAULT) -> Any:
-        """Return an object; arrays are views of a private mapping, or of memory read into.
+        """Return an object; its arrays are views of a private mapping, or of memory of their own.
 
         Raises
         ------
         MissingObjectError
-            It was evicted or never set, or nothing has this name, and there is no `default`.
+            The object was evicted or never set, or nothing has this name, and no `default` is
+            given.
         CorruptObjectError, SerializationError
             See `deserialize`.
         StoreClosedError
@@ -163,7 +165,7 @@ class Store:
                 if default is _NO_DEFAULT:
                     raise self._missing(key, found)
                 return default
-            # The name stands for another object since, and the old one was evicted.
+            # Meanwhile the name was given to another object, and the old one was evicted.
             found = again
             data = None if found is None else self._read(found)
         return _load(data)
@@ -173,6 +175,7 @@ class Store:
         if cache is None:
             return self.connector.get(key)
         self.connector.check_open()
+        key = checked(key)
         data: BytesLike | None = cache.get(key)
         if data is None:
             data = self.connector.get(key)
@@ -183,7 +186,7 @@ class Store:
     def get_batch(
         self, keys: Sequence[FileKey | str | Ref[Any]], default: Any = _NO_DEFAULT
     ) -> list[Any]:
-        """Return what `get` returns for each of several keys, in their order."""
+        """Return several objects, each as `get` does, in the order of their keys."""
         if self._cache:
             return [self.get(key, default) for key in keys]
         meant = [key if type(key) is FileKey else self._find(key) for key in keys]
@@ -207,14 +210,15 @@ class Store:
         return batch
 
     def exists(self, key: FileKey | str | Ref[Any]) -> bool:
-        """Tell whether there is such an object."""
+        """Return whether there is an object under this key or name."""
         found = self._find(key)
         return found is not None and self.connector.exists(found)
 
     def evict(self, key: FileKey | str | Ref[Any]) -> None:
-        """Remove an object, and the name it was given by; no error if there is none.
+        """Remove an object, and its name if `key` is a name; no error if there is none.
 
-        Whoever has its arrays mapped keeps them. Do not name another object so at the same time.
+        Processes that have its arrays mapped keep them. Do not give the name to another object at
+        the same time.
         """
         found = self._find(key)
         if found is not None:
@@ -226,7 +230,7 @@ class Store:
                 del self.names[key]
 
     def evict_batch(self, keys: Sequence[FileKey | str | Ref[Any]]) -> None:
-        """Remove several objects, as `evict` does each; those of one `put_batch` at once."""
+        """Remove several objects, each as `evict` does; objects of one `put_batch` go together."""
         keys = list(keys)
         found = [self._find(key) for key in keys]
         meant = [key for key in found if key is not None]
@@ -239,9 +243,10 @@ class Store:
                 self.evict(name)
 
     def wait(self, key: FileKey | str | Ref[Any], timeout: float | None = None) -> None:
-        """Return once there is an object under a key or name; `WaitTimeoutError` in seconds.
+        """Wait until there is an object under this key or name.
 
-        See `FileConnector.wait` for what else it raises, and for how soon it returns.
+        `WaitTimeoutError` after `timeout` seconds; None waits for ever. See `FileConnector.wait`
+        for the other errors, and for how soon it returns.
         """
         start = time.monotonic()
         if isinstance(key, str):
@@ -254,7 +259,7 @@ class Store:
         self.connector.wait(found, timeout)
 
     def ref(self, obj: T) -> Ref[T]:
-        """Put an object and return a handle on it, to be passed to other processes.
+        """Put an object and return a handle on it, to pass to other processes.
 
         >>> with Store() as store:
         ...     ref = store.ref([1, 2, 3])
@@ -267,17 +272,39 @@ class Store:
         """Return a handle on an object that any process can set, once, and many can wait for."""
         return Future(self, self.connector.new_key())
 
-    @cached_property
+    @property
+    def store_dir(self) -> str:
+        """The directory of this store."""
+        return self.connector.store_dir
+
+    @property
+    def store_id(self) -> str:
+        """The identity of this store, the same for all processes that attach to it."""
+        return self.connector.store_id
+
+    @property
     def names(self) -> Names:
-        """Names for people and for later processes: a mutable mapping from name to key."""
+        """Names for people and later processes: a mutable mapping from name to key."""
         return Names(self.connector)
 
+    def _set_once(self, key: FileKey, obj: Any) -> None:
+        """Set the result or the `Failure` of a future; `KeyExistsError` if it has one."""
+        self.connector.set(key, serialize(obj), write_once=True)
+
+    def _failure(self, key: FileKey) -> Failure | None:
+        """Return the `Failure` that a future was set to, without raising it; None for a result."""
+        data = self.connector.get(key)
+        if data is None:
+            raise self._missing(key, key)
+        obj = deserialize(data)
+        return obj if type(obj) is Failure else None
+
     def _find(self, key: FileKey | str | Ref[Any]) -> FileKey | None:
-        """Return the key that is meant, or None: nothing has this name."""
+        """Return the key of an object, or None if nothing has this name."""
         if isinstance(key, str):
             return self.names.get(key)
         if isinstance(key, Ref):
-            if key.store.connector.store_id != self.connector.store_id:
+            if key.store.store_id != self.connector.store_id:
                 raise InvalidKeyError(f"{key} is of another store than {self}", filename=None)
             return key.key
         return key

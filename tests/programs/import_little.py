@@ -6,5 +6,5 @@ import sys
 
 import fsexchange  # noqa: F401
 
-late = {"mpi4py", "psutil", "pandas", "proxystore", "matplotlib"} & set(sys.modules)
+late = {"cloudpickle", "mpi4py", "psutil", "pandas", "proxystore", "matplotlib"} & set(sys.modules)
 assert not late, late
