@@ -11,11 +11,19 @@ from pathlib import Path
 import psutil
 import pytest
 
+from .jobs import mpirun_path
+from .processes import lacking
+
 # Run by mpirun, by interpreters of their own, and inside ProxyStore's own tests.
 collect_ignore = ["ranks", "programs", "proxystore_plugin.py"]
 
 # Directories on other file systems to run the contract on as well, separated by colons.
 EXTRA = [name for name in os.environ.get("FSEXCHANGE_TEST_DIRS", "").split(":") if name]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("mpi") is not None and mpirun_path is None:
+        lacking("mpirun: pip install mpi4py mpich")
 
 
 @pytest.fixture(params=[tempfile.gettempdir(), "/dev/shm", *EXTRA])

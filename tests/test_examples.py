@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from .jobs import mpirun
+from .jobs import mpirun, needs_mpi
 from .processes import ROOT
 
 BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
 
 
+@needs_mpi
 def test_hillshade_is_the_same_picture_on_any_number_of_ranks(tmp_path: Path) -> None:
     image = pytest.importorskip("matplotlib.image")
     pictures = []
@@ -36,6 +37,7 @@ def test_hillshade_is_the_same_picture_on_any_number_of_ranks(tmp_path: Path) ->
     assert np.corrcoef((south + east).ravel(), grey.ravel())[0, 1] > 0.5
 
 
+@needs_mpi
 def test_heat_is_the_same_on_any_number_of_ranks(tmp_path: Path) -> None:
     image = pytest.importorskip("matplotlib.image")
     pictures = []
@@ -60,6 +62,7 @@ def test_heat_is_the_same_on_any_number_of_ranks(tmp_path: Path) -> None:
     assert "slopes fell from {:.2f} to {:.2f} m".format(*slopes) in out
 
 
+@needs_mpi
 @pytest.mark.parametrize("n", [1, 2, 4])
 def test_sweep(n: int) -> None:
     status, out = mpirun("-n", str(n), sys.executable, "-m", "mpi4py", "examples/sweep.py")
@@ -69,6 +72,7 @@ def test_sweep(n: int) -> None:
     assert "mean of all: 0.1186" in out
 
 
+@needs_mpi
 def test_blocks_written_by_four_ranks_and_read_by_three(tmp_path: Path) -> None:
     store = tmp_path / "store"
     program = [sys.executable, "-m", "mpi4py"]
@@ -87,6 +91,7 @@ def test_blocks_written_by_four_ranks_and_read_by_three(tmp_path: Path) -> None:
     assert not store.exists()
 
 
+@needs_mpi
 @pytest.mark.parametrize("n", [1, 2, 4])
 def test_readme_mpirun_example(n: int, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(BLOCKS[1])
