@@ -1,0 +1,17 @@
+"""Every public name of fsexchange has an example in its docstring."""
+
+from __future__ import annotations
+
+import fsexchange
+import fsexchange.mpi
+import fsexchange.serialize
+
+public = [
+    getattr(module, name)
+    for module in (fsexchange, fsexchange.mpi, fsexchange.serialize)
+    for name in module.__all__
+]
+public = [thing for thing in public if callable(thing)]  # but for names of types
+assert len(public) > 20, public
+lacking = [thing for thing in public if ">>> " not in (thing.__doc__ or "")]
+assert not lacking, lacking
