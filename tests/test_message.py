@@ -46,8 +46,6 @@ from fsexchange.mpi.message import (
 )
 from fsexchange.serialize import dumps
 
-from .processes import python
-
 OBJECTS = {
     "nothing": None,
     "text": "é" * 100,
@@ -305,13 +303,3 @@ def test_full_disk_is_sent_to_all(connector: FileConnector) -> None:
     for pieces in sent.messages:
         with pytest.raises(RemoteError, match="No space left"):
             load(connector, received(pieces))
-
-
-def test_no_mpi_is_needed() -> None:
-    python(
-        """
-        import sys
-        import fsexchange.mpi.blocks, fsexchange.mpi.message
-        assert "mpi4py" not in sys.modules
-        """
-    )
