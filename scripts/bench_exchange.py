@@ -1,8 +1,8 @@
 """Collectives and messages of fsexchange, mpi4py and pkl5 in turn; all pages are read.
 
-In "alltoall of lists" each rank hands out 1,000 arrays of 4 KiB, a list of them to each. The last
-columns are no peers. "limit": mpi4py's upper-case verbs, which move bare memory into arrays that
-are there already. "all inline" and "all in files": what `inline_limit` decides between.
+In "alltoall of lists" each rank has 1,000 arrays of 4 KiB, and sends each rank a list of its share.
+The last columns are no peers. "limit" is mpi4py's upper-case verbs, which move bare memory into
+arrays that exist already. `inline_limit` decides between "all inline" and "all in files".
 """
 
 import argparse
@@ -11,123 +11,18 @@ import os
 import platform
 import statistics
 import tempfile
-import time
 from contextlib import ExitStack
 
 import mpi4py
-import numpy as np
 from mpi4py import MPI
 from mpi4py.util import pkl5
 from rich.console import Console
 from rich.table import Table
 
-from fsexchange.filesystem.kinds import find_filesystem
+from benchmarks.machine import kind_of
+from benchmarks.ranks import QUICK_SIZES, SIZES, figures
+from benchmarks.words import exchanged, quotients
 from fsexchange.mpi import Exchange
-
-KIB, MIB = 1 << 10, 1 << 20
-LISTS = "alltoall of lists"
-SIZES = {
-    "bcast": [KIB, 64 * KIB, 256 * KIB, MIB, 4 * MIB, 16 * MIB, 64 * MIB],
-    "allgather": [KIB, 64 * KIB, 256 * KIB, MIB, 4 * MIB, 16 * MIB],
-    "alltoall": [KIB, 64 * KIB, 256 * KIB, MIB, 4 * MIB],
-    LISTS: [1000 * 4 * KIB],
-    "send": [KIB, 16 * KIB, 64 * KIB, 256 * KIB, MIB, 4 * MIB, 16 * MIB, 64 * MIB],
-}
-QUICK_SIZES = {
-    "bcast": [KIB, 64 * MIB],
-    "allgather": [16 * MIB],
-    LISTS: [1000 * 4 * KIB],
-    "send": [KIB],
-}
-SECONDS = 0.05  # of each way in each round, about
-
-
-class Buffers:
-    """mpi4py's upper-case verbs, into arrays that are there."""
-
-    def __init__(self, comm, array):
-        self.comm, self.rank, self.size = comm, comm.rank, comm.size
-        self.one = np.empty_like(array)
-        self.all = np.empty((comm.size, *array.shape))
-
-    def bcast(self, array):
-        if array is None:
-            array = self.one
-        self.comm.Bcast(array)
-        return array
-
-    def allgather(self, array):
-        self.comm.Allgather(array, self.all)
-        return list(self.all)
-
-
-def payload(verb, nbytes, size):
-    """Return what a rank sends to another one, or to all."""
-    if verb == LISTS:
-        return [np.full(512, n, "f8") for n in range(nbytes // (4 * KIB) // size)]
-    return np.ones(nbytes // 8)
-
-
-def call(verb, way, obj):
-    """Do it once, as one rank of many, and read a byte of every page of what comes."""
-    rank, size = way.rank, way.size
-    if verb == "bcast":
-        results = [way.bcast(obj if rank == 0 else None)]
-    elif verb == "allgather":
-        results = way.allgather(obj)
-    elif verb in ("alltoall", LISTS):
-        results = way.alltoall([obj] * size)
-    elif rank == 0:
-        way.send(obj, 1)
-        results = [way.recv(source=1)]
-    elif rank == 1:
-        results = [way.recv(source=0)]
-        way.send(obj, 0)
-    else:
-        results = []
-    for result in results:
-        if isinstance(result, list):
-            sum(array[0] for array in result)
-        else:
-            result.view(np.uint8)[::4096].sum()
-
-
-def measure(verb, way, obj, times):
-    """Return the seconds of one call, on the slowest rank."""
-    comm = MPI.COMM_WORLD
-    comm.Barrier()
-    start = time.perf_counter()
-    for _ in range(times):
-        call(verb, way, obj)
-    seconds = (time.perf_counter() - start) / times
-    if verb == "send":  # ranks without a part in it must not take the cores from the others
-        done = comm.Ibarrier()
-        while not done.Test():
-            time.sleep(1e-3)
-    return comm.allreduce(seconds, op=MPI.MAX)
-
-
-def figures(ways, all_sizes, count):
-    """Yield for each verb and size the seconds of each way, a list of rounds each."""
-    comm = MPI.COMM_WORLD
-    for verb, sizes in all_sizes.items():
-        for nbytes in sizes:
-            obj = payload(verb, nbytes, comm.size)
-            here = dict(ways)
-            if verb in ("bcast", "allgather"):
-                here["limit"] = Buffers(comm, obj)
-            once = min(measure(verb, way, obj, 2) for way in here.values())
-            times = max(1, min(1000, int(SECONDS / once)))
-            seconds = {name: [] for name in here}
-            for _ in range(count):
-                for name, way in here.items():
-                    seconds[name].append(measure(verb, way, obj, times))
-            yield verb, nbytes, seconds
-
-
-def ratio(theirs, ours):
-    """Return the median of the ratios of each round."""
-    return statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
 
 
 def cell(name, seconds):
@@ -136,11 +31,8 @@ def cell(name, seconds):
     median = f"{1e6 * statistics.median(seconds[name]):.0f} us"
     if name == "fsexchange":
         return median
-    return f"{median}  {ratio(seconds[name], seconds['fsexchange']):5.2f}"
-
-
-def words(nbytes):
-    return f"{nbytes // MIB} MiB" if nbytes % MIB == 0 else f"{nbytes // KIB} KiB"
+    ratio = statistics.median(quotients(seconds[name], seconds["fsexchange"]))
+    return f"{median}  {ratio:5.2f}"
 
 
 def main():
@@ -170,7 +62,7 @@ def main():
             ways["all in files"] = exchange("files", inline_limit=0)
         sizes, count = (QUICK_SIZES, 3) if options.quick else (SIZES, 9)
         rows = list(figures(ways, sizes, count))
-        kind = find_filesystem(folder).kind
+        kind = kind_of(folder)
     if comm.rank != 0:
         return
     columns = ["fsexchange", "mpi4py", "pkl5", "limit", *list(ways)[3:]]
@@ -178,7 +70,7 @@ def main():
     for column in table.columns:
         column.justify = "right"
     for verb, nbytes, seconds in rows:
-        table.add_row(verb, words(nbytes), *[cell(name, seconds) for name in columns])
+        table.add_row(verb, exchanged(verb, nbytes), *[cell(name, seconds) for name in columns])
     Console(width=140).print(table)
     print(
         f"{comm.size} ranks, {os.cpu_count()} cores, {kind}; medians of {count} rounds, and how "

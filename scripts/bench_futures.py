@@ -13,15 +13,15 @@ from proxystore.store import Store as TheirStore
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.machine import kind_of
 from fsexchange import Store
-from fsexchange.filesystem.kinds import find_filesystem
 
-# Seconds that the waiter waits before the result is set, and how often each is measured.
+# Seconds for which the waiter waits until the result is set, and the number of measurements.
 PAUSES = {0.001: 20, 0.05: 20, 0.3: 10, 1.5: 5}
 
 
 def set_all(futures, pause, pipe):
-    """In another process: set each future some time after its waiter has begun to wait."""
+    """Set each future, in another process, `pause` seconds after its waiter starts to wait."""
     for future in futures:
         pipe.recv()
         time.sleep(pause)
@@ -61,7 +61,7 @@ def main(bases):
                 us, our_cpu = measure(store.future, pause, times)
                 them, their_cpu = measure(peer.future, pause, times)
                 table.add_row(
-                    find_filesystem(folder).kind,
+                    kind_of(folder),
                     f"{pause:g} s",
                     f"{1e3 * us:.2f} ms",
                     f"{1e3 * them:.2f} ms",
