@@ -96,7 +96,7 @@ class Comparison:
         self.checkouts = [HERE, other]
         self.base, self.plan_name, self.plan = base, plan_name, PLANS[plan_name]
         self.kind = kind_of(base)
-        self.rows = {}
+        self.rows = {}  # by module of the worker and place in its list
 
     def objects(self, again=False):
         self.start("object_worker", [], again)
@@ -105,7 +105,9 @@ class Comparison:
         self.start("rank_worker", ["mpirun", "-n", "4"], again)
 
     def start(self, module, launcher, again):
-        """Start a worker of each checkout, and measure their rows in turn; `again`: slower ones."""
+        """Start a worker of each checkout, and measure their rows in turn; again: the slower."""
+        if again and not any(row.is_slower() for (of, _), row in self.rows.items() if of == module):
+            return
         options = ["-m", "mpi4py"] if launcher else []
         command = [*launcher, sys.executable, *options, "-m", f"benchmarks.{module}"]
         with tempfile.TemporaryDirectory(dir=self.base) as folder:
@@ -136,7 +138,7 @@ class Comparison:
             done += 1
 
     def imports(self, again=False, rounds=8):
-        row = self.rows.setdefault("import", Row("fsexchange"))
+        row = self.rows.setdefault(("import", 0), Row("fsexchange"))
         if again and not row.is_slower():
             return
         order = list(self.checkouts)
