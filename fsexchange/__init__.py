@@ -1,22 +1,22 @@
 """Exchange Python objects, above all large arrays, through files that processes share.
 
-A package a layer; each imports only from those above it:
+Each layer is a package, which imports only from those above it:
 
     errors          every error
     filesystem/     what the operating system offers; knows no keys
         files       a whole file: written, read, or mapped from 1 MiB on
         publish     put a file in place by renaming, or by a marker
-        kinds       what may be asked of each kind of file system
+        kinds       what each kind of file system can be trusted with
         watch       wait for a name to appear
-    serialize/      any object to frames and back; knows no files
+    serialize/      any object as frames (a list of buffers) and back; knows no files
     connector/      bytes under keys
         connector   the verbs; keys are checked here
         ownfiles    objects that have a file each
         segments    small objects that share a file, until the last is evicted
-        directory   the hold on a store: is it there, who owns it, how it ends
+        directory   the hold on a store: whether it is there, who owns it, how it ends
         opening     make a store, attach to it, or adopt it
     store/          objects: Store, its handles Ref and Future, names
-    mpi/            ranks: Exchange; the only one that imports mpi4py, and that this one does not
+    mpi/            ranks: Exchange; the only package that imports mpi4py, so not imported here
 
 What is not named in `__all__` here, in `serialize` or in `mpi` may change with any version.
 """

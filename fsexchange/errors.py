@@ -1,7 +1,7 @@
-"""Every error that fsexchange raises, each also the builtin that it means.
+"""Every error that fsexchange raises; each is also the builtin exception that it means.
 
 The message says what happened, where, and what to do; the attributes say the same to a program.
-Errors travel between ranks and pool workers, so each survives pickling whole.
+Errors travel between ranks and pool workers, so pickling loses no part of them.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class MissingObjectError(FsExchangeError, KeyError):
 
 
 class CorruptObjectError(FsExchangeError, ValueError):
-    """What was read is not what was written: truncated, overwritten or foreign.
+    """The bytes read are not the bytes written: truncated, overwritten, or of another program.
 
     >>> from fsexchange.serialize import deserialize
     >>> deserialize(b"no such object")
@@ -148,7 +148,7 @@ class UntrustedDirectoryError(StoreError, PermissionError):
 
 
 class WaitTimeoutError(FsExchangeError, TimeoutError):
-    """What was waited for did not come in time.
+    """The object that a call waited for did not come in time.
 
     >>> from fsexchange import Store
     >>> with Store() as store:
@@ -159,7 +159,7 @@ class WaitTimeoutError(FsExchangeError, TimeoutError):
 
     path: str = ""
     timeout: float = 0.0
-    """Seconds that were waited."""
+    """How long the call waited, in seconds."""
 
 
 class NotSharedError(FsExchangeError, OSError):
@@ -172,11 +172,11 @@ class NotSharedError(FsExchangeError, OSError):
 
     path: str = ""
     ranks: Mapping[int, str] = MappingProxyType({})
-    """Rank to what it saw instead, with its host."""
+    """For each of these ranks its host, and what it saw instead."""
 
 
 class RemoteError(FsExchangeError, RuntimeError):
-    """Another rank or process failed in its part of this call; `cause` is what it raised.
+    """Another rank or process failed in its part of this call; `cause` is the error it raised.
 
     >>> RemoteError("rank 3 (hostb) failed", rank=3, host="hostb", cause=KeyError(1)).cause
     KeyError(1)
@@ -185,9 +185,9 @@ class RemoteError(FsExchangeError, RuntimeError):
     rank: int = -1
     host: str = ""
     cause: BaseException | None = None
-    """What the other raised, or a RemoteError of its text where that cannot be loaded here."""
+    """The error that the other raised; if it cannot be loaded here, a RemoteError with its text."""
     traceback: str = ""
-    """Where the other raised it, as text."""
+    """The traceback of the other, as text."""
 
     def __init__(self, message: str, **attributes: Any) -> None:
         super().__init__(message, **attributes)

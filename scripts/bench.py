@@ -1,6 +1,6 @@
-"""Put, get and evict of fsexchange, its peers and bare system calls in turn, in one run.
+"""Measure put, get and evict of fsexchange, its peers and bare system calls in turn, in one run.
 
-Prints tables, at the end what is promised and what was measured; writes OUTPUT.json (every
+Prints tables, at the end the promises beside what was measured; writes OUTPUT.json (every
 figure), OUTPUT.md (the tables of BENCHMARKS.md) and OUTPUT.png. With --against it compares this
 checkout with another one instead, and prints a table. scripts/bench shows how to start it.
 """

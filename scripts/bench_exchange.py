@@ -1,8 +1,9 @@
 """Collectives and messages of fsexchange, mpi4py and pkl5 in turn; all pages are read.
 
 In "alltoall of lists" each rank has 1,000 arrays of 4 KiB, and sends each rank a list of its share.
-The last columns are no peers. "limit" is mpi4py's upper-case verbs, which move bare memory into
-arrays that exist already. `inline_limit` decides between "all inline" and "all in files".
+The last columns are not peers. "limit" is mpi4py's upper-case verbs, which move bare memory into
+arrays that exist already. "all inline" and "all in files" are fsexchange's two ways; its
+`inline_limit` decides which of them it takes.
 """
 
 import argparse

@@ -31,12 +31,12 @@ class Batch(NamedTuple):
 def grouped(keys: Sequence[FileKey]) -> Batch:
     """Return the keys of a batch; those of one segment are checked all at once.
 
-    `InvalidKeyError` for the first that is no key.
+    `InvalidKeyError` for the first that is not a valid key.
     """
     if not keys:
         return Batch([], [])
     columns = _columns(keys)
-    if columns is None:  # find out which is wrong; or else all are ints of other types
+    if columns is None:  # find the one that is wrong, or convert ints of other types
         keys = [checked(key) for key in keys]
         columns = _columns(keys)
         assert columns is not None
@@ -56,7 +56,7 @@ def grouped(keys: Sequence[FileKey]) -> Batch:
 def _columns(keys: Sequence[FileKey]) -> tuple[dict[str, list[int]], Ints, Ints] | None:
     """Return the numbers of the keys by file name, and their offsets and sizes.
 
-    None unless all are of the types that a key has.
+    None unless all keys, and all their fields, have the types that they should have.
     """
     if set(map(type, keys)) != {FileKey}:
         return None

@@ -36,15 +36,15 @@ if TYPE_CHECKING:
 
     from fsexchange.filesystem.files import Buffers, BytesLike
 
-# All connectors of this process: a forked child gives up what they have of the parent.
+# All connectors of this process: a forked child gives up what they have from the parent.
 _connectors: weakref.WeakSet[FileConnector] = weakref.WeakSet()
 
 
 def _in_forked_child() -> None:
-    """Give up what is the parent's: directories to write to, watches whose events it waits for.
+    """Give up what belongs to the parent: directories it writes to, watches that it waits for.
 
-    Open files are closed now, while their numbers still stand for them: the child may close all
-    there are, as daemons do. (Comparing pids would cost each put a system call.)
+    Open files are closed now, while their descriptors are still theirs: the child may close all
+    descriptors later, as daemons do. (To compare pids would cost each put a system call.)
     """
     for connector in tuple(_connectors):
         connector._give_up()
@@ -61,7 +61,8 @@ class FileConnector:
 
     The process that makes the directory owns it: the owner's `close`, or its clean exit without
     one, removes the objects and the directory. Every other connector is attached and removes
-    nothing: one on the same directory, made by `from_config`, unpickled, or in a forked child.
+    nothing, whether it opens the same directory, is made by `from_config` or unpickled, or is in a
+    forked child.
 
     Objects are written once and read by many. `put` returns a key after the whole object is in
     place, and `set` puts a whole object in place at once, so readers never see half of one.
@@ -76,15 +77,15 @@ class FileConnector:
         somebody calls `close(clear=True)`. What the owner chose counts for everyone.
     markers:
         Publish by a second file `<name>.ready` instead of a rename, for mounts without an atomic
-        rename (object stores behind FUSE). It is ProxyStore's layout on disk: each reads the
-        other's directory.
+        rename (object stores behind FUSE). It is ProxyStore's layout on disk: each library reads
+        the other's directory.
     write_once:
         A second `set` of a key is a `KeyExistsError`, decided atomically between processes.
     trust_directory:
         Accept a symlink, another user's directory, or one that others can write to. Only where
         you would run those users' code.
     store_id:
-        Attach to this very store, and never make one. Comes with `config`.
+        Attach to this very store, and never make one. It is a part of `config`.
 
     Raises
     ------
@@ -98,8 +99,8 @@ class FileConnector:
     Notes
     -----
     Threads may share a connector; it takes no lock. The next process that opens a dead owner's
-    store without a `store_id` adopts it, objects included. An owner is dead that was killed on
-    this host, or has been silent for five minutes on another.
+    store without a `store_id` adopts it, objects included. An owner on this host counts as dead
+    when its process has ended, one on another host when it has been silent for five minutes.
 
     >>> with FileConnector("/dev/shm/fsexchange-doctest") as connector:
     ...     key = connector.put(b"an object")
@@ -175,17 +176,17 @@ class FileConnector:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """Return a connector for `config`; it attaches, and `StoreClosedError` if there is none.
+        """Return a connector attached to the store of `config`; `StoreClosedError` if it is gone.
 
         A configuration written by hand, without a `store_id`, makes a store if there is none.
         """
         return cls(**config)
 
     def close(self, clear: bool | None = None) -> None:
-        """End the use of this connector; in the owner's process, end the store.
+        """Stop using this connector; in the owner's process, end the store.
 
-        `clear` overrides: False keeps the store for good, True removes it whoever calls, and with
-        it everyone's objects. Mappings that readers have stay good. Closing again does nothing.
+        With `clear` False the store is kept for good. With True it is removed, with everyone's
+        objects, whichever process calls. Readers' mappings stay valid. Closing again does nothing.
         """
         if clear or (clear is None and self.clear and self.owned):
             self.directory.clear()
@@ -198,7 +199,7 @@ class FileConnector:
         """Write one object and return its key.
 
         `obj` is a bytes-like object, or a list or tuple of them, written one after the other
-        without being joined. Three system calls. On any failure nothing of it is left.
+        without being joined. Three system calls. If anything fails, nothing of it is left.
 
         Raises
         ------
@@ -213,9 +214,9 @@ class FileConnector:
     def put_batch(self, objs: Sequence[Buffers]) -> list[FileKey]:
         """Write several objects and return their keys in order; all of them or none.
 
-        Those under 64 KiB share one file, made and written at once, except with `markers`, as
-        ProxyStore's readers know nothing of such files. Each is evicted by itself; the file goes
-        with the last.
+        Those under 64 KiB share one file, a segment. Each can be evicted alone; the file goes with
+        the last. With `markers` each has its own file, because ProxyStore's readers know no
+        segments.
         """
         keys: list[FileKey] = []
         small: list[Buffer] = []
@@ -246,8 +247,8 @@ class FileConnector:
     def put_alike(self, head: bytes, bodies: Sequence[Buffer], nbytes: int) -> list[FileKey]:
         """Write objects of `nbytes` bytes each and return their keys in order; all or none.
 
-        Each object is `head` followed by one of `bodies`, contiguous buffers of one length. As
-        `put_batch`, but without a look at each object.
+        Each object is `head` followed by one of `bodies`, contiguous buffers of one length. Does
+        what `put_batch` does, without a look at each object.
         """
         if not 0 < nbytes < SEGMENT_BELOW or self.markers:
             return self.put_batch([[head, body] for body in bodies])
@@ -257,9 +258,10 @@ class FileConnector:
         return self._segments.create(name, list(chain.from_iterable(each)), [nbytes] * len(bodies))
 
     def reserve(self, head: bytes, nbytes: int) -> FileKey:
-        """Make an object of `nbytes` bytes that starts with `head`, its rest zero; return its key.
+        """Make an object of `nbytes` bytes, `head` and then zeros, and return its key.
 
-        The rest is for `fill`. Until that is done, readers see what is there. Raises as `put`.
+        `fill` writes the rest. Until then readers see an incomplete object. Raises what `put`
+        raises.
         """
         key = self.put(head)
         path = self.path(key)
@@ -273,8 +275,8 @@ class FileConnector:
     def fill(self, key: FileKey, pieces: Iterable[tuple[int, Buffer]]) -> None:
         """Write each piece, a contiguous buffer, at its offset in an object made by `reserve`.
 
-        Processes may fill one object at the same time, on network file systems too, where their
-        pieces do not overlap. Raises as `put`.
+        Several processes may fill one object at the same time, on network file systems, too, if
+        their pieces do not overlap. Raises what `put` raises.
         """
         path = self.path(key)
         try:
@@ -283,7 +285,7 @@ class FileConnector:
                 for offset, piece in pieces:
                     files.write(fd, [piece], memoryview(piece).nbytes, offset)
             finally:
-                os.close(fd)  # checked: where NFS and quotas report what was not written
+                os.close(fd)  # here NFS and quotas report what was not written
         except OSError as error:
             raise self.directory.error(error, "write", path) from error
 
@@ -308,9 +310,10 @@ class FileConnector:
         return self._segments.get(key) if key.offset else self._own.read(path, key.nbytes)
 
     def get_part(self, key: FileKey, offset: int, nbytes: int) -> BytesLike | None:
-        """Return `nbytes` bytes of an object from `offset` on, else as `get`; no others are read.
+        """Return `nbytes` bytes of an object from `offset` on, without reading the others.
 
-        `CorruptObjectError` if it ends before.
+        None if there is no object. Raises what `get` raises, and `CorruptObjectError` if the object
+        ends before.
 
         >>> with FileConnector("/dev/shm/fsexchange-doctest") as connector:
         ...     key = connector.put(b"an object")
@@ -335,7 +338,7 @@ class FileConnector:
 
         Neighbours that share a file are read together.
         """
-        # Any, as ProxyStore has a type of its own for buffers, and lists are invariant.
+        # Any, because ProxyStore has its own type for buffers, and lists are invariant.
         found, extents = self.get_extents(keys)
         for numbers, data, starts, sizes in extents:
             ends = (starts + sizes).tolist()
@@ -346,10 +349,7 @@ class FileConnector:
         return found
 
     def get_extents(self, keys: Sequence[FileKey]) -> tuple[list[Any], Iterator[Extent]]:
-        """Return what `get_batch` returns, but objects that share files as they were read.
-
-        They are None in the list.
-        """
+        """Return what `get_batch` returns, with None for objects in segments, and their extents."""
         self.check_open()
         found: list[Any] = [None] * len(keys)
         own, groups = grouped(keys)
@@ -365,8 +365,8 @@ class FileConnector:
         """Return whether there is an object under the key.
 
         Raises `StoreClosedError` if the store is gone, `StoreError` if the file system refuses.
-        For an object that another host evicts it may be True for as long as this host's mount
-        caches attributes, up to 30 s by default on NFS.
+        After another host evicts the object, it may stay True for as long as this host's mount
+        caches attributes: up to 30 s by default on NFS.
         """
         key = checked(key)
         if self._is_there(self._path(key), key):
@@ -399,30 +399,30 @@ class FileConnector:
     def set(self, key: FileKey, obj: Buffers, *, write_once: bool | None = None) -> None:
         """Put an object in place under a key; readers see none of it or all of it.
 
-        A second `set` replaces the object (the last one wins), or with `write_once` (None: as the
-        connector was made) is a `KeyExistsError`, for all racing processes but one.
+        A second `set` replaces the object; the last one wins. With `write_once` a second one is a
+        `KeyExistsError`: one of the processes that race wins. None: as the connector was made.
 
-        With `markers`, a replacement is whole for fsexchange's own readers, and only one process
-        may set a key at a time, as there is no atomic rename; between two objects there is a
-        moment without one.
+        With `markers` there is no atomic rename. Only one process may set a key at a time, and
+        while an object is replaced there is a moment without one. Readers of fsexchange still see
+        whole objects only.
 
-        Raises what `put` raises. The key may be a plain name of your choosing; its object takes
-        the place of a file of that name in the directory.
+        Raises what `put` raises. The key may be a plain name that you choose; its object replaces
+        a file of that name in the directory.
         """
         key = checked(key)
         path = self._path(key)
         if key.offset:
             raise InvalidKeyError(
                 f"{key}: its object shares a file with others, and cannot be set; `new_key` makes "
-                "keys to be set",
+                "keys that can be",
                 filename=key.filename,
             )
         pieces, nbytes = files.flatten(obj)
         once = self.write_once if write_once is None else write_once
         note = ""
         if "/" not in key.filename:
-            # Not a name of ours: without a claim the owner could not tell it from a user's file.
-            # One of its own where setters race, as the losers take theirs away.
+            # A plain name: without a claim the owner could not tell its file from a user's. With
+            # `once` each setter has a claim of its own, because those that lose remove theirs.
             note = self._writers.claim(key.filename, private=once)
         elif key.nbytes not in (-1, nbytes):
             note = path + layout.RESIZED  # readers with the old length look for it
@@ -436,13 +436,14 @@ class FileConnector:
     def wait(self, key: FileKey, timeout: float | None = None) -> None:
         """Return once there is an object under the key.
 
-        On file systems of one host the kernel tells, within a millisecond; on others it is looked
-        for, every 50 ms after a while, in a way that does not hide it.
+        On file systems of one host the kernel reports it, within a millisecond. On others the
+        object is looked for, after a while every 50 ms, in a way that does not hide it.
 
         Raises
         ------
         WaitTimeoutError
-            There is none after `timeout` seconds (None: wait for ever); it says what is known.
+            There is none after `timeout` seconds (None: wait for ever). It says whether the makers
+            of the key and the store are alive.
         MissingObjectError
             The key is from `put`, so its object was there and has been evicted for good.
         StoreClosedError
@@ -466,7 +467,7 @@ class FileConnector:
             )
 
     def path(self, key: FileKey) -> str:
-        """Return where the object of a key is, or would be; `InvalidKeyError` if it is none."""
+        """Return the path of a key's object, even if it is not there; `InvalidKeyError`."""
         return self._path(checked(key))
 
     def check_open(self) -> None:
@@ -478,7 +479,7 @@ class FileConnector:
                 errno=errno.EBADF,
             )
 
-    # ---- how ------------------------------------------------------------------------------------
+    # ---- what the verbs are made of --------------------------------------------------------------
 
     def _path(self, key: FileKey) -> str:
         self.check_open()

@@ -1,8 +1,8 @@
 """One process's hold on the directory of a store: whether the store is there, and how it ends.
 
-The witness has a name of its own, so that no client can remember it from an earlier store in the
-same place, nor its absence from a time before. It goes first when the store is cleared: a process
-that misses an object afterwards learns why.
+The witness is a file whose name has the store's id in it. So no client can remember it from an
+earlier store in the same place, or remember that it was missing. It is the first file to be removed
+when the store is cleared: a process that misses an object afterwards learns why.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Directory:
 
     @property
     def policy(self) -> Policy:
-        """What may be asked of the file system that the store is on; found out when first asked."""
+        """What the store's file system can be trusted with; found out when first asked for."""
         # Not a cached_property: before Python 3.12 a child that is forked while another thread
         # holds its lock would wait for it for ever. Threads that race find the same.
         if self._policy is None:
@@ -74,7 +74,7 @@ class Directory:
             raise store_error(error, "look into the store at", self._witness) from error
 
     def error(self, error: OSError, doing: str, path: str) -> FsExchangeError:
-        """Return what to raise for an error at `path`: a lost store says why a file is missing."""
+        """Return the `StoreError` for an error at `path`; if the store is gone, that it is."""
         if isinstance(error, StoreError):
             return error
         if error.errno in _GONE:
@@ -85,9 +85,9 @@ class Directory:
         return store_error(error, doing, path)
 
     def make_writer(self, *, signed: bool) -> str:
-        """Return the name of a new directory inside, for the calling process alone to write to.
+        """Make a directory in the store that only this process writes to, and return its name.
 
-        A signed one says which process made it.
+        If `signed`, a file in it says which process made it.
         """
         name = os.urandom(8).hex()
         path = f"{self.path}/{name}"
@@ -99,7 +99,7 @@ class Directory:
         try:
             self.check()
         except BaseException:
-            # The store was cleared just before the mkdir: its owner may not come by again.
+            # The store was cleared just before the mkdir, and its owner may not look again.
             with contextlib.suppress(OSError):
                 os.rmdir(path)
             raise
@@ -116,7 +116,7 @@ class Directory:
         try:
             signature = f"{self.path}/{os.path.dirname(filename)}/{layout.SIGNATURE}"
             maker = Process.from_json(bytes(files.read(signature)).decode())
-            state = {True: "is gone", False: "is alive", None: "is not to be seen from here"}
+            state = {True: "is gone", False: "is alive", None: "cannot be seen from here"}
             found.append(f"{maker}, which made the key, {state[maker.is_gone()]}")
         except (OSError, ValueError):
             pass  # a plain name, which nobody made
@@ -141,18 +141,18 @@ class Directory:
         self._give_up()
 
     def clear(self) -> None:
-        """Remove every object and the directory, if nothing of others is in it.
+        """Remove every object, and the directory if nothing of others is in it.
 
-        Whoever holds a mapping of an object keeps it. Files that fsexchange did not make stay,
-        with a warning. Nothing is done where the store is gone, or has another owner by now. If it
-        fails, it can be tried again.
+        A process that has an object mapped keeps it. Files that fsexchange did not make stay, with
+        a warning. If the store is gone, or has another owner by now, nothing is done. After an
+        error this can be called again.
         """
         now = self._current(self._owner)
         if now is not None:
             try:
                 if not now.clear:
-                    # A kept store, by hand: were we killed on the way, the next to come could not
-                    # tell that it is to go, and that nobody is at it any more.
+                    # This ends a kept store. If we are killed on the way, the next process that
+                    # opens it must know that it was ending, and that nobody clears it any more.
                     ending = now._replace(process=Process.this(), clear=True)
                     write_record(self.path, ending, replace=True)
                 files.unlink(self._witness)  # first: then a missing object is a closed store
@@ -166,8 +166,8 @@ class Directory:
     def _current(self, owner: Owner | None) -> Owner | None:
         """Return the store's record if it is still this store's, and `owner`'s; else None.
 
-        Somebody may have cleared it and made another store in its place, or taken this owner for
-        dead after minutes without a sign of life, and adopted it.
+        Another process may have cleared it and made another store in its place, or have adopted it,
+        because this owner gave no sign of life for minutes.
         """
         try:
             now = read_record(self.path)
@@ -195,7 +195,7 @@ class Directory:
 
 
 def closed_error(path: str, store_id: str) -> StoreClosedError:
-    """Return what to raise for a store that is gone."""
+    """Return the error to raise for a store that is gone."""
     return StoreClosedError(
         f"the store {store_id} at {path} is gone: its owner has closed it. Keep the owner open "
         "until the last reader is done, or make the store with clear=False",
@@ -205,7 +205,7 @@ def closed_error(path: str, store_id: str) -> StoreClosedError:
 
 
 def _call_at_exit(function: Callable[[], None]) -> Callable[[], object]:
-    """Have `function` called when this process exits by itself; return what takes that back."""
+    """Have `function` called when this process exits by itself; return a function to undo that."""
     if "multiprocessing.util" in sys.modules:
         # The children of multiprocessing run these, and before Python 3.13 no atexit handlers
         # when forked. A parent runs those of negative priority once its children are joined,

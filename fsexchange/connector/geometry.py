@@ -1,12 +1,12 @@
-"""Geometry of segments: where the flags and the objects lie in the file, as its name tells.
+"""Geometry of segments: where flags and objects lie in a file. It follows from the file's name.
 
 A segment of n units of 64 bytes is a file `<number>.<n>`:
 
     offset      size
-    0           1 for each chunk of 1,024 units: 1 if all of its units are free
-    ...         1 for each unit: 1 if the object that it was a part of is evicted
-    start       64 for each unit, from the next multiple of 4,096 on: the objects. Each starts at
-                the start of a unit and takes one unit at least
+    0           1       for each chunk of 1,024 units: 1 if all of its units are free
+    ...         1       for each unit: 1 if its object is evicted
+    start       64      for each unit, from the next multiple of 4,096 on: the objects. Each starts
+                        at the start of a unit and takes at least one
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SEGMENT_BELOW = 1 << 16
 #: Bytes of a unit.
 UNIT = 64
 
-#: Units of a chunk, whose space is given back at once.
+#: Units of a chunk. Space is given back a chunk at a time.
 CHUNK = 1024
 
 _PAGE = 4096
@@ -69,7 +69,7 @@ class Geometry:
         return (offset - self.start) // UNIT
 
     def flag(self, unit: int) -> int:
-        """Return where the flag of a unit is."""
+        """Return the offset of a unit's flag."""
         return self.chunks + unit
 
     def units_of_chunk(self, chunk: int) -> int:
@@ -77,7 +77,7 @@ class Geometry:
         return min(CHUNK, self.units - chunk * CHUNK)
 
     def space_of_chunk(self, chunk: int) -> tuple[int, int]:
-        """Return where the units of a chunk start, and their length, rounded up to a chunk's."""
+        """Return the offset of a chunk's units, and the length of a full chunk."""
         return self.start + chunk * CHUNK * UNIT, CHUNK * UNIT
 
 
@@ -88,7 +88,7 @@ def geometry_of(path: str) -> Geometry:
 
 
 def units_for(nbytes: int) -> int:
-    """Return how many units an object takes: one at least, for its flag."""
+    """Return how many units an object takes: at least one, for its flag."""
     return -(-nbytes // UNIT) or 1
 
 

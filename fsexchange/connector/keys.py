@@ -12,7 +12,7 @@ from fsexchange.connector import layout
 from fsexchange.connector.geometry import Geometry, geometry_of
 from fsexchange.errors import InvalidKeyError
 
-#: Bytes of the longest file name in a key. With length and offset it fills a cache line.
+#: Bytes of the longest file name in a key. With length and offset, a key fills a cache line.
 MAX_FILENAME = 48
 
 _BINARY = struct.Struct(f"<{MAX_FILENAME}sqq")
@@ -20,9 +20,9 @@ _BINARY = struct.Struct(f"<{MAX_FILENAME}sqq")
 #: Bytes of the binary form of a key.
 KEY_SIZE = _BINARY.size
 
-# Either what fsexchange makes itself, or one plain name: no slash, no leading dot or dash, no
-# NUL, no non-ASCII. Sixteen hex digits alone would be a writer's directory, and `.ready` would be
-# the marker of another key.
+# A file name in a key is one that fsexchange makes, or one plain name: no slash, no leading dot or
+# dash, no NUL, no non-ASCII. Sixteen hex digits alone would be a writer's directory; a name
+# that ends in `.ready` would be the marker of another key.
 _OWN = r"[0-9a-f]{16}/[0-9]{1,20}"
 _PLAIN = r"(?![0-9a-f]{16}\Z)(?!.*\.ready\Z)[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _FILENAME = re.compile(rf"(?:{_OWN}|{_PLAIN})\Z", re.ASCII)
@@ -33,8 +33,8 @@ _TEXT = re.compile(r"(?P<filename>[^:]*)(?::(?P<nbytes>[0-9]{1,19})(?:@(?P<offse
 class FileKey(NamedTuple):
     """Name of an object in a store.
 
-    A key from `put` knows the length of its object; one from `new_key` cannot, as the object is
-    yet to be set. `str(key)` is one line that any shell takes unquoted, `FileKey.parse` its
+    A key from `put` has the length of its object; a key from `new_key` cannot, because its object
+    is not yet set. `str(key)` is one line that any shell takes unquoted, and `FileKey.parse` is its
     inverse; `pack` and `unpack` do the same in 64 bytes.
 
     >>> key = FileKey("00c0ffee00c0ffee/7", nbytes=1024)
@@ -83,8 +83,8 @@ class FileKey(NamedTuple):
 def checked(key: Any) -> FileKey:
     """Return `key` as a FileKey whose file is proven to be inside the store's directory.
 
-    Every key is checked so where it enters. Any object with a `filename` will do: ProxyStore's own
-    keys have neither length nor offset. Raises `InvalidKeyError`.
+    Every key is checked by this where it enters. Any object with a `filename` will do: ProxyStore's
+    own keys have neither length nor offset. Raises `InvalidKeyError`.
     """
     try:
         if type(key) is not FileKey or type(key.nbytes) is not int or type(key.offset) is not int:
@@ -116,7 +116,7 @@ def checked(key: Any) -> FileKey:
 
 @lru_cache(256)
 def segment_geometry(filename: str) -> Geometry | None:
-    """Return the geometry of the segment that a key names; None if it names none."""
+    """Return the geometry of the segment in a key's file name; None if it is not a segment's."""
     if len(filename) > MAX_FILENAME or _SEGMENT.match(filename) is None:
         return None
     return geometry_of(filename)

@@ -1,4 +1,4 @@
-"""Labels: short texts in a store, each under a name of the caller's choice; replaced at once."""
+"""Labels: short texts in a store, each under a name that its user chooses; replaced atomically."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fsexchange.connector.ownfiles import OwnFiles
 class Labels:
     """Labels in one directory of a store, a file each; `FileConnector.labels`.
 
-    A label's name is a file name without a leading dot: its user sees to that. All methods raise
+    A label's name is a file name without a leading dot: its user ensures that. All methods raise
     `StoreError` where the file system refuses, `StoreClosedError` if the store is gone.
     """
 
@@ -39,7 +39,7 @@ class Labels:
     def names(self) -> list[str]:
         """Return the names of all labels."""
         self._check()
-        # A hidden name is that of a label on its way.
+        # Hidden files are labels that are not yet in place.
         return [name for name in self._own_files.names(self._folder) if not name.startswith(".")]
 
     def wait(self, name: str, timeout: float | None) -> bool:

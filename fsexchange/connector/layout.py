@@ -1,18 +1,18 @@
 """Names in a store's directory.
 
 store_dir/                         0700
-    .fsexchange                    the owner's record; nobody may own twice (O_EXCL)
+    .fsexchange                    the owner's record; only one process can make it (O_EXCL)
     .fsexchange-<id>               the witness: exists as long as the store is open
     .fsexchange-adopt-<number>     a dead owner's store is being adopted
-    .fsexchange-names/             names for people: the key of each in a file
+    .fsexchange-names/             names for people: for each a file with its key
     <writer>/                      one per writing process, 16 hex digits
         <number>                   an object, whose key is <writer>/<number>
         <number>.<units>           a segment, of many small objects: see geometry.py
         <number>.ready             with markers: the object is whole
         <number>.set               the object was replaced by one of another length
-        .<random>.tmp              an object on its way to its name
-        .process                   a writer's directory; the process that made the keys of new_key
-        .claim-<random>-<name>     <name> beside the writers' directories is an object, too
+        .<random>.tmp              an object that is not yet published
+        .process                   marks a writer's directory; says who made keys of new_key
+        .claim-<random>-<name>     the file <name> in store_dir is an object, too
     .<writer>.gone/                a writer's directory that is being removed
 """
 
@@ -20,13 +20,13 @@ from __future__ import annotations
 
 import re
 
-#: Prefix of the file that says: the plain name behind it is an object of this store.
+#: Prefix of a claim: a file that says that the plain name after it is an object of this store.
 CLAIM = ".claim-"
 
-#: Where the plain name starts in the name of that file.
+#: Where the plain name starts in the name of a claim.
 CLAIMED_FROM = len(CLAIM) + 17
 
-#: Name of the file that says: this is a writer's directory, and which process made its keys.
+#: Name of the file that marks a writer's directory; for keys of `new_key` it says who made them.
 SIGNATURE = ".process"
 
 #: Ending of the note that an object was replaced by one of another length.
@@ -42,7 +42,7 @@ _TEMPORARY = rf"\.{_RANDOM}\.tmp"
 #: A writer's directory.
 WRITER = re.compile(_RANDOM)
 
-#: A writer's directory that its writer cannot find any more.
+#: A writer's directory that was renamed, so that its writer cannot find it any more.
 LEAVING = re.compile(rf"\.{_RANDOM}\.gone")
 
 #: A segment.
@@ -54,15 +54,15 @@ IN_WRITER = re.compile(
     rf"|{re.escape(CLAIM)}.*|{re.escape(SIGNATURE)}"
 )
 
-#: What fsexchange makes beside the writers' directories, but for the record and plain names.
+#: What fsexchange makes beside the writers' directories, except the record and plain names.
 BESIDE_WRITERS = re.compile(
     rf"{re.escape(_RECORD)}-({_RANDOM}(-renewed)?|probe-{_RANDOM})|{_TEMPORARY}"
 )
 
-#: The sign of a process that adopts a dead owner's store.
+#: A bid: the sign of a process that adopts a dead owner's store.
 ADOPTION = re.compile(rf"{re.escape(_RECORD)}-adopt-[0-9]+")
 
-#: What is removed only after all else.
+#: What is removed only after everything else.
 KEPT_TO_THE_END = re.compile(rf"{re.escape(_RECORD)}|{ADOPTION.pattern}")
 
 #: Prefixes of the names that NFS and FUSE give a removed file until its last user closes it.

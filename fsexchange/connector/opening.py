@@ -23,10 +23,10 @@ def open_directory(path: str, *, clear: bool, markers: bool, trust: bool) -> Dir
         for _ in patiently(f"the process that opens or clears the store at {path} does not finish"):
             try:
                 _make(path)
-                check_trust(path, trust=trust)  # each time: another user may have remade it
+                check_trust(path, trust=trust)  # each time: another user may have made it anew
                 hold = _own(path, clear=clear, markers=markers) or _join(path, clear, markers)
             except FileNotFoundError:
-                continue  # an owner that was just clearing it has removed it
+                continue  # an owner that was clearing it has just removed it
             if hold is not None:
                 return hold
     except OSError as error:
@@ -37,7 +37,7 @@ def open_directory(path: str, *, clear: bool, markers: bool, trust: bool) -> Dir
 
 
 def attach_directory(path: str, store_id: str, *, markers: bool, trust: bool) -> Directory:
-    """Attach to this very store; `StoreClosedError` if it is gone, whatever is there now."""
+    """Attach to this very store; `StoreClosedError` if it is gone, even if another is there now."""
     try:
         check_trust(path, trust=trust)
     except FileNotFoundError:
@@ -72,10 +72,10 @@ def _own(path: str, *, clear: bool, markers: bool) -> Directory | None:
         write_record(path, owner)
     except FileExistsError:
         return None  # another process was faster: it owns
-    # The rest only under our record, as the owner before us sweeps under its own.
+    # Do the rest only under our record: the owner before us sweeps under its own.
     try:
-        # Before anybody can look for it: an early look may hide it from a host, and there is no
-        # listing that would show it without one.
+        # Before anybody can look for it: an early look may hide it from a host, and to list what is
+        # in it is a look, too.
         with contextlib.suppress(FileExistsError):
             os.mkdir(f"{path}/{layout.NAMES}", 0o700)
         # Last: others attach only to a store that has its witness.
@@ -87,7 +87,7 @@ def _own(path: str, *, clear: bool, markers: bool) -> Directory | None:
 
 
 def _join(path: str, clear: bool, markers: bool) -> Directory | None:
-    """Attach to the store at `path`, or adopt it from a dead owner; None if it went meanwhile."""
+    """Attach to the store at `path`, or adopt it from a dead owner; None if it is gone by now."""
     owner = read_record(path)
     if markers and not owner.markers:
         raise StoreError(
@@ -124,7 +124,7 @@ def _adopt(path: str, dead: Owner, *, clear: bool) -> Directory | None:
         adopted = True
         return Directory(path, owner, owner.store_id, markers=owner.markers)
     finally:
-        # Bids of killed adopters go once the record has changed, which ends their use.
+        # Bids of killed adopters are removed once the record has changed, which makes them useless.
         for done in range(1 if adopted else number, number + 1):
             files.unlink(layout.adoption(path, done))
 
@@ -132,7 +132,7 @@ def _adopt(path: str, dead: Owner, *, clear: bool) -> Directory | None:
 def _bid(path: str) -> int | None:
     """Bid for the adoption of a store; return the bid's number, None if another process has it.
 
-    An adopter that was killed is passed by the next number, which again one process gets.
+    The bid of an adopter that was killed is passed over: the next number is for one process, too.
     """
     text = Process.this().to_json().encode()
     number = 1

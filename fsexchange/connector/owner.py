@@ -1,7 +1,7 @@
-"""The owner of a store: the one process that clears it, written down so that others can judge.
+"""The owner of a store: the one process that clears it. A record says which process that is.
 
-A store whose owner was killed must not stay for ever, and one whose owner lives must not be
-cleared under it: the record says enough to tell the two apart.
+A store whose owner was killed must not stay for ever, and a store whose owner lives must not be
+cleared. The record says enough to tell the two apart.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from fsexchange.errors import StoreError
 from fsexchange.filesystem import files, publish
 from fsexchange.filesystem.process import Process
 
-#: Seconds between two signs of life of an owner that other hosts may see.
+#: Seconds between two signs of life of an owner, where other hosts may see its store.
 HEARTBEAT = 30.0
 
 # A sign of life may be late: a stopped job, a stalled server, mtimes of whole seconds.
 _SILENT_AFTER = 10 * HEARTBEAT
 
-# Seconds for what another process does in milliseconds: writing its record, adopting, clearing.
+# Seconds to wait for another process to write its record, adopt or clear: it needs milliseconds.
 _PATIENCE = 10.0
 
 
@@ -35,14 +35,14 @@ class Owner(NamedTuple):
     store_id: str
     process: Process
     clear: bool
-    """Whether the store ends with its owner. Nobody clears a kept store unasked."""
+    """Whether the store ends with its owner. If not, it is cleared only when somebody asks."""
     markers: bool
     heartbeat: bool
     """Whether the owner renews the record's mtime, for hosts that cannot see its process."""
 
     @classmethod
     def from_json(cls, text: str) -> Owner:
-        """Return the record in `text`; `ValueError` if it is none or only half of one."""
+        """Return the record in `text`; `ValueError` if it is none, or incomplete."""
         try:
             fields = json.loads(text)
             return cls(**{**fields, "process": Process(**fields["process"])})
@@ -50,14 +50,15 @@ class Owner(NamedTuple):
             raise ValueError(str(error)) from None
 
     def to_json(self) -> str:
-        """Return what `from_json` reads, for people, too."""
+        """Return what `from_json` reads; people can read it, too."""
         return json.dumps({**self._asdict(), "process": self.process._asdict()}, indent=1) + "\n"
 
     def is_dead(self, record: str) -> bool:
         """Return whether the owner is *proven* gone; `record` is the path of this record.
 
-        On the same host the process table proves it, elsewhere a long silence: the record's age
-        against that of a new file beside it, as clocks of hosts differ. When in doubt: False.
+        On the same host the process table proves it. On others a long silence does: the age of the
+        record, by the time of a new file beside it, because the clocks of hosts differ. When in
+        doubt: False.
         """
         gone = self.process.is_gone()
         if gone is not None:
@@ -79,7 +80,7 @@ def read_record(path: str) -> Owner:
 
 
 def write_record(path: str, owner: Owner, *, replace: bool = False) -> None:
-    """Write the record of the store at `path`; `FileExistsError` if there is one to be kept."""
+    """Write the record of the store at `path`; `FileExistsError` unless `replace`."""
     data = owner.to_json().encode()
     if not replace:
         try:
@@ -96,7 +97,7 @@ def write_record(path: str, owner: Owner, *, replace: bool = False) -> None:
 
 
 def patiently(message: str) -> Iterator[None]:
-    """Try again and again, at growing intervals; raise `StoreError` in the end."""
+    """Yield again and again, at growing intervals; raise `StoreError` in the end."""
     deadline = time.monotonic() + _PATIENCE
     pause = 0.001
     while True:
@@ -123,7 +124,7 @@ class Heartbeat:
             try:
                 os.utime(self._record)  # "now" by the file server's clock, not by ours
             except OSError:
-                # The store is gone or out of reach. The verbs tell that better than a thread.
+                # The store is gone or out of reach. The verbs report that better than a thread.
                 pass
 
 

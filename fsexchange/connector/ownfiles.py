@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class OwnFiles:
     """The own files of one store as one process uses them. Threads may share it.
 
-    A file is `sure` to be there once if a key with its length exists: then its name may be opened.
-    Others are looked for in the way that hides no name from this host. All methods raise
+    A file is `sure` if a key with its length exists: the file was there before, so its name may be
+    opened. Others are looked for in a way that hides no name from this host. All methods raise
     `StoreError` where the file system refuses, `StoreClosedError` if the store is gone.
     """
 
@@ -43,7 +43,7 @@ class OwnFiles:
     def publish(
         self, path: str, pieces: Sequence[Buffer], nbytes: int, *, once: bool, note: str = ""
     ) -> None:
-        """Put a file in place under a name that may be looked for; `FileExistsError` with `once`.
+        """Put a file in place under a name that others may look for; see `Publication.publish`.
 
         `note` is the path of an empty file that says something about it.
         """
@@ -59,8 +59,8 @@ class OwnFiles:
     def read(self, path: str, nbytes: int = -1) -> BytesLike | None:
         """Return a file as a writable buffer of the caller's own, or None if there is none.
 
-        It must have `nbytes` bytes, unless it is not `sure` to be there (-1), or was replaced by
-        one of another length since: `CorruptObjectError`.
+        `nbytes` is its length, or -1 if the file is not `sure`. A file of another length is a
+        `CorruptObjectError`, unless `set` has replaced it since.
         """
         # Small files are never mapped, so the kind of file system need not be found out for them.
         mappable = 0 <= nbytes < files.MAP_FROM or self._directory.policy.mappable
@@ -128,9 +128,9 @@ class OwnFiles:
         timeout: float | None,
         check: Callable[[], None],
     ) -> bool:
-        """Call `look` until it is true; False if it is not after `timeout` seconds.
+        """Call `look` until it returns True; False if it does not within `timeout` seconds.
 
-        A change in the directory `folder` makes it true. See `watch.until`.
+        Changes in the directory `folder` make it return True. See `watch.until`.
         """
         return until(
             look,

@@ -12,10 +12,10 @@ from fsexchange.filesystem.advice import store_error
 
 
 def default_directory(hosts: Collection[str] = ()) -> str:
-    """Return the directory of a store for which none is named.
+    """Return a directory for a store whose user names none.
 
-    `$FSEXCHANGE_DIR`; else a new path in memory, or where that has less than 1 GiB free, for
-    temporary files. The latter only on one host: `ValueError` for the names of several `hosts`.
+    It is `$FSEXCHANGE_DIR`; else a new path in memory, or, if that has less than 1 GiB free, in the
+    directory for temporary files. Several `hosts` share neither: `ValueError`.
     """
     named = os.environ.get("FSEXCHANGE_DIR")
     if named:

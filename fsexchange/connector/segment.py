@@ -1,16 +1,16 @@
-"""Segments: files that many small objects share. Each object is evicted by itself.
+"""Segments: files that many small objects share. Each object can be evicted alone.
 
-`geometry.py` has where everything lies. The flags are there from the start, so that a full disk
-keeps nobody from evicting. Two processes that evict at the same time write different bytes, then
-look at the others', so at least one of them sees all flags set, and removes the file. The space of
+`geometry.py` says where everything lies. The flags are in the file from the start, so evicting
+works on a full disk, too. Two processes that evict at the same time first write different bytes,
+then read all flags; so at least one of them sees all flags set, and removes the file. The space of
 a free chunk is given back at once where the file system can do that, fallocate(2). An object is
 read before its flag, so nobody takes the zeros of a hole for an object.
 
-On network file systems all reads pass the client's cache by (O_DIRECT, open(2)), as it would show
-others' flags as they were: measured on NFSv4, GlusterFS and bindfs, for minutes, since a client
-that writes to a page itself holds the rest of that page for new. Flags written there go to the
-server at once, and nothing beside them does (O_DSYNC; without it an NFS client may send the whole
-page, Linux, nfs_can_extend_write). A segment is never mapped.
+On network file systems all reads bypass the client's cache (O_DIRECT, open(2)). The cache would
+show old flags of other clients, for minutes: measured on NFSv4, GlusterFS and bindfs. A client that
+writes to a page itself takes the rest of that page for new. Flags written there go to the server at
+once, and no bytes beside them do (O_DSYNC; without it an NFS client may send the whole page: Linux,
+nfs_can_extend_write). A segment is never mapped.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ _fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int6
 
 
 def retire(path: str) -> None:
-    """Evict all objects of a segment that is to be removed, if the file is one.
+    """Evict all objects of a segment that is about to be removed, if the file is one.
 
-    A process that has it open sees none of them any more, and keeps no space.
+    A process that has it open then sees none of them, and keeps no space in use.
     """
     geometry = geometry_of(path)
     with contextlib.suppress(OSError):
@@ -84,7 +84,7 @@ class Segment:
         return bytearray(data)
 
     def read_extent(self, starts: Ints, ends: Ints) -> tuple[bytes, npt.NDArray[np.bool_]]:
-        """Return the bytes from the first to the last of neighbours, and which are not evicted."""
+        """Return the bytes from the first to the last object, and which objects are not evicted."""
         start, end = int(starts[0]), int(ends.max())
         data = self._pread(self._fd, end - start, start)
         units = (starts - start) // UNIT
@@ -97,11 +97,11 @@ class Segment:
         return data, live
 
     def is_live(self, offset: int) -> bool:
-        """Return whether the object that starts there is not evicted."""
+        """Return whether the object that starts at `offset` is not evicted."""
         return self._flags(self.geometry.unit(offset), 1) == _LIVE
 
     def evict(self, offset: int, end: int) -> bool:
-        """Evict from `offset` to the end of a unit; return whether nothing is left."""
+        """Evict all objects from `offset` to `end`; return whether the segment has none left."""
         geometry = self.geometry
         first = geometry.unit(offset)
         count = units_for(end - offset)
@@ -109,7 +109,7 @@ class Segment:
         try:
             os.pwrite(fd, _FREE * count, geometry.flag(first))
             if count > CHUNK and self._are_free(geometry.flag(0), geometry.units):
-                os.ftruncate(fd, geometry.start)  # an open file keeps no space
+                os.ftruncate(fd, geometry.start)  # then an open file keeps no space
                 return True
             some_free = False
             for chunk in range(first // CHUNK, (first + count - 1) // CHUNK + 1):
@@ -117,7 +117,7 @@ class Segment:
                 if self._are_free(flags, geometry.units_of_chunk(chunk)):
                     some_free = True
                     os.pwrite(fd, _FREE, chunk)
-                    # Where the file system cannot, the space goes with the file.
+                    # Where the file system cannot do this, the space is freed with the file.
                     _fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, *geometry.space_of_chunk(chunk))
         finally:
             if fd != self._fd:
@@ -129,7 +129,7 @@ class Segment:
         return _LIVE not in flags and len(flags) == count
 
     def _flags(self, first: int, count: int) -> bytes:
-        """Return the flags of units, fewer if the file ends before."""
+        """Return the flags of units; fewer than `count` if the file ends before."""
         return self._pread(self._fd, count, self.geometry.flag(first))
 
     def _truncated(self, end: int) -> CorruptObjectError:
@@ -143,12 +143,12 @@ class Segment:
 
 
 def _pread_aligned(fd: int, nbytes: int, offset: int) -> bytes:
-    """Do as `os.pread`, but by whole pages, as O_DIRECT may want it: open(2), NOTES."""
+    """Do what `os.pread` does, but read whole pages, which O_DIRECT may require: open(2), NOTES."""
     before = offset % mmap.PAGESIZE
     size = -(-(before + nbytes) // mmap.PAGESIZE) * mmap.PAGESIZE
     with mmap.mmap(-1, size or mmap.PAGESIZE) as pages:
         end = 0
-        while end < size and end % mmap.PAGESIZE == 0:  # a part of a page is the end of the file
+        while end < size and end % mmap.PAGESIZE == 0:  # a part of a page: the file ends here
             with memoryview(pages) as whole, whole[end:] as rest:
                 got = os.preadv(fd, (rest,), offset - before + end)
             if got == 0:

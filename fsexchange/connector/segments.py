@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Bytes to read at a time for a batch, and to read over rather than to read anew behind them.
+# The most bytes of a batch to read at once, and the longest gap between two objects that is read
+# along with them: that costs less than another system call.
 _EXTENT, _GAP = 1 << 20, 1 << 14
 
 # Segments that a process keeps open for the next read or eviction.
@@ -43,9 +44,9 @@ class Extent(NamedTuple):
 class Segments:
     """The segments of one store as one process uses them. Threads may share it.
 
-    Keys are checked before they come here. Files stay open only where no other host writes: each
-    `open` asks a file server for what is gone. All methods raise `StoreError` where the file system
-    refuses, `StoreClosedError` if the store is gone.
+    Keys are checked before they come here. Files stay open only where no other host writes:
+    elsewhere each `open` asks the file server whether a file is gone. All methods raise
+    `StoreError` where the file system refuses, `StoreClosedError` if the store is gone.
     """
 
     def __init__(self, directory: Directory) -> None:
@@ -55,8 +56,8 @@ class Segments:
     def create(self, name: str, pieces: list[Buffer], sizes: Sequence[int]) -> list[FileKey]:
         """Write objects to a new segment, whose name starts with `name`; return their keys.
 
-        `pieces` are the contiguous buffers of one object after the other, each object of `sizes`
-        bytes and followed by its `padding`.
+        `pieces` are contiguous buffers: those of the first object, its `padding`, those of the
+        next, and so on. `sizes` are the lengths of the objects.
         """
         units = all_units_for(np.array(sizes))
         ends = np.cumsum(units)
@@ -79,7 +80,7 @@ class Segments:
         return data
 
     def read_extents(self, groups: Sequence[Group]) -> Iterator[Extent]:
-        """Yield the objects that are not evicted, neighbours together."""
+        """Yield the objects that are not evicted; neighbours are in one extent."""
         for filename, numbers, offsets, sizes in groups:
             order = np.argsort(offsets, kind="stable")
             starts, sizes = offsets[order], sizes[order]
@@ -96,7 +97,7 @@ class Segments:
                     )
 
     def exists(self, key: FileKey) -> bool:
-        """Return whether an object is not evicted."""
+        """Return whether an object is still there."""
         return self._with(key.filename, "look at", lambda s: s.is_live(key.offset), gone=False)
 
     def evict(self, key: FileKey) -> None:
@@ -123,11 +124,11 @@ class Segments:
                 raise self._directory.error(error, "remove", path) from error
 
     def _with(self, filename: str, doing: str, work: Callable[[Segment], T], *, gone: T) -> T:
-        """Return the result of `work` with a segment, or `gone` if it went with its last object."""
+        """Return the result of `work` with a segment, or `gone` if that was removed."""
         try:
             return work(self._segment(filename))
         except OSError as error:
-            # A host that has the name in a cache hears only of its read that the file is gone.
+            # A host that has the name in its cache learns only by reading that the file is gone.
             if error.errno in (errno.ENOENT, errno.ESTALE):
                 return gone
             path = f"{self._directory.path}/{filename}"
@@ -146,7 +147,7 @@ class Segments:
 
 
 def _open_segment(path: str, *, network: bool) -> Segment:
-    # If the first is refused: without O_DIRECT; from where nothing can be written.
+    # `other` is for file systems that have no O_DIRECT, and for files that cannot be written to.
     best, other = (READ | os.O_DIRECT, READ) if network else (WRITE, READ)
     try:
         return Segment(path, best)
@@ -157,7 +158,7 @@ def _open_segment(path: str, *, network: bool) -> Segment:
 
 
 def _extents(starts: Ints, ends: Ints) -> Iterator[tuple[int, int]]:
-    """Yield from which to which object to read at once, of objects in order."""
+    """Yield which objects to read at once: the first, and the one after the last."""
     first = 0
     for stop in (*(np.flatnonzero(starts[1:] > ends[:-1] + _GAP) + 1).tolist(), len(starts)):
         while first < stop:
@@ -168,7 +169,7 @@ def _extents(starts: Ints, ends: Ints) -> Iterator[tuple[int, int]]:
 
 
 def _merged(offsets: Ints, sizes: Ints) -> Iterator[tuple[int, int]]:
-    """Yield where neighbours start and end, each object up to the end of its last unit."""
+    """Yield where each row of neighbours starts, and where its last unit ends."""
     order = np.argsort(offsets)
     starts = offsets[order]
     ends = starts + UNIT * all_units_for(sizes[order])

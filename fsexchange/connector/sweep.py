@@ -22,7 +22,7 @@ _PATIENCE = 10.0
 def remove_store(path: str) -> None:
     """Remove the store at `path` and, if nothing of others is in it, the directory.
 
-    It comes back for writers that were making a file meanwhile. A warning names what remains.
+    Writers that make files meanwhile are swept again. A warning names what remains.
     """
     deadline = time.monotonic() + _PATIENCE
     while True:
@@ -36,7 +36,7 @@ def remove_store(path: str) -> None:
     for name in files.listing(path):
         if layout.ADOPTION.fullmatch(name):
             files.unlink(f"{path}/{name}")
-    # From here on somebody may open another store in this place: sweep nothing any more.
+    # From here on another process may open a store in this place: sweep nothing more.
     files.unlink(layout.record(path))
     while True:
         try:
@@ -49,10 +49,10 @@ def remove_store(path: str) -> None:
                 return  # a mount point, or a parent that is not ours: empty is all we can do
         left = sorted(files.listing(path))
         if os.path.basename(layout.record(path)) in left:
-            return  # somebody has
+            return  # another process has opened one
         if foreign or busy or time.monotonic() > deadline:
             break
-        time.sleep(0.01)  # somebody is about to, or a late writer removes its own directory
+        time.sleep(0.01)  # another process is about to, or a late writer removes its own directory
     left = sorted(foreign + busy) or left
     warnings.warn(
         f"{path} was not removed: it holds what fsexchange did not make "
@@ -62,9 +62,9 @@ def remove_store(path: str) -> None:
 
 
 def remove_objects(path: str) -> tuple[list[str], list[str]]:
-    """Remove all that fsexchange made in `path` but record and bids; return what remains.
+    """Remove all that fsexchange made in `path`, except record and bids; return what remains.
 
-    That is, the names of files of others, and names that go when their users are done.
+    These are the names of foreign files, and names that go when their users are done.
     """
     foreign: list[str] = []
     busy: list[str] = []
@@ -97,7 +97,7 @@ def remove_objects(path: str) -> tuple[list[str], list[str]]:
 
 
 def _remove_writer(path: str, writer: str) -> list[str]:
-    """Remove a writer's directory; return the names in it if it cannot be, "" for itself."""
+    """Remove a writer's directory; if that fails, return the names in it, or "" for itself."""
     folder = f"{path}/{writer}"
     try:
         if os.path.islink(folder) or not os.path.isdir(folder):
@@ -117,7 +117,7 @@ def _remove_writer(path: str, writer: str) -> list[str]:
             return [""] if os.path.lexists(folder) else []
         return []
     if all(layout.IN_WRITER.fullmatch(name) for name in names):
-        # Move it out of its writer's reach, which may put without end and faster than we remove.
+        # Move it out of reach of its writer, which may put objects faster than we remove them.
         try:
             os.rename(folder, layout.leaving(path, writer))
         except OSError:
@@ -128,7 +128,7 @@ def _remove_writer(path: str, writer: str) -> list[str]:
 
 
 def _empty(path: str, folder: str, names: list[str]) -> list[str]:
-    """Remove a writer's directory that held `names`; return what is in it if it cannot be."""
+    """Remove a writer's directory that held `names`; if that fails, return what is in it."""
     for name in names:
         if name.startswith(layout.CLAIM):
             try:
@@ -144,13 +144,13 @@ def _empty(path: str, folder: str, names: list[str]) -> list[str]:
     left = [name for name in files.listing(folder) if name != layout.SIGNATURE]
     if left:
         return left
-    files.unlink(f"{folder}/{layout.SIGNATURE}")  # last: by it the rest is known for ours
+    files.unlink(f"{folder}/{layout.SIGNATURE}")  # last: it marks the rest as ours
     try:
         os.rmdir(folder)
     except FileNotFoundError:
         return []
     except OSError:
-        # Its writer, not yet aware of the end, made a file just now: the directory is still ours.
+        # Its writer, which does not know of the end, just made a file: the directory stays ours.
         with contextlib.suppress(OSError):
             files.create(f"{folder}/{layout.SIGNATURE}", [], 0)
         return [name for name in files.listing(folder) if name != layout.SIGNATURE] or [

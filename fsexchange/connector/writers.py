@@ -12,7 +12,7 @@ import os
 from fsexchange.connector import layout
 from fsexchange.connector.directory import Directory
 
-# In the name of a claim that all sets of a plain name by one process share.
+# In the name of a claim that all calls of `set` for one plain name share, in one process.
 _SHARED = 16 * "0"
 
 
@@ -27,8 +27,8 @@ class _Writer:
 class Writers:
     """The directories of one process in one store, made when first needed.
 
-    Objects of `put` and of `new_key` have a directory each: the latter are looked for in listings,
-    which must stay short. Threads that race for the first name each get a directory.
+    Objects of `put` have one directory, those of `new_key` another: they are looked for in its
+    listing, which must stay short. Threads that race for the first name each get a directory.
     """
 
     def __init__(self, directory: Directory) -> None:
@@ -46,7 +46,7 @@ class Writers:
         return f"{writer.name}/{next(writer.numbers)}"
 
     def claim(self, filename: str, *, private: bool) -> str:
-        """Return the path of a note that says: the file of this plain name is an object.
+        """Return the path of a claim: a note that the file of this plain name is an object.
 
         A private one is for one call of `set`, which removes it if it loses a race.
         """
@@ -59,7 +59,7 @@ class Writers:
         return "set" in self._writers
 
     def clear(self) -> None:
-        """Begin anew, with other directories."""
+        """Start again, with other directories."""
         self._writers.clear()
 
     def _make(self, purpose: str, *, signed: bool = False) -> _Writer:

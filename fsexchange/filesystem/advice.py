@@ -1,4 +1,4 @@
-"""What to tell a user when the file system refuses."""
+"""Advice for the user when the file system refuses."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _ADVICE = {
     errno.EMFILE: "this process has too many files open: see ulimit -n",
     errno.ENFILE: "this host has too many files open",
     errno.ENOTDIR: "a part of the path is a file: choose another directory",
-    errno.EOPNOTSUPP: "it lacks what this needs; a store made with markers=True needs the least",
-    errno.ENOSYS: "it lacks what this needs; a store made with markers=True needs the least",
+    errno.EOPNOTSUPP: "it lacks a system call that this needs; try a store made with markers=True",
+    errno.ENOSYS: "it lacks a system call that this needs; try a store made with markers=True",
     errno.EIO: "the device or the file server fails: ask its administrator",
-    errno.ENOENT: "its key is of another store, or something other than fsexchange removed it",
-    errno.EEXIST: "another process sets it, too; without a rename only one may at a time",
+    errno.ENOENT: "its key belongs to another store, or something other than fsexchange removed it",
+    errno.EEXIST: "another process sets it, too; without a rename only one may do so at a time",
 }
 
 

@@ -1,7 +1,7 @@
-"""Whole files: written once from buffers as they are, read or mapped whole.
+"""Whole files: written once from buffers without a copy, then read or mapped.
 
-Functions of paths and buffers that know nothing of keys and stores. They raise plain `OSError`,
-and `CorruptObjectError` for a file of another length than it should have.
+These functions take paths and buffers, and know nothing of keys and stores. They raise plain
+`OSError`, and `CorruptObjectError` for a file of the wrong length.
 """
 
 from __future__ import annotations
@@ -24,24 +24,25 @@ if TYPE_CHECKING:
 
     Buffers: TypeAlias = Buffer | Sequence[Buffer]
 
-#: What a read returns: always writable, and always the caller's own.
+#: Data as a read returns it: always writable, and always the caller's own.
 BytesLike: TypeAlias = bytes | bytearray | memoryview
 
-#: From this many bytes on a file is mapped rather than read: on warm ext4 and tmpfs a mapping
-#: costs 15 us whatever the size, a `read` 45 us for 1 MiB and 350 us for 4 MiB.
+#: A file of this many bytes or more is mapped, not read: on warm ext4 and tmpfs a mapping costs
+#: 15 us whatever the size, a `read` 45 us for 1 MiB and 350 us for 4 MiB.
 MAP_FROM = 1 << 20
 
-# Up to here a bytearray, whose zero fill costs less than an array's making.
+# Fewer bytes are read into a bytearray: to fill it with zeros costs less than to make an array.
 _BYTEARRAY_UP_TO = 1 << 16
 
-# limits.h and writev(2): buffers a call.
+# The most buffers in one call: limits.h, writev(2).
 _IOV_MAX = os.sysconf("SC_IOV_MAX")
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_CLOEXEC
 
 # Python's own mmap object keeps a duplicate of the file descriptor for as long as the mapping
-# lives (before 3.13 always): a thousand live arrays would use up the usual limit of open files.
+# lives (before 3.13 always): a thousand live arrays would use up the usual limit of open files. So
+# libc's mmap is called.
 _libc = ctypes.CDLL(None, use_errno=True)
 _mmap = _libc.mmap
 _mmap.restype = ctypes.c_void_p
@@ -52,9 +53,9 @@ _MAP_FAILED = ctypes.c_void_p(-1).value
 
 
 def _most_mappings() -> int:
-    """Return how many files to map at a time: three quarters of what the kernel allows.
+    """Return how many files to keep mapped at most: three quarters of what the kernel allows.
 
-    A process without maps left gets no memory any more, not even to read into.
+    A process that has used up its maps gets no more memory, not even to read into.
     """
     try:
         with open("/proc/sys/vm/max_map_count", encoding="ascii") as file:
@@ -100,9 +101,9 @@ def flatten(obj: Buffers) -> tuple[list[Buffer], int]:
 
 
 def create(path: str, pieces: Sequence[Buffer], nbytes: int) -> None:
-    """Write `pieces`, `nbytes` in all, to a file that must not exist yet; all of it or no file.
+    """Write `pieces`, `nbytes` in all, to a file that must not exist yet: all of them, or no file.
 
-    Three system calls as long as one `pwritev` takes it all. Mode 0600, not synced to disk.
+    Three system calls, if one `pwritev` takes everything. Mode 0600, not synced to disk.
     """
     fd = os.open(path, _CREATE, 0o600)
     try:
@@ -124,14 +125,14 @@ def write(fd: int, pieces: Sequence[Buffer], nbytes: int, offset: int = 0) -> No
     for at in range(0, len(pieces), _IOV_MAX):
         written += os.pwritev(fd, pieces[at : at + _IOV_MAX], offset + written)
     if written != nbytes:
-        # Of several calls it is not known which wrote less than it was to.
+        # Any one of several calls may have written too little: then write all again.
         _write_rest(fd, pieces, written if len(pieces) <= _IOV_MAX else 0, offset)
 
 
 def _write_rest(fd: int, pieces: Sequence[Buffer], written: int, offset: int) -> None:
-    """Go on after `written` bytes: a call takes at most IOV_MAX buffers and 0x7ffff000 bytes."""
+    """Write all after `written` bytes; one call takes IOV_MAX buffers and 0x7ffff000 bytes."""
     rest = [memoryview(piece).cast("B") for piece in pieces if memoryview(piece).nbytes]
-    rest.reverse()  # the next piece is last, where a list gives it up cheaply
+    rest.reverse()  # the next piece is last: there `pop` is cheap
     while True:
         offset += written
         while rest and written >= rest[-1].nbytes:
@@ -147,15 +148,14 @@ def _write_rest(fd: int, pieces: Sequence[Buffer], written: int, offset: int) ->
 def read(path: str, nbytes: int = -1, *, mappable: bool = True) -> BytesLike:
     """Return a whole file as a writable buffer of the caller's own.
 
-    With `nbytes` 0 or more the file must have just that length: `CorruptObjectError`. Three
-    system calls for small files, four for a mapping. A mapping is private, copy-on-write: pages
-    not written to are shared with all readers, pages written to are the caller's, and the file
-    never changes.
+    If `nbytes` is given, a file of another length is a `CorruptObjectError`. Three system calls for
+    small files, four for a mapping. A mapping is private, copy-on-write: pages not written to are
+    shared with all readers, pages written to are the caller's, and the file never changes.
     """
     fd = os.open(path, _READ)
     try:
         if 0 <= nbytes < _BYTEARRAY_UP_TO:
-            # One byte more than there should be: a longer file shows itself without an fstat.
+            # One byte more than there should be: so a longer file is noticed without an fstat.
             buffer = bytearray(nbytes + 1)
             if os.readv(fd, [buffer]) == nbytes:
                 del buffer[nbytes:]
@@ -180,11 +180,11 @@ def read(path: str, nbytes: int = -1, *, mappable: bool = True) -> BytesLike:
 
 
 def read_part(path: str, offset: int, nbytes: int, *, mappable: bool = True) -> BytesLike:
-    """Return `nbytes` bytes of a file from `offset` on, as `read` does the whole."""
+    """Return `nbytes` bytes of a file from `offset` on, as `read` returns a whole file."""
     fd = os.open(path, _READ)
     try:
         if nbytes >= MAP_FROM and mappable and os.fstat(fd).st_size >= offset + nbytes:
-            before = offset % mmap.ALLOCATIONGRANULARITY  # a mapping begins at a page: mmap(2)
+            before = offset % mmap.ALLOCATIONGRANULARITY  # a mapping starts at a page: mmap(2)
             mapping = _map(fd, before + nbytes, offset - before)
             if mapping is not None:
                 return mapping[before:]
@@ -198,7 +198,7 @@ def _read_all(fd: int, size: int, path: str) -> BytesLike:
     buffer: BytesLike = (
         bytearray(size)
         if size < _BYTEARRAY_UP_TO
-        else np.empty(size, np.uint8).data  # unlike bytearray not filled with zeros first
+        else np.empty(size, np.uint8).data  # unlike a bytearray, not filled with zeros first
     )
     view = memoryview(buffer)
     done = 0
@@ -229,7 +229,7 @@ class _Mapping:
         }
         _mapped.add(address)
         finalizer = weakref.finalize(self, _unmap, address, nbytes)
-        # Other exit handlers may still look at the array; the kernel unmaps at the end anyway.
+        # Other exit handlers may still use the array; the kernel unmaps it at the end anyway.
         finalizer.atexit = False
 
 
@@ -239,7 +239,7 @@ def _unmap(address: int, nbytes: int) -> None:
 
 
 def _map(fd: int, nbytes: int, offset: int = 0) -> memoryview | None:
-    """Map a file copy-on-write; None where the kernel will not: no mmap, maps used up."""
+    """Map a file copy-on-write; None if the kernel refuses (no mmap there, or no maps left)."""
     if len(_mapped) >= _MOST_MAPPINGS:
         return None
     protection = mmap.PROT_READ | mmap.PROT_WRITE

@@ -1,4 +1,4 @@
-"""Which file system a directory is on, and what may be asked of it.
+"""Which file system a directory is on, and what it can be trusted with.
 
 One table holds every difference the library knows. Its facts come from mount(8) and nfs(5), from
 the FUSE clients' documentation, and from measurements with two mounts of one file system.
@@ -14,10 +14,11 @@ from fsexchange.filesystem import files
 
 
 class Policy(NamedTuple):
-    """What may be asked of one kind of file system."""
+    """What one kind of file system can be trusted with."""
 
     network: bool
-    """Whether other hosts may see the directory, and know its owner alive only by a heartbeat."""
+    """Whether other hosts may see the directory. Only a heartbeat can tell them that the owner of
+    the store lives."""
     mappable: bool
     """Whether a mapping keeps its pages whatever other clients do to the file's name."""
     lookup: Literal["open", "list"]
@@ -26,7 +27,7 @@ class Policy(NamedTuple):
     after it was made; a directory listing leaves none."""
 
     def may_open(self, path: str) -> bool:
-        """Return whether to open a name: it exists, or no cache remembers that it did not."""
+        """Return whether to open a name: it exists, or an early look does no harm here."""
         if self.lookup == "open":
             return True
         folder, name = os.path.split(path)
@@ -69,9 +70,10 @@ POLICIES: dict[str, Policy] = {
 
 
 def find_filesystem(path: str) -> FileSystem:
-    """Return the file system that holds `path`, or would, from /proc/self/mountinfo by device.
+    """Return the file system of `path`, or of its nearest parent that exists.
 
-    An unknown kind, and a system without /proc, is treated with the most care. Source: proc(5).
+    It is looked up in /proc/self/mountinfo by its device, proc(5). An unknown kind gets the most
+    careful policy, and so does a system without /proc.
     """
     while not os.path.exists(path) and path != os.path.dirname(path):
         path = os.path.dirname(path)
@@ -94,7 +96,7 @@ def _mounted_kind(path: str) -> str:
                 left, _, right = line.partition(" - ")
                 fields, (kind, source, *_) = left.split(), right.split()
                 if kind == "fuse" and r"\043" in source:
-                    kind = "fuse." + source.split(r"\043")[0]  # as libfuse has it: type#source
+                    kind = "fuse." + source.split(r"\043")[0]  # as libfuse writes it: type#source
                 if fields[2] == wanted:
                     return kind
                 # btrfs subvolumes show devices that no mount has: there the longest path counts.

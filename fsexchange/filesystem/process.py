@@ -6,19 +6,19 @@ import json
 import os
 from typing import NamedTuple
 
-# psutil has start times in hundredths of a second, relative to a boot time in whole ones.
+# psutil gives start times in hundredths of a second, relative to a boot time in whole seconds.
 _SAME_START = 2.0
 
 
 class Process(NamedTuple):
-    """Identity of a process, written down for others to judge whether it lives."""
+    """Identity of a process, written down so that others can judge whether it lives."""
 
     host: str
     boot_id: str
     pid_namespace: str
     pid: int
     started: float
-    """When it started, in seconds since the boot: tells it from a later one of its pid."""
+    """When it started, in seconds since the boot: a later process with its pid has another."""
     uid: int
     job: str
     """Id of the batch job, for people; empty outside of one."""
@@ -39,7 +39,7 @@ class Process(NamedTuple):
 
     @classmethod
     def from_json(cls, text: str) -> Process:
-        """Return the identity in `text`; `ValueError` if it is none or only half of one."""
+        """Return the identity in `text`; `ValueError` if it is none, or incomplete."""
         try:
             return cls(**json.loads(text))
         except TypeError as error:
@@ -54,7 +54,7 @@ class Process(NamedTuple):
         return f"process {self.pid} on {self.host}{job}"
 
     def is_gone(self) -> bool | None:
-        """Return whether it has ended, by the process table; None if that is out of sight."""
+        """Return whether it has ended, by the process table; None if it is not in sight."""
         here = (os.uname().nodename, _boot_id(), _pid_namespace())
         visible = os.geteuid() in (0, self.uid)  # /proc may hide other users' processes: hidepid
         if not visible or here != (self.host, self.boot_id, self.pid_namespace):
@@ -79,7 +79,7 @@ def _pid_namespace() -> str:
 
 
 def _start_time(pid: int) -> float | None:
-    """Return when a process started, in seconds since the boot; None if there is no such."""
+    """Return when a process started, in seconds since the boot; None if it is gone."""
     import psutil  # 12 ms, a seventh of importing numpy; only owners and their judges need it
 
     try:

@@ -1,7 +1,7 @@
-"""Ways to publish a file: to put it in place, whole, under a name that others already look for.
+"""Ways to publish a file: to put it in place, whole, under a name that others may look for.
 
 A store uses one of two, chosen when it is opened: `RENAMING`, or `MARKERS` on mounts without an
-atomic rename. Both have the same methods, of paths and buffers, and raise plain `OSError`.
+atomic rename. Both have the same methods, which take paths and buffers and raise plain `OSError`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Ending of the empty file that says: the file of that name without it is whole.
+#: Ending of a marker's name. The rest of the name is that of a file, which is whole.
 READY = ".ready"
 
-# What a network file system says to the reader of a name that is being replaced: open it again.
+# By these a network file system tells a reader that the file was replaced: open the name again.
 _REPLACED = (errno.ESTALE, errno.EREMOTEIO)
 _TRIES = 10
 
@@ -40,10 +40,10 @@ class Publication(Protocol):
         """Write a file under a name that nobody looks for yet; all of it or nothing."""
 
     def publish(self, path: str, pieces: Sequence[Buffer], nbytes: int, *, once: bool) -> None:
-        """Put a file in place for those who look for its name.
+        """Put a file in place under a name that others may look for.
 
-        It replaces an earlier one, or with `once` raises `FileExistsError`, for all but one of
-        the processes that race.
+        It replaces an earlier file. With `once` it replaces none: one of the processes that race
+        wins, and all others get `FileExistsError`.
         """
 
     def read(self, path: str, nbytes: int = -1, *, mappable: bool) -> BytesLike:
@@ -82,7 +82,7 @@ class Renaming:
             raise
 
     def read(self, path: str, nbytes: int = -1, *, mappable: bool) -> BytesLike:
-        try:  # without a closure, which takes 0.2 us
+        try:  # first without a closure, which takes 0.2 us
             return files.read(path, nbytes, mappable=mappable)
         except OSError as error:
             if error.errno not in _REPLACED:
@@ -105,8 +105,8 @@ class Renaming:
 class Markers:
     """Publish by a second file `<path>.ready`, which is ProxyStore's layout on disk.
 
-    Only one process may publish under a name at a time, unless `once`. Between an earlier file and
-    the one that replaces it there is a moment without one.
+    Only one process may publish under a name at a time, unless `once`. While a file is replaced,
+    there is a moment without one.
     """
 
     marked = True
@@ -149,8 +149,8 @@ class Markers:
     def _mark(self, path: str) -> None:
         """Make the marker of a whole file; if that fails the file goes as well.
 
-        Each marker differs from the one before: its time alone does not where mtimes are whole
-        seconds.
+        Each marker has other content than the one before: where mtimes are whole seconds, both may
+        have the same time.
         """
         token = os.urandom(8).hex().encode()
         try:
@@ -177,7 +177,7 @@ def by_link(path: str, pieces: Sequence[Buffer], nbytes: int) -> None:
         # NFS: the server may have made the link and lost its answer, link(2), BUGS.
         if error.errno == errno.EEXIST and os.stat(temporary).st_nlink == 2:
             return
-        # sshfs: the server says no more than EPERM to the loser of a race.
+        # sshfs: the loser of a race gets no more from the server than EPERM.
         if error.errno == errno.EPERM and os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from None
         raise
@@ -187,22 +187,22 @@ def by_link(path: str, pieces: Sequence[Buffer], nbytes: int) -> None:
 
 @contextlib.contextmanager
 def noted(note: str) -> Iterator[None]:
-    """Make the empty file `note`, if any, for the file that the block puts in place."""
+    """Make the empty file `note`, if any; remove it if the block fails to put its file in place."""
     try:
         if note:
             files.create(note, [], 0)
     except FileExistsError:
-        note = ""  # an earlier file's, which stays
+        note = ""  # it was made for an earlier file, and stays
     try:
         yield
     except BaseException:
         if note:
-            files.unlink(note)  # the file under the name is not ours: a user's, maybe
+            files.unlink(note)  # the file that it is about is not ours, perhaps a user's
         raise
 
 
 def _patiently(read: Callable[[], T]) -> T:
-    """Return what `read` returns; repeat it where a network file system says: it was replaced."""
+    """Return what `read` returns; call it again while it says that the file was replaced."""
     for _ in range(_TRIES - 1):
         try:
             return read()
@@ -213,7 +213,7 @@ def _patiently(read: Callable[[], T]) -> T:
 
 
 def _unreplaced(path: str, read: Callable[[], T]) -> T:
-    """Return what `read` reads of a marked file, from one whole file even if it is replaced."""
+    """Return what `read` reads of a marked file: one whole file, even while it is replaced."""
     while True:
         before = _token(path + READY)
         data = read()
@@ -222,7 +222,7 @@ def _unreplaced(path: str, read: Callable[[], T]) -> T:
 
 
 def _token(marker: str) -> tuple[bytes, int]:
-    """Return what tells a marker from a later one; ProxyStore's empty ones differ by their time."""
+    """Return what differs in the next marker: the content; the time, as ProxyStore's are empty."""
     fd = os.open(marker, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(fd, 16), os.fstat(fd).st_mtime_ns

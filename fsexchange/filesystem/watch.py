@@ -1,4 +1,4 @@
-"""Wait for a name to appear in a directory: by inotify(7) where it tells, else by looking."""
+"""Wait for a name to appear in a directory: by inotify(7) where possible, else by looking."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import time
 import weakref
 from collections.abc import Callable
 
-# Seconds between two looks: from the time of a system call to one that a person does not notice. A
-# look every 50 ms takes well under a hundredth of a core.
+# Seconds between two looks. They grow from the time of a system call to a delay that no person
+# notices. A look every 50 ms takes well under a hundredth of a core.
 _FIRST_PAUSE, _LONGEST_PAUSE = 50e-6, 50e-3
 
 # A wait longer than this is worth a watch, which takes three system calls. Even a watched directory
-# is looked at now and then, for changes that no event tells.
+# is looked at now and then, because some changes cause no event.
 _WATCH_AFTER, _LOOK_EVERY = 400e-6, 1.0
 
 # inotify.h
@@ -31,17 +31,18 @@ def until(
     watches: list[Watch] | None,
     check: Callable[[], None],
 ) -> bool:
-    """Call `look` until it is true; False if it is not by `deadline` (`time.monotonic`).
+    """Call `look` until it returns True; False if it does not by `deadline` (`time.monotonic`).
 
     Parameters
     ----------
     folder:
-        The directory in which a change makes `look` true.
+        The directory whose changes make `look` return True.
     watches:
         Idle watches of this process: one is taken, or made, and put back at the end. None where
-        the kernel does not tell of all changes, as other hosts make some.
+        the kernel does not report all changes, because other hosts make some.
     check:
-        Called at the first vain look, then at least every second. Its error ends the wait.
+        Called after the first look that finds nothing, then at least every second. Its error
+        ends the wait.
     """
     pause, checked = _FIRST_PAUSE, -_LOOK_EVERY
     watch: Watch | None = None
@@ -58,9 +59,9 @@ def until(
                 try:
                     watch = _take(watches)
                     watch.add(folder)
-                    continue  # it may have come before the watch did
+                    continue  # the change may have come before the watch
                 except OSError:
-                    watch = watches = None  # too many watches, or the directory is gone: look on
+                    watch = watches = None  # too many watches, or no directory: go on looking
             rest = _LOOK_EVERY if deadline is None else deadline - now
             if watch is not None:
                 watch.wait(min(rest, _LOOK_EVERY))
@@ -76,7 +77,7 @@ def until(
 
 def _take(watches: list[Watch]) -> Watch:
     try:
-        return watches.pop()  # not after asking whether there is one: another thread may take it
+        return watches.pop()  # without a check before it: another thread could take the last one
     except IndexError:
         return Watch()
 
@@ -84,8 +85,8 @@ def _take(watches: list[Watch]) -> Watch:
 class Watch:
     """Wakes up when a name appears in a directory, or the directory goes.
 
-    Made once and used again: closing it while the kernel still tidies up takes it 5 ms and more,
-    removing the directory from it 50 us. It closes itself at garbage collection.
+    A watch is used again: to close it takes 5 ms and more while the kernel still tidies up, to
+    remove the directory from it 50 us. It closes itself at garbage collection.
     """
 
     def __init__(self) -> None:
@@ -98,17 +99,17 @@ class Watch:
         self._watched = -1
 
     def add(self, folder: str) -> None:
-        """Begin to watch one directory."""
+        """Start to watch one directory."""
         events = _IN_MOVED_TO | _IN_CREATE | _IN_DELETE_SELF | _IN_ONLYDIR
         self._watched = _libc.inotify_add_watch(self._fd, os.fsencode(folder), events)
         if self._watched < 0:
             raise OSError(ctypes.get_errno(), "inotify_add_watch")
 
     def remove(self) -> None:
-        """Stop watching; an event that is left wakes the next user once for nothing."""
+        """Stop watching; an event that is left over wakes the next user once for nothing."""
         _libc.inotify_rm_watch(self._fd, self._watched)
 
     def wait(self, seconds: float) -> None:
-        """Return at the next change, at once if there was one since the last, or after a time."""
+        """Wait for a change, at most `seconds`; a change since the last wait counts."""
         if self._poll.poll(1000 * seconds):
             os.read(self._fd, 1 << 16)

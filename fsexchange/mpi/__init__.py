@@ -1,7 +1,7 @@
 """Ranks of an MPI job: exchange objects of any size.
 
-`from fsexchange.mpi import Exchange` initialises MPI. The modules of this package that plan and
-encode (blocks, message, wire) do not, and work where mpi4py is not installed.
+`from fsexchange.mpi import Exchange` initialises MPI. The modules `blocks`, `message` and `wire` of
+this package do not, and work where mpi4py is not installed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["Exchange", "Request", "connect"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the Exchange when it is asked for: importing any module imports its package first."""
+    """Import the Exchange when it is first used: any of the modules imports this package first."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from fsexchange.mpi import exchange

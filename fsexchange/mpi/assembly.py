@@ -21,7 +21,7 @@ def assemble(
     description: Outgoing,
     root: int,
 ) -> FileKey:
-    """Write the block of each rank, and return the key of the array on every rank; collective.
+    """Write the blocks of all ranks, and return the key of the array on every rank; collective.
 
     `description` is the message of this rank's `blocks.Block`. The root makes the file.
     """

@@ -22,7 +22,7 @@ from fsexchange.connector.keys import FileKey
 if TYPE_CHECKING:
     from fsexchange.connector.connector import FileConnector
 
-# Bytes. A block whose runs are shorter is sent to ranks that write long runs: a system call for
+# Blocks whose runs have fewer bytes are first sent to ranks that write long runs: a system call for
 # each short run would cost more.
 _SHORT_RUN = 4096
 
@@ -30,7 +30,7 @@ _npy: Any = np.lib.format  # not typed before numpy 2.3
 
 
 class Block(NamedTuple):
-    """The description of one rank's block, for the other ranks."""
+    """The description of one rank's block, which the other ranks get."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -77,7 +77,7 @@ class Plan(NamedTuple):
         return math.prod(self.blocks[rank]) * self.dtype.itemsize
 
     def run(self, rank: int) -> tuple[int, int]:
-        """Return the axis from which on a rank's block is contiguous in the file, and its bytes."""
+        """Return the first axis of the runs of a rank's block, and the bytes of one run."""
         block, shape = self.in_file_order(self.blocks[rank]), self.in_file_order(self.shape)
         axis = len(shape) - 1
         while axis > 0 and block[axis] == shape[axis]:
@@ -85,7 +85,7 @@ class Plan(NamedTuple):
         return axis, math.prod(block[axis:]) * self.dtype.itemsize
 
     def in_file_order(self, lengths: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the axes from the slowest to the fastest in the file."""
+        """Return the lengths of the axes, from the slowest to the fastest in the file."""
         return lengths[::-1] if self.fortran else lengths
 
 
@@ -99,7 +99,7 @@ def _descr(dtype: np.dtype[Any]) -> Any:
 def describe(
     block: npt.ArrayLike, axis: int, offset: Sequence[int] | None, shape: Sequence[int] | None
 ) -> Block:
-    """Return the description of a block; `TypeError` or `ValueError` if it is none."""
+    """Return the description of a block; `TypeError` or `ValueError` if it cannot be one."""
     if isinstance(block, np.ma.MaskedArray):
         raise TypeError("a block with a mask: a .npy file has none; fill it first: block.filled()")
     array = np.asarray(block)
@@ -174,7 +174,7 @@ def _along(
 def _check_filled(
     whole: tuple[int, ...], offsets: list[tuple[int, ...]], shapes: list[tuple[int, ...]]
 ) -> None:
-    """Raise `ValueError` unless the blocks, which lie inside the whole, fill it once."""
+    """Raise `ValueError` unless the blocks, all inside the whole, fill it without overlap."""
     starts = np.array(offsets)
     ends = starts + np.array(shapes)
     for rank in range(len(shapes) - 1):
@@ -194,10 +194,10 @@ def _check_filled(
 
 
 def slabs(plan: Plan) -> Plan | None:
-    """Return a plan whose blocks have longer runs; None if those of `plan` are long enough.
+    """Return a plan with slabs as blocks, which have longer runs; None if `plan` needs none.
 
-    The ranks first exchange the parts of each other's slabs, by `cut` and `merge`: two-phase I/O,
-    as in MPI-IO (Thakur, Gropp, Lusk 1999, "Data sieving and collective I/O in ROMIO").
+    The ranks first exchange their blocks for slabs, by `cut` and `merge`: two-phase I/O, as in
+    MPI-IO (Thakur, Gropp, Lusk 1999, "Data sieving and collective I/O in ROMIO").
     """
     ranks = range(len(plan.blocks))
     if not any(plan.run(rank)[1] < _SHORT_RUN <= plan.block_nbytes(rank) for rank in ranks):
@@ -205,7 +205,7 @@ def slabs(plan: Plan) -> Plan | None:
     axes = range(len(plan.shape))
     long = [n for n in plan.in_file_order(tuple(axes)) if plan.shape[n] >= len(ranks)]
     if not long:
-        return None  # a few ranks would have to hold the whole array
+        return None  # otherwise a few ranks would have to hold the whole array
     slowest = long[0]
     cuts = [plan.shape[slowest] * rank // len(ranks) for rank in range(len(ranks) + 1)]
     offsets, blocks = [], []
@@ -218,7 +218,7 @@ def slabs(plan: Plan) -> Plan | None:
 
 
 def cut(block: npt.ArrayLike, rank: int, plan: Plan, slabs: Plan) -> list[npt.NDArray[Any] | None]:
-    """Return the piece of a rank's block that each rank writes, None where there is none."""
+    """Return the piece of a rank's block that each rank writes, None if it writes none of it."""
     array = np.asarray(block)
     common = [_common(plan, rank, slabs, other) for other in range(len(slabs.blocks))]
     return [None if place is None else array[place[0]] for place in common]
@@ -267,7 +267,7 @@ def create(connector: FileConnector, plan: Plan) -> FileKey:
 def write(
     connector: FileConnector, key: FileKey, plan: Plan, rank: int, block: npt.ArrayLike
 ) -> None:
-    """Write the block of a rank into its place; ranks may write theirs at the same time."""
+    """Write the block of a rank into its place; all ranks may write at the same time."""
     array = np.asarray(block)
     if array.nbytes:
         connector.fill(key, _pieces(key.nbytes - plan.nbytes, plan, rank, array))

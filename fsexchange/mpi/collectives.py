@@ -1,4 +1,4 @@
-"""Collectives: objects that all ranks exchange in one call, in messages or through files."""
+"""Collectives: verbs that all ranks call together, with objects in messages or in files."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from fsexchange.mpi.wire import ACKNOWLEDGEMENT
 
 
 class Collectives:
-    """The collective verbs, which take what a rank sends and return the objects that it receives.
+    """The collective verbs. Each takes what a rank sends, and returns the objects that it receives.
 
-    A file that a verb writes is removed when the verb returns on the rank that wrote it. The error
-    of a rank is raised there, and as `RemoteError` by every rank that waits for its message.
+    A file that a verb writes is removed before the verb returns on the rank that wrote it. The
+    error of a rank is raised there, and as `RemoteError` by every rank that waits for its message.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Collectives:
         return self._receive(sent, enumerate(messages), sent.readers)
 
     def take(self, key: FileKey, writer: int) -> Any:
-        """Return an object that all ranks have the key of; its writer then removes it."""
+        """Return an object whose key all ranks have; then its writer removes it."""
         sent = Outgoing([], key) if self.rank == writer else None
         return self._receive(sent, [(writer, own_file(key))], range(self.size))[0]
 
@@ -93,7 +93,7 @@ class Collectives:
         sent: Outgoing | None,
         root: int,
     ) -> tuple[Outgoing | None, Message]:
-        """Return what the root has sent in the end, and the message that this rank received."""
+        """Return what the root sent, perhaps in a file, and the message that this rank received."""
         comm = self._internal
         if sent is not None and sent.longest > self._inline_limit:
             everyone = len(sent.messages)
@@ -119,8 +119,8 @@ class Collectives:
     ) -> list[Any]:
         """Return the objects of messages, and remove this rank's file once its readers have it.
 
-        Readers acknowledge by an empty message, for which neither side waits. A barrier would end
-        only when every rank is in MPI again.
+        Readers acknowledge by an empty message; only the writer waits, for these messages. A
+        barrier would keep all ranks until the last is in MPI again.
         """
         received = list(received)
         try:

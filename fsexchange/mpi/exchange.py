@@ -29,18 +29,18 @@ class Exchange:
     """The ranks of a communicator, and a store they share to exchange objects of any size.
 
     Its verbs are mpi4py's lower-case ones: `ex.bcast(obj)` does what `comm.bcast(obj)` does. Small
-    objects ride inside the messages. A large object is written once to a file, which every rank
-    maps, and which is gone when the verb has returned on all ranks. Objects that were `put` stay;
-    their keys travel by the key verbs, which check them, or as any other object.
+    objects travel inside messages. A large object is written once to a file, which every rank maps,
+    and which is gone when the verb has returned on all ranks. Objects that were `put` stay; their
+    keys travel by the key verbs, which check them, or like any other object.
 
-    Use it in a `with` statement: making and leaving it is collective. When all ranks have reached
-    the end, the root clears the store if it may, and the ranks go on when the store is gone.
+    Use it in a `with` statement; all ranks enter and leave together. When all have reached the
+    end, the root clears the store if it owns it, and then the ranks go on.
 
     Parameters
     ----------
     comm:
-        Any intracommunicator; None: `MPI.COMM_WORLD`. The Exchange uses duplicates, so that its
-        messages do not mix with yours.
+        Any intracommunicator; None: `MPI.COMM_WORLD`. The Exchange uses duplicates of it,
+        so that its messages do not mix with yours.
     store_dir:
         Directory that all ranks see under the same path; the root's value counts. None: the root's
         `$FSEXCHANGE_DIR`; else, if all ranks are on one host, a new directory in /dev/shm, or, if
@@ -48,11 +48,12 @@ class Exchange:
     root:
         Rank that makes the directory, and clears it when all ranks have closed.
     inline_limit:
-        Bytes up to which an object rides inside its message; in `allgather` the objects of all
-        ranks together, in `send` eight times as many. The root's value counts.
+        Objects up to this many bytes travel inside their messages. In `allgather` the limit is for
+        the objects of all ranks together; in `send` it is eight times as high. The root's value
+        counts.
     abort_timeout:
-        Seconds that a rank which leaves the `with` by an exception waits for the others to leave,
-        too, before it clears the store, names the missing ranks and aborts the job.
+        Seconds for which a rank that leaves the `with` by an exception waits for the others to
+        leave. If some do not, it clears the store, names the missing ranks and aborts the job.
     clear, markers, write_once, trust_directory:
         As for `FileConnector`.
 
@@ -68,11 +69,12 @@ class Exchange:
     Raises
     ------
     NotSharedError
-        Some ranks do not see the directory; `ranks` says which.
+        Some ranks do not see the directory; the attribute `ranks` says which.
     StoreError
         The root cannot make it.
     ValueError
-        Not an intracommunicator; no store_dir and several hosts; a wrong root, or several.
+        Not an intracommunicator; no store_dir and several hosts; a root that is no rank, or
+        different roots.
 
     Notes
     -----
@@ -186,8 +188,9 @@ class Exchange:
     def send(self, obj: Any, dest: int, tag: int = 0) -> None:
         """Send an object to one rank; never waits for the receiver, whatever the size.
 
-        Between 4 KB and eight times `inline_limit` it rides in the message, straight from `obj`, if
-        the receiver is there within a millisecond; else, and above, it goes through a file.
+        Between 4 KB and eight times `inline_limit`, the object travels in the message, straight
+        from its memory, if the receiver is there within a millisecond. Otherwise, and above that
+        limit, it goes through a file.
         """
         self._check(dest=dest)
         if dest != MPI.PROC_NULL:
@@ -196,8 +199,8 @@ class Exchange:
     def isend(self, obj: Any, dest: int, tag: int = 0) -> Request:
         """Send an object; a large one is written to its file before this returns.
 
-        `obj` may be changed at once. The request need not be waited for. Its `wait` returns when
-        the message is delivered, which MPI does only while this rank is in some call.
+        You may change `obj` at once, and need not wait for the request. Its `wait` returns when
+        the message is delivered, which MPI does only while this rank is in some call of MPI.
         """
         self._check(dest=dest)
         if dest == MPI.PROC_NULL:
@@ -241,8 +244,8 @@ class Exchange:
         )
 
     # ---- keys -----------------------------------------------------------------------------------
-    # A key travels as any small object. These verbs also refuse what is no key: on the rank that
-    # passes it by `InvalidKeyError`, on the ranks that wait for it by `RemoteError`.
+    # A key travels like any small object. These verbs also refuse what is not a key: by
+    # `InvalidKeyError` on the rank that passes it, by `RemoteError` on the ranks that wait for it.
 
     def bcast_key(self, key: FileKey | None = None, root: int = 0) -> FileKey | None:
         """Return the root's key on every rank; the `key` of the others is ignored."""
@@ -317,8 +320,8 @@ class Exchange:
     ) -> npt.NDArray[Any]:
         """Return the array that the blocks of all ranks make, on every rank, mapped by all.
 
-        Every rank writes its block into its place of one file: a host holds one copy, whatever
-        the number of its ranks. See `put_blocks` for blocks, places and errors.
+        Every rank writes its block into its place in one file, so a host holds one copy, however
+        many ranks it has. See `put_blocks` for blocks, places and errors.
 
         >>> import numpy as np
         >>> with Exchange(MPI.COMM_SELF) as ex:
@@ -346,20 +349,20 @@ class Exchange:
         ----------
         block:
             This rank's part. All blocks have the same dtype and number of dimensions; without
-            `offset`, they differ in length only along `axis`, where it may be 0. Python objects
-            are no elements.
+            `offset`, they differ in length only along `axis`, where it may be 0. The elements
+            cannot be Python objects.
         axis:
             The axis along which the blocks follow one another, in the order of ranks.
         offset, shape:
-            Where this block starts in the whole array, and the shape of the whole: for
-            decompositions along several axes. The blocks must fill the whole, each element once.
+            Where this block starts in the whole array, and the shape of the whole, for
+            decompositions along several axes. The blocks must fill the whole without overlap.
 
         Raises
         ------
         ValueError
-            The blocks do not fit together; the same on all ranks.
+            The blocks do not fit together; all ranks raise the same error.
         TypeError, ValueError
-            This rank's block cannot be a part of any array; `RemoteError` on the others.
+            This rank's block cannot be a part of any array; the others raise `RemoteError`.
         RemoteError
             Another rank could not write its block; the file is removed.
         """
@@ -369,9 +372,9 @@ class Exchange:
 
 
 def _as_key(obj: Any) -> FileKey | None:
-    """Return a key of any kind as a `FileKey`, None as None; `InvalidKeyError` for all else."""
+    """Return a key of any kind as a `FileKey`, None as None; else `InvalidKeyError`."""
     return None if obj is None else checked(obj)
 
 
-#: The same under the name of what it does.
+#: The same class, under the name of what it does.
 connect = Exchange

@@ -1,4 +1,4 @@
-"""Leaving together: wait for all ranks, and find out which ones do not come.
+"""Leaving together: wait for all ranks, and find out which of them do not come.
 
 A rank that leaves by an exception asks all others whether they have left, too. Ranks answer only
 while they are in `leave`, so a rank that does not answer is elsewhere: it computes, or waits in a
@@ -17,7 +17,7 @@ _NOTHING = b""
 
 
 def leave(comm: MPI.Intracomm, *, by_exception: bool, timeout: float | None) -> list[int]:
-    """Wait for all ranks; return those missing after `timeout` seconds, none once all have come.
+    """Wait for all ranks, and return no rank; or return those missing after `timeout` seconds.
 
     Collective, unless it returns missing ranks. A `timeout` of None waits for ever.
     """
@@ -41,7 +41,7 @@ def leave(comm: MPI.Intracomm, *, by_exception: bool, timeout: float | None) -> 
             return missing
         time.sleep(pause)
         pause = min(pause + 1e-5, 1e-3)
-    # Leave no message behind. All other ranks are here, and do the same.
+    # Receive every message that was sent. All other ranks are here, and do the same.
     for rank in others:
         if raised[rank] and rank not in answered:
             comm.Recv(bytearray(), rank, ASK)

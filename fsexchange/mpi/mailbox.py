@@ -1,10 +1,10 @@
-"""Mailbox: messages between two ranks, none of whose senders waits for its receiver.
+"""Mailbox: messages between two ranks; no sender waits for its receiver.
 
 A short message is sent eagerly: MPI takes it from the sender at once, and delivers it whatever the
-sender does next. Of a longer one only the start travels so; the rest follows under a number of its
-own. MPI delivers the rest only while the sender is in some call. So the start that `send` sends is
-a request to send, and the receiver answers it by a clear to send. If this does not come soon, the
-sender sends an empty rest, and a short message that replaces the long one.
+sender does next. A longer message is sent in two parts: its start eagerly, and its rest under a
+number of its own. MPI delivers the rest only while the sender is in some call of MPI. So the start
+that `send` sends is a request to send, and the receiver answers with a clear to send. If that does
+not come soon, the sender sends an empty rest, and a short message that replaces the long one.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from mpi4py import MPI
 from fsexchange.mpi import wire
 from fsexchange.mpi.message import Message, Pieces, empty, joined, split
 
-# Bytes that an MPI takes from a sender without asking the receiver: less than MPICH's limit between
-# processes of one host, 4096, which others count with a header of theirs.
+# An MPI takes messages of up to this many bytes from a sender without asking the receiver. MPICH's
+# limit between processes of one host is 4096; in other MPIs this includes a header.
 EAGER = 4000
 
 # First byte, number, and bytes of the whole message; its start comes after them.
 _LONG = struct.Struct("<B7xQQ")
 _STARTS = (wire.REST_FOLLOWS, wire.REQUEST_TO_SEND)
 
-# Bytes of a long message that are its start: of one large array all but the elements.
+# Bytes of the start of a long message. For one large array it has all but the elements.
 _START = 512
 
 _NOTHING = bytearray()
@@ -37,10 +37,10 @@ _NOTHING = bytearray()
 # than it takes to write most messages of this kind to a file.
 _PATIENCE = 1e-3
 
-# Bytes that a replacement may have: a key, or why there is none.
+# The most bytes of a replacement, which has a key, or the error for which there is none.
 _REPLACEMENT_UP_TO = 1 << 16
 
-# Bytes on their way to slow receivers that are still a small part of the memory.
+# Messages on their way to slow receivers may have this many bytes: a small part of the memory.
 _CROWD = 16 << 20
 
 
@@ -70,20 +70,20 @@ class Mailbox:
         self._inbox = bytearray(EAGER)
         # MPI writes into the memory of these, whether anyone still waits for them or not.
         self.expected: set[Incoming] = set()
-        # MPICH up to 5.0 can lose a message whose receive from any source was posted before, where
-        # ranks are on the same host and on others (ch4:ucx; mpich#7203, #7702 are alike). So these
-        # post none, and probe in the order in which they were made.
+        # MPICH up to 5.0 can lose a message for which a receive from any source is already posted,
+        # if some ranks are on this host and some on others (ch4:ucx; mpich#7203 and #7702 are
+        # alike). So these post none, and probe in the order in which they were made.
         self.from_anyone: list[Incoming] = []
 
     @property
     def crowded(self) -> bool:
-        """Whether messages on their way take so much memory that more should go to files."""
+        """Whether messages on their way take so much memory that others should go to files."""
         if self._underway_bytes >= _CROWD:
             self._forget_delivered()
         return self._underway_bytes >= _CROWD
 
     def post(self, message: Pieces, dest: int, tag: int) -> list[MPI.Request]:
-        """Send without waiting; a copy of the message is kept until it is delivered."""
+        """Send a message without waiting; a copy of it is kept until it is delivered."""
         whole = joined(message)
         if len(whole) <= EAGER:
             return [self._isend(self.tagged, whole, dest, tag)]
@@ -92,7 +92,7 @@ class Mailbox:
         return [self._isend(self.internal, rest, dest, number)]
 
     def request_to_send(self, message: Pieces, dest: int, tag: int) -> RequestToSend | None:
-        """Send the start of a message, not copied; None for a short one, which is sent whole."""
+        """Send the start of a message, without a copy; send a short one whole, and return None."""
         if len(message) == 1 and len(message[0]) <= EAGER:
             self._isend(self.tagged, message[0], dest, tag)
             return None
@@ -101,12 +101,12 @@ class Mailbox:
         return RequestToSend(dest, number, rest)
 
     def is_clear_to_send(self, request: RequestToSend) -> bool:
-        """Return whether the clear to send comes within a moment."""
+        """Return whether the clear to send comes soon."""
         clear = self.internal.Irecv(_NOTHING, request.dest, request.number + wire.CLEAR_TO_SEND)
         deadline = time.perf_counter() + _PATIENCE
         while not clear.Test():
             if time.perf_counter() > deadline:
-                clear.Free()  # it is received all the same when it comes, and changes nothing
+                clear.Free()  # MPI still receives it when it comes, which changes nothing
                 return False
             os.sched_yield()
         return True
@@ -116,7 +116,7 @@ class Mailbox:
         self.internal.Send(request.rest, request.dest, request.number)
 
     def replace(self, request: RequestToSend, message: Pieces) -> None:
-        """Send another message in place of the one that was announced, without waiting."""
+        """Send another message in place of the announced one, without waiting."""
         self._isend(self.internal, _NOTHING, request.dest, request.number)
         tag = request.number + wire.REPLACEMENT
         self._isend(self.internal, joined(message), request.dest, tag)
@@ -182,7 +182,7 @@ class Mailbox:
 
 
 class _LongMessage:
-    """A message whose start has arrived: its rest is received, or the message that replaces it."""
+    """A message whose start has arrived; receives its rest, or the message that replaces it."""
 
     def __init__(self, internal: MPI.Intracomm, received: Message, source: int) -> None:
         self.source = source
@@ -196,7 +196,7 @@ class _LongMessage:
         self.request = internal.Irecv(self.message[len(start) :], source, self.number)
 
     def has_come(self, *, wait: bool) -> bool:
-        """Return whether all of it has arrived; with `wait`, wait until it has."""
+        """Return whether the whole message has arrived; with `wait`, wait until it has."""
         status = MPI.Status()
         if not _is_done(self.request, status, wait=wait):
             return False
@@ -213,7 +213,7 @@ class _LongMessage:
 
 
 class Incoming:
-    """A message to be received while this rank does something else."""
+    """A message that is received while this rank does something else."""
 
     def __init__(self, mailbox: Mailbox, source: int, tag: int) -> None:
         self._mailbox = mailbox
@@ -230,7 +230,7 @@ class Incoming:
         mailbox.expected.add(self)
 
     def has_come(self, *, wait: bool) -> bool:
-        """Return whether all of it has arrived; with `wait`, wait until it has."""
+        """Return whether the whole message has arrived; with `wait`, wait until it has."""
         if self._long is None:
             if not self._has_started(wait=wait):
                 return False
@@ -240,7 +240,7 @@ class Incoming:
                 return True
             self._long = _LongMessage(self._mailbox.internal, self._buffer, self.status.source)
         if wait and not self._cleared:
-            # Not without `wait`: the sender would be in its call until this rank looks again.
+            # Only with `wait`: otherwise the sender would wait until this rank looks again.
             self._cleared = True
             self._mailbox.clear_to_send(self._long)
         if not self._long.has_come(wait=wait):
@@ -264,7 +264,7 @@ class Incoming:
         return self not in waiting
 
     def give_up(self) -> None:
-        """Take the memory back from MPI."""
+        """Cancel the receive, so that MPI no longer writes into the memory."""
         request = self._request if self._long is None else self._long.request
         if request is not None:
             request.Cancel()

@@ -20,15 +20,15 @@ from fsexchange.mpi.sharing import share
 
 
 class Communicators(NamedTuple):
-    """Duplicates of the user's communicator: what travels on one is never taken for another's."""
+    """Duplicates of the user's communicator, so that their messages cannot be mixed up."""
 
     user: MPI.Intracomm
     """The user's own messages."""
     tagged: MPI.Intracomm
-    """What `send` and `recv` move, under the user's tags."""
+    """The messages of `send` and `recv`, under the user's tags."""
     internal: MPI.Intracomm
-    """All else, under the tags of `wire`: collectives, acknowledgements, the rests of long
-    messages, leaving."""
+    """All other messages, under the tags of `wire`: those of collectives and of leaving,
+    acknowledgements, the rests of long messages."""
 
     @classmethod
     def duplicate(cls, comm: MPI.Intracomm) -> Communicators:
@@ -44,7 +44,7 @@ class Communicators(NamedTuple):
 class Membership:
     """One rank among those that share a directory.
 
-    All ranks make theirs together. If one cannot, all raise the same error.
+    All ranks make theirs together. If one rank cannot, all raise the same error.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Membership:
                 f"{len(missing)} of {self.size} ranks had not left after "
                 f"{self._abort_timeout:g} s: {some}" + (", ..." if len(missing) > 8 else "")
             )
-            time.sleep(0.5)  # an abort overtakes what mpirun has still to print
+            time.sleep(0.5)  # an abort is faster than what mpirun has yet to print
             if self._temporary:
                 self.connector.close(clear=True)
         finally:
@@ -143,7 +143,7 @@ class Membership:
 
 
 def _checked(root: int, inline_limit: int, abort_timeout: float) -> tuple[int, str]:
-    """Return the root, and what is wrong with this rank's arguments, to be raised on all."""
+    """Return the root, and what is wrong with this rank's arguments, which all ranks then raise."""
     try:
         root = operator.index(root)
         if operator.index(inline_limit) >= 0 and float(abort_timeout) >= 0:

@@ -1,7 +1,7 @@
-"""The messages that travel between ranks: an object if it is small, else where its file is.
+"""The messages that travel between ranks: a small object itself, or the key of a large one.
 
     offset  size
-    0       1       what it is: one of the first bytes of `wire`
+    0       1       the kind of the message: one of the first bytes of `wire`
     8       8       length of the body, little-endian
     16      ...     body
 
@@ -48,12 +48,12 @@ _PART = struct.Struct(f"<{KEY_SIZE}sQQ")
 #: Bytes before the body.
 HEAD_SIZE = _HEAD.size
 
-# An object of up to this many bytes is copied into one piece: that costs less than to send another
-# message for its arrays.
+# An object of up to this many bytes is copied into one piece: this costs less than another message
+# for its arrays.
 _JOINED_UP_TO = 1 << 16
 
-# For this many bytes and more numpy asks Linux for huge pages, which it hands out in a quarter of
-# the time.
+# For this many bytes and more numpy asks Linux for huge pages, which Linux hands out in a quarter
+# of the time.
 _HUGE_PAGES_FROM = 1 << 22
 
 
@@ -63,11 +63,11 @@ class Outgoing(NamedTuple):
     messages: Sequence[Pieces]
     """One message, or one for each rank."""
     key: FileKey | None = None
-    """The file that messages refer to; its writer removes it unless a receiver does."""
+    """The key of the file that messages refer to; its writer removes it, unless a receiver does."""
     readers: Sequence[int] = ()
     """The ranks whose messages refer to a part of that file."""
     error: Exception | None = None
-    """What the sender raises after it has sent its messages, which carry the error, too."""
+    """The error that the sender raises after it has sent its messages, which carry it, too."""
     longest: int = 0
     """Bytes of the longest object that may move to a file."""
 
@@ -84,9 +84,9 @@ def encode(obj: Any) -> Outgoing:
 def encode_each(
     objs: Any, size: int, verb: str, check: Callable[[Any], Any] | None = None
 ) -> Outgoing:
-    """Return a message for each of `size` ranks: of what `check` returns for its object, if given.
+    """Return a message for each of `size` ranks: its object, or what `check` returns for that.
 
-    The first error is sent to all ranks, in place of the objects.
+    If there is an error, all ranks get the first one in place of the objects.
     """
     try:
         items = [None] * size if objs is None else list(objs)
@@ -104,7 +104,7 @@ def encode_each(
 
 
 def attempt(function: Callable[[], Any]) -> Outgoing:
-    """Return the message of what `function` returns or raises; it never moves to a file.
+    """Return a message with what `function` returns or raises; it never moves to a file.
 
     A rank that could not read the file would be out of step with the others.
     """
@@ -137,7 +137,7 @@ def spill(connector: FileConnector, sent: Outgoing, inline_limit: int) -> Outgoi
         start, end = end + len(padding), end + len(padding) + length(head) - HEAD_SIZE
         parts.append((start, end - start))
     try:
-        key = connector.put(written)  # its last reader removes it
+        key = connector.put(written)  # its writer or its last reader removes it
     except Exception as error:
         return Outgoing([[failure(error)]] * len(messages), error=error)
     if len(messages) == 1:
@@ -148,7 +148,7 @@ def spill(connector: FileConnector, sent: Outgoing, inline_limit: int) -> Outgoi
 
 
 def joined(message: Pieces) -> Message:
-    """Return a message in one piece; none of it shows the sender's arrays."""
+    """Return a message in one piece that shows none of the sender's arrays."""
     if len(message) == 1:
         return message[0]
     nbytes = sum(map(len, message))
@@ -163,7 +163,7 @@ def joined(message: Pieces) -> Message:
 
 
 def split(message: Pieces, at: int) -> tuple[Message, Message]:
-    """Return the first `at` bytes of a message, and its rest, which shows the only array if any."""
+    """Return the first `at` bytes of a message, and its rest, uncopied if that is one array."""
     if len(message) == 1 and len(message[0]) <= at:
         return message[0], b""
     if len(message) == 2 and len(message[0]) <= at:
@@ -176,7 +176,7 @@ def split(message: Pieces, at: int) -> tuple[Message, Message]:
 
 
 def empty(nbytes: int) -> memoryview:
-    """Return writable memory that, unlike a bytearray's, is not filled with zeros first."""
+    """Return writable memory, which unlike a bytearray is not filled with zeros."""
     return np.empty(nbytes, np.uint8).data
 
 
@@ -191,14 +191,14 @@ def own_file(key: FileKey) -> bytes:
 
 
 def own_file_key(message: Message) -> FileKey | None:
-    """Return the key of the object's own file, or None if the object has none."""
+    """Return the key of the object if it has its own file, else None."""
     if len(message) != HEAD_SIZE + KEY_SIZE or message[0] != wire.OWN_FILE:
         return None
     return FileKey.unpack(memoryview(message)[HEAD_SIZE:])
 
 
 def length(message: Message) -> int:
-    """Return the length of a whole message, of which at least the head is given."""
+    """Return the length of a whole message, by its head."""
     nbytes: int = _HEAD.unpack_from(message)[1]
     return HEAD_SIZE + nbytes
 
@@ -209,7 +209,7 @@ def is_stand_by(message: Message) -> bool:
 
 
 def is_in_file(message: Message) -> bool:
-    """Return whether the object is in a file, which its writer may wait to remove."""
+    """Return whether the object is in a file; its writer may wait to remove that."""
     return message[0] in (wire.OWN_FILE, wire.PART_OF_FILE)
 
 
@@ -248,7 +248,7 @@ def decode(connector: FileConnector, message: Message, rank: int, host: str, *, 
 
 @contextlib.contextmanager
 def _evicted(connector: FileConnector, key: FileKey, last: bool) -> Iterator[None]:
-    """Remove a file after the block, also if that raises: nobody else will."""
+    """Remove a file after the block if this reader is the `last`, even if the block raises."""
     try:
         yield
     finally:
@@ -269,8 +269,8 @@ def _message(first_byte: int, body: bytes) -> bytes:
     return _HEAD.pack(first_byte, len(body)) + body
 
 
-#: The message by which the root says that it writes a file first, which takes a while.
+#: The root says that it writes a file first, which takes a while.
 STAND_BY: Pieces = [_message(wire.STAND_BY, b"")]
 
-#: The message of a sender that Ctrl-C stops after it has promised one.
+#: A sender that has promised a message was stopped by Ctrl-C.
 INTERRUPTED: Pieces = [failure(InterruptedError("the sender was interrupted"))]

@@ -1,9 +1,9 @@
 """Collectives that move messages of any length, each in two steps.
 
 The first step moves packets, all of the same length. A packet is the start of a message, and its
-head tells how long the message is. The second step moves the rests, if there are any: to all ranks
-by a collective, to one rank by a message of its own, straight from the sender's array. mpi4py's
-verbs move lengths first, then data; here a small message needs only the first step.
+head tells how long the message is. The second step moves the rests, if there are any: a rest for
+all ranks by a collective, one for a single rank by a message, straight from the sender's array.
+mpi4py's verbs move lengths first, then data; here a small message needs only the first step.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from fsexchange.serialize.format import ALIGNMENT
 # for 4.
 _PACKET_TO_ALL = 2048
 
-# Bytes of all packets that a rank receives in another verb, and the least bytes of a packet: enough
-# for a message that refers to a file.
+# In other verbs: bytes of all packets that a rank receives, and of the smallest packet, which is
+# enough for a message that refers to a file.
 _PACKETS = 8192
 _SMALLEST_PACKET = 128
 
@@ -151,7 +151,7 @@ def _packets(starts: Sequence[Message], size: int) -> bytearray:
 
 
 def _replaced(messages: Sequence[Pieces], rank: int, own: Message) -> list[Pieces]:
-    """Return the messages, this rank's own in one piece, so that `split` does not join it again."""
+    """Return the messages, with this rank's own joined, so that `split` does not join it again."""
     return [*messages[:rank], [own], *messages[rank + 1 :]]
 
 

@@ -44,7 +44,7 @@ class PointToPoint:
         self._inline_limit = inline_limit
 
     def send(self, sent: Outgoing, dest: int, tag: int) -> None:
-        """Send one message; a long one, not copied, to a receiver that is there, else by a file."""
+        """Send one message; a long one without a copy if the receiver is there, else by a file."""
         mailbox = self._mailbox
         sent = self._spilled(sent, 8 * self._inline_limit)
         if sent.error is not None:
@@ -70,7 +70,7 @@ class PointToPoint:
             raise sent.error
 
     def isend(self, sent: Outgoing, dest: int, tag: int) -> Request:
-        """Send one message, copied or in a file; the request is done when it is delivered."""
+        """Send one message, as a copy or in a file; the request is done when it is delivered."""
         sent = self._spilled(sent, self._inline_limit)
         requests = self._hand_over(self._mailbox.post, sent, dest, tag)
         if sent.error is not None:
@@ -106,7 +106,7 @@ class PointToPoint:
                 raise
         if sent.error is not None:
             raise sent.error
-        MPI.Request.Waitall(requests)  # else it might wait for this rank's next call of MPI
+        MPI.Request.Waitall(requests)  # or they might wait for this rank's next call of MPI
         return obj
 
     def drain(self) -> None:
@@ -114,7 +114,7 @@ class PointToPoint:
         for message in self._mailbox.drain():
             key = own_file_key(message)
             if key is not None:
-                self._connector.evict(key)  # nobody knows of it, and the store may be kept
+                self._connector.evict(key)  # no one else will, and the store may be kept
 
     def _spilled(self, sent: Outgoing, inline_limit: int) -> Outgoing:
         if self._mailbox.crowded:
@@ -124,7 +124,7 @@ class PointToPoint:
     def _hand_over(
         self, post: Callable[[Pieces, int, int], _T], sent: Outgoing, dest: int, tag: int
     ) -> _T:
-        """Give a message to the mailbox; remove its file if MPI refuses it: for its tag, say."""
+        """Give a message to the mailbox; remove its file if MPI refuses the message or its tag."""
         try:
             return post(sent.messages[0], dest, tag)
         except BaseException:

@@ -40,7 +40,7 @@ class Request:
 
     @staticmethod
     def waitall(requests: Iterable[Request]) -> list[Any]:
-        """Wait for all requests, then return what each `wait` returned or raise the first error."""
+        """Wait for all requests; return what their `wait` returns, or raise the first error."""
         objs = []
         errors = []
         for request in requests:

@@ -1,7 +1,7 @@
-"""The first bytes and the tags of all that ranks send each other.
+"""The first bytes and the tags of all messages between ranks.
 
-Messages of `send` and `recv` travel under the user's tags, on a communicator of their own. All else
-travels on the internal communicator, under the tags below.
+Messages of `send` and `recv` travel under the user's tags, on a communicator of their own. All
+others travel on the internal communicator, under the tags below.
 """
 
 # ---- the first byte of a message ----------------------------------------------------------------
@@ -12,21 +12,21 @@ PART_OF_FILE = 3  # the key of a file, and where in it the object for this rank 
 FAILURE = 4  # the exception that the sender raises
 STAND_BY = 5  # nothing yet: the root writes a file, and sends another message about it
 
-# Of a message that is too long to be sent eagerly: its number and its start.
+# The start of a message that is too long to be sent eagerly, with its number.
 REST_FOLLOWS = 9  # the sender sends the rest as well
 REQUEST_TO_SEND = 10  # the sender waits for a clear to send
 
-# ---- tags on the internal communicator: empty messages, but for rests ---------------------------
+# ---- tags on the internal communicator; all these messages are empty, except rests ---------------
 
 ASK = 1  # by a rank that leaves by an exception: has the receiver left, too?
 HERE = 2  # the answer: it has
 ACKNOWLEDGEMENT = 3  # the reader of a file has what it needs
 REST = 4  # the rest of a message that a collective moves to one rank
-WAKE = 5  # the end of what STAND_BY began
+WAKE = 5  # the wait that STAND_BY began is over
 
 # Every long message of `send` has a number, which is the tag of its rest. The next two tags belong
 # to it, so numbers go up in steps of three.
 FIRST_NUMBER = 16
-CLEAR_TO_SEND = 1  # after the number: the receiver waits for the rest
-REPLACEMENT = 2  # after the number: a message in place of the one whose rest was not sent
+CLEAR_TO_SEND = 1  # added to the number: the receiver waits for the rest
+REPLACEMENT = 2  # added to the number: a message in place of the one whose rest was not sent
 TAGS_PER_NUMBER = 3

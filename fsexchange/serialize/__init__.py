@@ -3,8 +3,8 @@
 `serialize` returns frames, which `FileConnector.put` writes as they are. `deserialize` is its
 inverse: it takes the buffer that `get` returns, and arrays are views of that buffer.
 
-`format` has the bytes, `arrays` what needs no pickle, `pickling` everything else, `by_value` the
-functions and classes that other processes cannot import.
+`format` lays out the bytes. `arrays` handles what needs no pickle, `pickling` everything else,
+`by_value` the functions and classes that other processes cannot import.
 """
 
 from __future__ import annotations
@@ -60,28 +60,27 @@ if TYPE_CHECKING:
 
 __all__ = ["Frames", "deserialize", "dumps", "serialize"]
 
-# Stored pickles name the functions that load them. They name them in this package, so that objects
-# stay readable when a function moves to another module.
+# Stored pickles contain the names of the functions that load them. These are names in this package,
+# so that objects stay readable when a function moves to another module.
 for _loader in (_from_main, _masked, _memoryview, _ndarray, _subclass):
     _loader.__module__ = __name__
 
-# Bound once: for each call on an imported name Python makes a bound method, which takes 5 % of the
-# time for an array of 1 KiB.
+# Bound once: to make a bound method for each call takes 5 % of the time for an array of 1 KiB.
 _head_of = HEAD_OF.get
 _array_of = ARRAY_OF.get
 
 
 def serialize(obj: Any, *, checksum: bool = False) -> Frames:
-    """Return `obj` as frames: buffers to be written one after the other.
+    """Return `obj` as frames, which are buffers to be written one after the other.
 
-    Contiguous arrays, of either order, are not copied: their frames show the caller's own memory,
-    so write them before changing it. Strided arrays are copied once. Lambdas, closures, and
+    Contiguous arrays, in C or Fortran order, are not copied: their frames show the caller's own
+    memory, so write them before changing it. Strided arrays are copied once. Lambdas, closures, and
     functions and classes of `__main__` travel by value (cloudpickle), others by name.
 
     Parameters
     ----------
     checksum:
-        Guard the buffers by the CRC, too, not only header and body: about a second for 1 GiB.
+        Make the CRC guard the buffers as well as header and body: about a second for 1 GiB.
 
     Raises
     ------
@@ -128,8 +127,8 @@ def dumps(obj: Any, *, checksum: bool = False) -> bytes:
 def deserialize(buffer: Buffer) -> Any:
     """Return the object that `buffer` holds, or the array of a `.npy` file.
 
-    Arrays are views of `buffer`, writable if it is, and keep it alive. Only for buffers whose
-    writer you trust: unpickling runs code.
+    Arrays are views of `buffer`, writable if it is, and keep it alive. Use it only for buffers
+    whose writer you trust: unpickling runs code.
 
     Raises
     ------
@@ -170,7 +169,7 @@ def deserialize(buffer: Buffer) -> Any:
 
 
 def _pickle(obj: Any) -> tuple[bytes, list[memoryview]]:
-    """Return the pickle of `obj` and its out-of-band buffers; plain pickle first, it is faster."""
+    """Return the pickle of `obj` and its out-of-band buffers; plain pickle is faster, so first."""
     try:
         return dump(Pickler, obj)
     except MemoryError:

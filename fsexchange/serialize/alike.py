@@ -1,4 +1,4 @@
-"""Batches of plain arrays of one shape and type, without a look at each."""
+"""Batches of plain arrays of one shape and type, handled together, not one by one."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _CONTIGUOUS = attrgetter("flags.c_contiguous")
 
 
 def common_head(objs: Sequence[Any]) -> bytes | None:
-    """Return the bytes that `serialize` puts before each of several arrays, if all have the same.
+    """Return the head that `serialize` gives to each of several arrays, if all have the same one.
 
-    Only the elements follow them. None if they differ, or if some object is not a plain array.
+    Only the elements follow it. None if the heads differ, or if some object is not a plain array.
     """
     if set(map(type, objs)) != {np.ndarray}:
         return None
@@ -52,7 +52,7 @@ def common_head(objs: Sequence[Any]) -> bytes | None:
 def copies(memory: memoryview, begins: Ints, sizes: Ints) -> list[npt.NDArray[Any]] | None:
     """Return copies of arrays that lie at equal distances in memory, if all have the same head.
 
-    None if they differ: there are objects of other kinds, or some were evicted.
+    None if they do not: there are objects of other kinds, or some were evicted.
     """
     steps = np.diff(begins)
     if not len(steps) or (steps != steps[0]).any() or (sizes != sizes[0]).any():

@@ -1,4 +1,4 @@
-"""Arrays as a short body and their elements, without a pickle; heads that recur; `.npy` files."""
+"""Arrays without a pickle, as a short body and their elements; known heads; `.npy` files."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
     from fsexchange.serialize.format import Frames
 
-# The byte of a body that means C order.
+# The first byte of a body: the elements are in C order.
 _C = ord("C")
 
-# Types whose arrays have memoryviews that `cast` takes.
+# Characters of the dtypes whose arrays have memoryviews that `cast` takes.
 _NATIVE = "?bBhHiIlLqQefd"
 
 #: The first bytes of every object that is a plain array.
@@ -36,13 +36,13 @@ PLAIN_ARRAY = struct.pack("<4sBB", MAGIC, VERSION, NDARRAY)
 #: The first bytes of every `.npy` file.
 NPY_MAGIC = b"\x93NUMPY"
 
-# Arrays of one shape and type have the same bytes before their elements, the CRC included, as it
-# does not cover the elements. So the bytes of the latest shapes and types are kept, both ways.
+# Arrays of one shape and type have the same head: all bytes before the elements. The CRC in it does
+# not cover the elements. So the heads of the latest shapes and types are kept, for both directions.
 
-#: Dtype and shape -> the bytes before the elements.
+#: Dtype and shape -> head.
 HEAD_OF: dict[tuple[np.dtype[Any], tuple[int, ...]], bytes] = {}
 
-#: The bytes before the elements -> length of the whole object, shape and dtype.
+#: Head -> length of the whole object, shape and dtype.
 ARRAY_OF: dict[bytes, tuple[int, tuple[int, ...], np.dtype[Any]]] = {}
 
 
@@ -65,7 +65,7 @@ def is_plain(dtype: np.dtype[Any]) -> bool:
 
 
 def array_frames(array: npt.NDArray[Any], checksum: bool) -> Frames:
-    """Return the frames of an array of plain dtype, and remember its head if it will recur."""
+    """Return the frames of an array of plain dtype, and remember its head for arrays like it."""
     body, data = array_body(array)
     made = frames(NDARRAY, body, [data], checksum)
     # Equal dtypes may differ in metadata, but only those without metadata are built in.
@@ -96,7 +96,7 @@ def array_bytes(array: npt.NDArray[Any]) -> tuple[str, memoryview]:
     # As uint8: datetimes and many structured dtypes have no memoryviews.
     flat = array.reshape(-1).view(np.uint8)
     if not flat.flags.writeable:
-        # Pickle would make the loaded array read-only again, although it belongs to the reader.
+        # Pickle would make the loaded array read-only, too, although it belongs to the reader.
         flat = np.asarray(_Writable(flat))
     return order, flat.data
 
@@ -114,15 +114,15 @@ def as_array(view: memoryview) -> npt.NDArray[Any]:
     """Return a memoryview as an array; `SerializationError` if no other process can read it."""
     try:
         array = np.asarray(view)
-    except (ValueError, RuntimeError) as error:  # numpy reads not even all it writes
+    except (ValueError, RuntimeError) as error:  # numpy cannot read all that it exports
         raise SerializationError(f"cannot serialize {view!r}: {error}") from error
     if array.dtype.hasobject:
-        raise SerializationError(f"cannot serialize {view!r}: it shows objects in memory")
+        raise SerializationError(f"cannot serialize {view!r}: it shows Python objects")
     return array
 
 
 def load_plain(view: memoryview, body: memoryview, data: memoryview) -> npt.NDArray[Any]:
-    """Return the array of a plain-array object, and remember its head if it will recur."""
+    """Return the array of a plain-array object, and remember its head for arrays like it."""
     array = load_array(body, data)
     if body[0] == _C and view.nbytes - array.nbytes == ALIGNMENT and not view[6] & CHECKSUM:
         head = bytes(view[:ALIGNMENT])
@@ -141,7 +141,7 @@ def load_array(body: memoryview, data: memoryview) -> npt.NDArray[Any]:
 
 def load_npy(view: memoryview) -> npt.NDArray[Any]:
     """Return the array of a `.npy` file, a view of it."""
-    # The longest header that numpy accepts without being told to trust it is 10,000 bytes.
+    # Unless told to trust a file, numpy accepts headers of at most 10,000 bytes.
     head = io.BytesIO(view[: 1 << 16])
     npy: Any = np.lib.format  # not typed before numpy 2.3
     try:

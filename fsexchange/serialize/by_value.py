@@ -13,7 +13,7 @@ from fsexchange.serialize.pickling import MAINS, _from_main, place_in_main, redu
 
 
 class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """cloudpickle, except that processes of one script share its functions and classes."""
+    """cloudpickle, but a process that runs the same script uses its own functions and classes."""
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, (np.ndarray, memoryview)):

@@ -1,4 +1,4 @@
-"""The format: frames that hold a body and its buffers, and proof on reading that they are whole.
+"""The format of frames, which hold a body and its buffers; reading proves that they are whole.
 
 Version 1; all numbers are little-endian, lengths are in bytes:
 
@@ -7,7 +7,7 @@ Version 1; all numbers are little-endian, lengths are in bytes:
     4       1       version: 1
     5       1       kind: 0 pickle, 1 bytes, 2 bytearray, 3 str, 4 ndarray, 5 memoryview
     6       2       flags: bit 0: the CRC covers the buffers, too
-    8       8       length of everything
+    8       8       length of the whole object
     16      8       length of the body
     24      4       number of buffers, n
     28      4       CRC-32 (zlib) of bytes 0 to 27, of bytes 32 to the end of the body, and, if
@@ -20,7 +20,7 @@ Bytes 0 to 31 are the head; the lengths of the buffers are the table. A pickle's
 protocol 5, and its buffers are the out-of-band buffers. The body of an ndarray or memoryview is 'C'
 or 'F' for the order, one byte for the number of dimensions, 8 bytes for each dimension, then
 numpy's `dtype.str`; its one buffer holds the elements. Bytes, bytearray and str have no body, and
-their one buffer holds the bytes; a str is in UTF-8, with lone surrogates passed.
+their one buffer holds the bytes; a str is in UTF-8, in which lone surrogates are allowed.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def parse(view: memoryview) -> tuple[int, memoryview, list[memoryview]]:
 
 
 def truncated(expected: int, actual: int) -> CorruptObjectError:
-    """Return the error for an object that has not the length it should have."""
+    """Return the error for an object of the wrong length."""
     return CorruptObjectError(
         f"the object has {actual} bytes instead of {expected}: it was truncated or overwritten",
         expected=expected,

@@ -19,14 +19,14 @@ from fsexchange.serialize.arrays import array_bytes, as_array
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-# A smaller buffer costs more out of the pickle than in it: an entry in the table, padding, and
-# one more piece for writev.
+# A buffer of fewer bytes stays in the pickle. Outside it would cost more: an entry in the table,
+# padding, and one more piece for writev.
 _OUT_OF_BAND_FROM = 512
 
-#: Names of the module that a script is: in its own process, and in a spawned child.
+#: Names of the module that a script becomes: in its own process, and in a spawned child.
 MAINS = ("__main__", "__mp_main__")
 
-# Objects written before the modules were sorted into packages name these modules.
+# Old module names, in objects written before the modules were sorted into packages.
 _MOVED = {
     "fsexchange.future": "fsexchange.store",
     "fsexchange.keys": "fsexchange.connector",
@@ -35,7 +35,7 @@ _MOVED = {
 
 
 class Pickler(pickle.Pickler):
-    """Plain pickle, except that it refuses what only a script's own processes can import."""
+    """Plain pickle, but it refuses what only a script's own processes can import."""
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, (np.ndarray, memoryview)):
@@ -46,11 +46,11 @@ class Pickler(pickle.Pickler):
 
 
 class _ByValueError(Exception):
-    """Plain pickle would name a function or class that no other process can import."""
+    """Plain pickle would write the name of a function or class that other processes lack."""
 
 
 def dump(pickler: Callable[..., Any], obj: Any) -> tuple[bytes, list[memoryview]]:
-    """Return the pickle of `obj` that a class of picklers makes, and its out-of-band buffers."""
+    """Return the pickle of `obj` by a pickler of this class, and its out-of-band buffers."""
     buffers: list[memoryview] = []
 
     def keep(buffer: pickle.PickleBuffer) -> bool:
@@ -66,7 +66,7 @@ def dump(pickler: Callable[..., Any], obj: Any) -> tuple[bytes, list[memoryview]
 
 
 def load(body: bytes | memoryview, buffers: Sequence[memoryview] = ()) -> Any:
-    """Return the object of a pickle; `SerializationError` if it cannot be imported here."""
+    """Return the object of a pickle; `SerializationError` if a part cannot be imported here."""
     try:
         try:
             return pickle.loads(body, buffers=buffers)
@@ -81,7 +81,7 @@ def load(body: bytes | memoryview, buffers: Sequence[memoryview] = ()) -> Any:
 
 
 class _UnpicklerOfMoved(pickle.Unpickler):
-    """Looks for classes and functions in the modules that have them today."""
+    """Looks for classes and functions in the modules where they are today."""
 
     def find_class(self, module: str, name: str) -> Any:
         return super().find_class(_MOVED.get(module, module), name)
@@ -95,8 +95,8 @@ _PICKLING = ("__reduce__", "__reduce_ex__", "__setstate__")
 def reduce_buffer(obj: Any) -> Any:
     """Reduce an array or memoryview to one out-of-band buffer, as `reducer_override` does.
 
-    Strides, dtype and subclass make no difference. numpy itself does this only for contiguous
-    arrays of plain type, and names functions that moved between numpy 1 and 2.
+    This works for any strides, dtype and subclass. numpy itself does it only for contiguous arrays
+    of plain type, and its pickles name functions that moved between numpy 1 and 2.
     """
     if isinstance(obj, memoryview):
         return _memoryview, (as_array(obj),)
@@ -147,7 +147,7 @@ def _memoryview(array: npt.NDArray[Any]) -> memoryview:
 
 
 def place_in_main(obj: Any) -> tuple[str, str] | None:
-    """Return the script's file and the name in it of a function or class; None if it has none."""
+    """Return the script's file, and the name of `obj` in it; None if it is not there by a name."""
     file, name = _main_file(obj.__module__), obj.__qualname__
     return (file, name) if file and _find(obj.__module__, name) is obj else None
 
@@ -155,8 +155,8 @@ def place_in_main(obj: Any) -> tuple[str, str] | None:
 def _from_main(file: str, name: str, by_value: bytes) -> Any:
     """Return a function or class of a script: this process's own if it runs the same script.
 
-    So `isinstance` and `except` hold among the processes of one script. Processes of other scripts
-    cannot import it, and get a copy.
+    So `isinstance` and `except` work between the processes of one script. Processes of other
+    scripts cannot import it, and get a copy.
     """
     for module in MAINS:
         if _main_file(module) == file:

@@ -1,4 +1,4 @@
-"""Objects in a connector: stores, handles, futures and names."""
+"""Objects in a connector: stores, their handles (refs and futures), and names."""
 
 from fsexchange.store.failure import _load_failure
 from fsexchange.store.future import Future
@@ -7,7 +7,7 @@ from fsexchange.store.store import Store, _attach
 
 __all__ = ["Future", "Ref", "Store"]
 
-# Pickles name these functions in this package, so that they stay readable when a function moves to
-# another module.
+# Stored pickles contain the names of these functions. These are names in this package, so that
+# objects stay readable when a function moves to another module.
 for _loader in (_attach, _load_failure):
     _loader.__module__ = __name__

@@ -1,4 +1,4 @@
-"""Cache: copies of objects that were read, bounded in bytes."""
+"""Cache: copies of objects that were read, up to a number of bytes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Cache:
 
     Notes
     -----
-    Threads may share it. The lock is held for look-ups, never for copies or I/O.
+    Threads may share it. Its lock is held for look-ups, never while objects are copied or read.
     """
 
     def __init__(self, limit: int) -> None:
@@ -43,8 +43,8 @@ class Cache:
     def put(self, key: FileKey, data: BytesLike) -> None:
         """Keep a copy of an object, dropping the least recently used ones to make room.
 
-        Ignores objects larger than the limit, and keys without a length: those were not returned
-        by `put`, so their objects may be set again.
+        Objects larger than the limit are not kept, nor are those whose key has no length: such a
+        key is not from `put`, so its object may be set again.
         """
         if key.nbytes < 0 or len(data) > self.limit:
             return

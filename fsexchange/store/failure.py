@@ -1,4 +1,4 @@
-"""Failure: what a process passes on in place of an object that it could not make."""
+"""Failure: an error that a process passes on in place of an object that it could not make."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Failure:
         return _load_failure, (data, self.traceback)
 
     def exception(self) -> BaseException:
-        """Return the exception, with the traceback of where it was first raised as its cause."""
+        """Return the exception; its cause shows the traceback from where it was first raised."""
         self.error.__cause__ = RemoteTraceback(self.traceback)
         return self.error
 

@@ -1,4 +1,4 @@
-"""Future: a handle on an object that is set later, once, and that many processes wait for."""
+"""Future: a handle on an object that is set later, once, and that many processes can wait for."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Future(Generic[T]):
     def set_result(self, result: T) -> None:
         """Set the result; `KeyExistsError` if a result or an exception is set already.
 
-        If processes race, one wins and all others get the error. Raises the errors of `Store.put`
-        as well; after those it can be called again.
+        If processes race, one wins and all others get the error. It also raises the errors of
+        `Store.put`; after one of those it can be called again.
         """
         self.ref.store._set_once(self.ref.key, result)
 

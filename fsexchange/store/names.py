@@ -11,20 +11,20 @@ from fsexchange.errors import InvalidKeyError, MissingObjectError, WaitTimeoutEr
 if TYPE_CHECKING:
     from fsexchange.connector.connector import FileConnector
 
-# NAME_MAX of every file system in use, less room for the temporary file's ending: limits.h.
+# NAME_MAX (limits.h) is 255 on the file systems in use; the ending of a marker needs some of it.
 _LONGEST = 230
 
 
 class Names(MutableMapping[str, FileKey]):
-    """The names in a store, each of one key; `store.names`.
+    """The names in a store, each for one key; `store.names`.
 
-    Naming replaces what the name stood for, at once: readers find the old key or the new one. The
-    object of the old key stays until it is evicted. Names last as long as the store.
+    A name can be given to another key. This replaces the old key at once: readers find one of the
+    two. The object of the old key stays until it is evicted. Names last as long as the store.
 
-    Any printable text that is not all spaces is a name, of at most 230 bytes once characters other
-    than letters, digits and `_-~` are written as %XX; else `InvalidKeyError`. On a network file
-    system a replaced name may stand for its old key for as long as the mount caches, seconds. With
-    `markers` there is a moment without the name between its old key and its new one.
+    A name is any printable text that is not all spaces, else `InvalidKeyError`. It has at most 230
+    bytes when characters other than letters, digits and `_-~` are written as %XX. On a network file
+    system other hosts may find the old key for some seconds more: as long as their mounts cache.
+    With `markers` there is a moment without the name while its key is replaced.
 
     >>> from fsexchange import Store
     >>> with Store() as store:
@@ -79,7 +79,7 @@ class Names(MutableMapping[str, FileKey]):
 
 
 def check_name(name: str) -> str:
-    """Return the file of a name, proven to be in the directory of names; `InvalidKeyError`."""
+    """Return the file name for a name; it cannot lead out of the directory. `InvalidKeyError`."""
     if not isinstance(name, str) or not name.strip() or not name.isprintable():
         raise InvalidKeyError(f"not a name: {name!r}; a name is printable text", filename=None)
     from urllib.parse import quote  # 3 ms, and rarely needed

@@ -1,4 +1,4 @@
-"""Ref: a small handle on one object, to be passed where the object itself is too large."""
+"""Ref: a small handle on one object, to be passed in its place."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NOT_LOADED: Any = object()
 
 
 class HandleStore(Protocol):
-    """What handles need of the `Store` that makes them."""
+    """The part of a `Store` that its handles need."""
 
     @property
     def store_dir(self) -> str: ...
@@ -36,7 +36,7 @@ class HandleStore(Protocol):
 
 
 class Ref(Generic[T]):
-    """A handle on an object in a store; `get` is where the object is read.
+    """A handle on an object in a store; `get` reads the object.
 
     Made by `Store.ref` and `Future.ref`. It pickles to a few hundred bytes, is hashable, and equals
     any other Ref of the same object. Deleting a Ref does not delete the object: evict it, or close
@@ -76,11 +76,11 @@ class Ref(Generic[T]):
 
     @property
     def loaded(self) -> bool:
-        """Whether `get` returns the object it returned before, without reading anything."""
+        """Whether the object was read before, so that `get` reads nothing."""
         return bool(self._loaded)
 
     def evict(self) -> None:
-        """Remove the object from the store, for everyone; a loaded object stays good."""
+        """Remove the object from the store, for everyone; a loaded object stays valid."""
         self.store.evict(self.key)
 
     def __repr__(self) -> str:

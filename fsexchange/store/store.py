@@ -95,7 +95,7 @@ class Store:
         return _attach, (type(self), self.connector.config(), size)
 
     def close(self) -> None:
-        """Stop using this store; in the owner's process, remove it with all its objects."""
+        """Stop using this store; the owner's process removes it with all its objects."""
         self.connector.close()
 
     def put(self, obj: Any, *, name: str | None = None, checksum: bool = False) -> FileKey:
@@ -106,7 +106,7 @@ class Store:
         name:
             Give the object this name, too; an object that had the name before loses it.
         checksum:
-            Guard the contents of arrays by a CRC-32, too: about a second for 1 GiB, and another
+            Guard the elements of arrays by a CRC-32, too: about a second for 1 GiB, and another
             for each `get`.
 
         Raises

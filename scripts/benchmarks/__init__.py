@@ -1,1 +1,1 @@
-"""What scripts/bench, bench-exchange and bench-futures are made of, a noun a module."""
+"""The parts of scripts/bench, bench-exchange and bench-futures."""

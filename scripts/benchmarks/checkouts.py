@@ -1,10 +1,10 @@
 """Two checkouts of fsexchange in turn, in one run: is this one as fast as the other?
 
-Each checkout is measured in processes of its own, as both packages have one name. Two processes
-take turns of some milliseconds, in alternating order: whatever slows down the machine for longer
-slows down both, and only their ratio in each round counts. The addresses that a process gets can
-make it some per cent faster for all its life, so both are started anew several times. Rows that
-look slower after that are measured as often again before they count.
+Each checkout is measured in processes of its own, because both packages have the same name. Two
+processes take turns of some milliseconds, in alternating order: whatever slows down the machine
+for longer slows down both, and only their ratio in each round counts. The addresses that a process
+gets can make it some per cent faster as long as it lives, so both are started several times. Rows
+that look slower after that are measured as many times again before they count.
 """
 
 import compileall

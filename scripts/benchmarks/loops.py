@@ -1,4 +1,4 @@
-"""One round of one way: the seconds of its verbs, and the memory that they take."""
+"""One round of one way to exchange objects: the time and the memory of its verbs."""
 
 import gc
 import mmap

@@ -14,7 +14,7 @@ from .worker import serve
 
 
 def rows(folder, plan):
-    """Yield a row for every object, at last for a small one among 100,000."""
+    """Yield a row for every object; the last is for a small one among 100,000."""
     way = Ours(folder)
     for case in cases(plan):
         if case.is_batch:

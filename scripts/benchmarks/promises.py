@@ -1,4 +1,4 @@
-"""What is promised, and how to judge what was measured."""
+"""The promises of fsexchange, and whether measurements keep them."""
 
 import math
 import statistics

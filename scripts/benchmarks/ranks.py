@@ -1,4 +1,4 @@
-"""The verbs of the ranks of an MPI job; every page of what they return is read."""
+"""The verbs of the ranks of an MPI job; every page of the results is read."""
 
 import time
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
-# Each rank passes alltoall 1,000 arrays in lists.
+# Each rank passes 1,000 arrays to alltoall, in lists.
 LISTS_VERB, LISTS = "alltoall of lists", "1,000 x 4 KiB"
 UNITS = {"GiB": GIB, "MiB": MIB, "KiB": KIB, "B": 1}
 
