@@ -249,7 +249,7 @@ class FileConnector:
         Each object is `head` followed by one of `bodies`, contiguous buffers of one length. As
         `put_batch`, but without a look at each object.
         """
-        if not 0 < nbytes < SEGMENT_BELOW or self.markers:
+        if len(bodies) == 0 or not 0 < nbytes < SEGMENT_BELOW or self.markers:
             return self.put_batch([[head, body] for body in bodies])
         rest = padding(nbytes)
         each = zip(repeat(head), bodies, repeat(rest)) if rest else zip(repeat(head), bodies)
