@@ -265,8 +265,10 @@ class FileConnector:
         path = self.path(key)
         try:
             os.truncate(path, nbytes)
-        except OSError as error:
+        except BaseException as error:  # nobody will ever have the key
             self.evict(key)
+            if not isinstance(error, OSError):
+                raise
             raise self.directory.error(error, "write", path) from error
         return FileKey(key.filename, nbytes)
 
@@ -276,7 +278,14 @@ class FileConnector:
         Processes may fill one object at the same time, on network file systems too, where their
         pieces do not overlap. Raises as `put`.
         """
-        path = self.path(key)
+        key = checked(key)
+        path = self._path(key)
+        if key.offset:  # the pieces would overwrite the flags of the other objects
+            raise InvalidKeyError(
+                f"{key}: its object shares a file with others, and cannot be filled; `reserve` "
+                "makes keys to be filled",
+                filename=key.filename,
+            )
         try:
             fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
             try:
