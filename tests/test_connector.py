@@ -514,6 +514,17 @@ def test_file_that_a_user_saves_under_an_evicted_plain_name_survives(base_dir: P
     assert (base_dir / "store" / "result.dat").read_bytes() == b"mine"
 
 
+def test_batches_get_what_a_subclass_gets(shm_dir: Path) -> None:
+    class Reversed(FileConnector):
+        def get(self, key: FileKey) -> bytes | None:
+            data = super().get(key)
+            return None if data is None else bytes(data)[::-1]
+
+    with Reversed(shm_dir / "store") as connector:
+        key = connector.put(b"abc")
+        assert [connector.get(key)] == connector.get_batch([key]) == [b"cba"]
+
+
 def test_empty_path_is_refused() -> None:
     with pytest.raises(ValueError, match="empty"):
         FileConnector("")

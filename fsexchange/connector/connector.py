@@ -363,7 +363,7 @@ class FileConnector:
         found: list[Any] = [None] * len(keys)
         own, groups = grouped(keys)
         for n, key in own:
-            found[n] = self._own.read(self._path(key), key.nbytes)
+            found[n] = self.get(key)
         return found, self._segments.read_extents(groups)
 
     def maps(self, nbytes: int) -> bool:
