@@ -134,6 +134,15 @@ def test_names_are_visible_to_other_processes(store: Store) -> None:
     assert store.get("from child") == [1, 2]
 
 
+def test_names_of_a_closed_store_have_a_repr(base_dir: Path) -> None:
+    with Store(base_dir / "store") as store, Store(base_dir / "store") as attached:
+        names = attached.names
+        attached.close()
+        assert repr(names) == f"Names('{base_dir}/store')"
+        names = store.names
+    assert repr(names) == f"Names('{base_dir}/store')"
+
+
 def test_names_of_a_closed_store_are_an_error(base_dir: Path) -> None:
     owner = Store(base_dir / "store")
     owner.put(1, name="mesh")

@@ -6,7 +6,12 @@ from collections.abc import Iterator, MutableMapping
 from typing import TYPE_CHECKING
 
 from fsexchange.connector.keys import FileKey
-from fsexchange.errors import InvalidKeyError, MissingObjectError, WaitTimeoutError
+from fsexchange.errors import (
+    FsExchangeError,
+    InvalidKeyError,
+    MissingObjectError,
+    WaitTimeoutError,
+)
 
 if TYPE_CHECKING:
     from fsexchange.connector.connector import FileConnector
@@ -59,7 +64,11 @@ class Names(MutableMapping[str, FileKey]):
         return sum(1 for _ in self)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._where!r}, {len(self)} names)"
+        try:
+            count = f", {len(self)} names"
+        except FsExchangeError:  # a closed store's: whoever looks for an error prints it, too
+            count = ""
+        return f"{type(self).__name__}({self._where!r}{count})"
 
     def wait(self, name: str, timeout: float | None = None) -> None:
         """Return once there is such a name; `WaitTimeoutError` after `timeout` seconds."""
