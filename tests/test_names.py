@@ -88,8 +88,9 @@ def test_names_are_a_mutable_mapping(store: Store) -> None:
         names["a/1"]
     with pytest.raises(MissingObjectError):
         del names["a/1"]
-    with pytest.raises(InvalidKeyError):
-        names["x"] = FileKey("../x")
+    for bad in (FileKey("../x"), ("a", 1, 0), "a", None):
+        with pytest.raises(InvalidKeyError):
+            names["x"] = bad  # type: ignore[assignment]
     names.clear()
     assert list(names) == []
     assert store.get(keys["b/2"]) == 2  # the object stays

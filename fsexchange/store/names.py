@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, MutableMapping
 from typing import TYPE_CHECKING
 
-from fsexchange.connector.keys import FileKey
+from fsexchange.connector.keys import FileKey, checked
 from fsexchange.errors import (
     FsExchangeError,
     InvalidKeyError,
@@ -49,7 +49,7 @@ class Names(MutableMapping[str, FileKey]):
         return FileKey.parse(text.decode())
 
     def __setitem__(self, name: str, key: FileKey) -> None:
-        self._labels.set(check_name(name), str(FileKey.unpack(key.pack())).encode())  # proven
+        self._labels.set(check_name(name), str(checked(key)).encode())
 
     def __delitem__(self, name: str) -> None:
         if not self._labels.remove(check_name(name)):
