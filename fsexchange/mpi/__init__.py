@@ -8,17 +8,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+__all__ = ["Exchange", "Request", "connect"]
+
 if TYPE_CHECKING:
     from fsexchange.mpi.exchange import Exchange, connect
     from fsexchange.mpi.request import Request
+else:  # type checkers would take any name for one of the package
 
-__all__ = ["Exchange", "Request", "connect"]
+    def __getattr__(name: str) -> Any:
+        """Import the Exchange when asked for it: importing a module imports its package first."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from fsexchange.mpi import exchange
+
+        return getattr(exchange, name)
 
 
-def __getattr__(name: str) -> Any:
-    """Import the Exchange when it is asked for: importing any module imports its package first."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from fsexchange.mpi import exchange
-
-    return getattr(exchange, name)
+def __dir__() -> list[str]:
+    """Return the names of the package, those that are yet to be imported included, for help()."""
+    return sorted({*globals(), *__all__})
