@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 if TYPE_CHECKING:
     from fsexchange.connector.keys import FileKey
     from fsexchange.store.failure import Failure
+    from fsexchange.store.store import Store
 
 T = TypeVar("T")
 
@@ -59,7 +60,7 @@ class Ref(Generic[T]):
     __slots__ = ("__weakref__", "_loaded", "key", "store")
 
     def __init__(self, store: HandleStore, key: FileKey) -> None:
-        self.store = store
+        self.store = cast("Store", store)  # whose verbs are all for users
         self.key = key
         self._loaded: dict[str, Any] = {}
 
