@@ -21,6 +21,8 @@ Each layer is a package, which imports only from those above it:
 What is not named in `__all__` here, in `serialize` or in `mpi` may change with any version.
 """
 
+import sys
+
 from fsexchange.connector import FileConnector, FileKey
 from fsexchange.errors import (
     CorruptObjectError,
@@ -39,6 +41,10 @@ from fsexchange.errors import (
 from fsexchange.store import Future, Ref, Store
 
 __version__ = "0.1.0"
+
+# Pickles of keys and handles that were made before there were packages name these modules.
+for _old, _new in {"future": "store", "keys": "connector", "ref": "store"}.items():
+    sys.modules[f"{__name__}.{_old}"] = sys.modules[f"{__name__}.{_new}"]
 
 __all__ = [
     "CorruptObjectError",

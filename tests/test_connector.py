@@ -67,6 +67,22 @@ class TestContract:
         assert connector.exists(key)
         assert connector.get(key) == content
 
+    def test_a_reserved_object_is_filled(self, connector: FileConnector) -> None:
+        key = connector.reserve(b"head", 12)
+        assert connector.get(key) == b"head" + bytes(8)
+        connector.fill(key, [(8, b"last"), (4, b"next")])
+        assert connector.get(key) == b"headnextlast"
+
+    @pytest.mark.parametrize(
+        ("nbytes", "error"), [(2.5, TypeError), (-1, StoreError)], ids=["no number", "negative"]
+    )
+    def test_nothing_is_left_of_what_cannot_be_reserved(
+        self, connector: FileConnector, nbytes: Any, error: type[Exception]
+    ) -> None:
+        with pytest.raises(error):
+            connector.reserve(b"head", nbytes)
+        assert not list(Path(connector.store_dir).glob("*/[0-9]*"))
+
     def test_batches_keep_their_order(self, connector: FileConnector) -> None:
         objs: list[Any] = [b"one", [b"tw", b"o"], b"", bytes(2 << 20)]
         keys = connector.put_batch(objs)
@@ -496,6 +512,17 @@ def test_file_that_a_user_saves_under_an_evicted_plain_name_survives(base_dir: P
     with pytest.warns(UserWarning, match="result.dat"):
         connector.close()
     assert (base_dir / "store" / "result.dat").read_bytes() == b"mine"
+
+
+def test_batches_get_what_a_subclass_gets(shm_dir: Path) -> None:
+    class Reversed(FileConnector):
+        def get(self, key: FileKey) -> bytes | None:
+            data = super().get(key)
+            return None if data is None else bytes(data)[::-1]
+
+    with Reversed(shm_dir / "store") as connector:
+        key = connector.put(b"abc")
+        assert [connector.get(key)] == connector.get_batch([key]) == [b"cba"]
 
 
 def test_empty_path_is_refused() -> None:

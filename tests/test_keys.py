@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import enum
 import pickle
 import subprocess
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from fsexchange import FileKey, InvalidKeyError
+from fsexchange import FileConnector, FileKey, InvalidKeyError
 from fsexchange.connector.keys import KEY_SIZE, MAX_FILENAME, checked
 
 GOOD = [
@@ -107,6 +110,22 @@ def test_length_that_no_object_has_is_refused(nbytes: Any) -> None:
             use(FileKey("a", nbytes))
     with pytest.raises(InvalidKeyError):
         FileKey.parse("a:9999999999999999999")
+
+
+class Mesh(str, enum.Enum):
+    FINE = "mesh-fine"
+
+
+@pytest.mark.parametrize("name", [np.str_("mesh-fine"), Mesh.FINE], ids=["numpy", "enum"])
+def test_name_of_a_subclass_of_str_is_the_text(name: str, shm_dir: Path) -> None:
+    key = FileKey(name)
+    assert type(checked(key).filename) is str
+    with FileConnector(shm_dir / "store") as connector:
+        connector.set(key, b"x")
+        assert connector.get(FileKey("mesh-fine")) == b"x"
+        assert connector.get_batch([key, FileKey("mesh-fine")]) == [b"x", b"x"]
+        connector.evict_batch([key])
+        assert not connector.exists(key)
 
 
 def test_proxystores_own_key_is_a_key() -> None:

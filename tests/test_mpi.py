@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import fsexchange.mpi
 from fsexchange import FileConnector
 
 from .jobs import mpirun, needs_mpi, ranks
@@ -68,6 +71,16 @@ def test_killed_root_ends_the_job_and_leaves_a_store_to_adopt(n: int, tmp_path: 
     with FileConnector(tmp_path / "store") as heir:
         assert heir.owned
     assert not (tmp_path / "store").exists()
+
+
+def test_the_package_shows_its_names() -> None:
+    """Though they are imported only when asked for."""
+    shown = subprocess.run(
+        [sys.executable, "-m", "pydoc", "fsexchange.mpi"], capture_output=True, text=True
+    ).stdout
+    assert "class Exchange" in shown
+    assert "class Request" in shown
+    assert {"Exchange", "Request", "connect"} <= {*dir(fsexchange.mpi)}
 
 
 def test_without_mpi4py_the_rest_works(shm_dir: Path) -> None:

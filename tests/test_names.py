@@ -88,8 +88,9 @@ def test_names_are_a_mutable_mapping(store: Store) -> None:
         names["a/1"]
     with pytest.raises(MissingObjectError):
         del names["a/1"]
-    with pytest.raises(InvalidKeyError):
-        names["x"] = FileKey("../x")
+    for bad in (FileKey("../x"), ("a", 1, 0), "a", None):
+        with pytest.raises(InvalidKeyError):
+            names["x"] = bad  # type: ignore[assignment]
     names.clear()
     assert list(names) == []
     assert store.get(keys["b/2"]) == 2  # the object stays
@@ -132,6 +133,15 @@ def test_names_are_visible_to_other_processes(store: Store) -> None:
     python("name_from_a_child", store.connector.store_dir)
     assert sorted(store.names) == ["from child", "from parent"]
     assert store.get("from child") == [1, 2]
+
+
+def test_names_of_a_closed_store_have_a_repr(base_dir: Path) -> None:
+    with Store(base_dir / "store") as store, Store(base_dir / "store") as attached:
+        names = attached.names
+        attached.close()
+        assert repr(names) == f"Names('{base_dir}/store')"
+        names = store.names
+    assert repr(names) == f"Names('{base_dir}/store')"
 
 
 def test_names_of_a_closed_store_are_an_error(base_dir: Path) -> None:

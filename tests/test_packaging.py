@@ -6,8 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-# Text, as mypy must see it in another project, and it has an error on purpose.
+# Text, as mypy must see it in another project, and it has errors on purpose.
 USER = """
+import fsexchange.mpi
 from fsexchange import FileConnector, FileKey
 
 with FileConnector("/store") as connector:
@@ -17,6 +18,8 @@ with FileConnector("/store") as connector:
     reveal_type(connector.get(key))
     if connector.get(key) == b"abc":
         connector.evict("not a key")
+fsexchange.mpi.connect().misspelt()
+fsexchange.mpi.misspelt()
 """
 
 
@@ -37,6 +40,8 @@ def test_types_reach_another_project(tmp_path: Path) -> None:
         "bytes | bytearray | memoryview[int] | None",
     ], done.stdout
     errors = [line for line in done.stdout.splitlines() if "error:" in line]
-    assert len(errors) == 1, done.stdout
-    assert "user.py:10" in errors[0]
+    assert len(errors) == 3, done.stdout
+    assert "user.py:11" in errors[0]
     assert 'expected "FileKey"' in errors[0]
+    assert "user.py:12" in errors[1]
+    assert "user.py:13" in errors[2]

@@ -103,6 +103,7 @@ def check(store: Store, array: NDArray[np.float64]) -> None:
     future: Future[int] = store.future()
     assert_type(future.result(timeout=1), int)
     assert_type(future.ref, Ref[int])
+    future.ref.store.put(1)
     assert_type(store.names["mesh"], FileKey)
     total(store.ref([1, 2]))
     total(store.ref("wrong"))

@@ -69,6 +69,20 @@ def test_each_is_what_was_put_until_it_is_evicted(connector: FileConnector) -> N
     assert objects(connector) == []
 
 
+def test_one_of_several_is_not_filled(connector: FileConnector) -> None:
+    """It would write over the flags of the others."""
+    keys = connector.put_batch([b"one", b"two"])
+    with pytest.raises(InvalidKeyError, match="cannot be filled"):
+        connector.fill(keys[0], [(0, b"\1" * 4096)])
+    assert connector.get_batch(keys) == [b"one", b"two"]
+
+
+def test_an_empty_batch_has_no_keys(connector: FileConnector) -> None:
+    assert connector.put_batch([]) == connector.put_alike(b"head", [], 64) == []
+    assert connector.put_alike(b"head", np.empty((0, 8)), 68) == []  # type: ignore[arg-type]
+    assert objects(connector) == []
+
+
 @pytest.mark.parametrize("order", ["forwards", "backwards", "mixed"])
 def test_a_file_goes_with_its_last_object(order: str, connector: FileConnector) -> None:
     """Of several chunks, the last of which is not full."""

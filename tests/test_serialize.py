@@ -7,6 +7,7 @@ import dataclasses
 import datetime
 import decimal
 import io
+import pickle
 import struct
 import subprocess
 import sys
@@ -488,6 +489,12 @@ def test_handles_written_before_the_packages_are_read(monkeypatch: pytest.Monkey
         got = deserialize(data)
         assert got == handles
         assert got[0].get() == [1]
+
+
+@pytest.mark.parametrize("kind", [FileKey, Future, Ref], ids=lambda kind: kind.__name__)
+def test_pickles_made_before_the_packages_are_read_by_pickle_alone(kind: type) -> None:
+    module = {"FileKey": "keys", "Future": "future", "Ref": "ref"}[kind.__name__]
+    assert pickle.loads(f"cfsexchange.{module}\n{kind.__name__}\n.".encode()) is kind
 
 
 def test_pickles_name_functions_by_their_package() -> None:

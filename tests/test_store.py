@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -241,6 +242,16 @@ def test_cache_serves_copies_within_its_bounds(base_dir: Path) -> None:
         future.set_result(1)
         assert store.get(future.ref) == 1
         assert pickle.loads(pickle.dumps(store)).get(future.ref) == 1
+
+
+def test_key_of_another_kind_is_evicted_from_the_cache(base_dir: Path) -> None:
+    with Store(base_dir / "store", cache=5000) as store:
+        keys = [store.put(n) for n in range(2)]
+        alike: list[Any] = [SimpleNamespace(**key._asdict()) for key in keys]  # has no hash
+        assert [store.get(key) for key in alike] == [0, 1]
+        store.evict(alike[0])
+        store.evict_batch(alike[1:])
+        assert store.get_batch(keys, default=None) == [None, None]
 
 
 def test_cache_is_bounded_in_bytes() -> None:

@@ -250,7 +250,7 @@ class FileConnector:
         Each object is `head` followed by one of `bodies`, contiguous buffers of one length. Does
         what `put_batch` does, without a look at each object.
         """
-        if not 0 < nbytes < SEGMENT_BELOW or self.markers:
+        if len(bodies) == 0 or not 0 < nbytes < SEGMENT_BELOW or self.markers:
             return self.put_batch([[head, body] for body in bodies])
         rest = padding(nbytes)
         each = zip(repeat(head), bodies, repeat(rest)) if rest else zip(repeat(head), bodies)
@@ -267,8 +267,10 @@ class FileConnector:
         path = self.path(key)
         try:
             os.truncate(path, nbytes)
-        except OSError as error:
+        except BaseException as error:  # nobody will ever have the key
             self.evict(key)
+            if not isinstance(error, OSError):
+                raise
             raise self.directory.error(error, "write", path) from error
         return FileKey(key.filename, nbytes)
 
@@ -278,7 +280,14 @@ class FileConnector:
         Several processes may fill one object at the same time, on network file systems, too, if
         their pieces do not overlap. Raises what `put` raises.
         """
-        path = self.path(key)
+        key = checked(key)
+        path = self._path(key)
+        if key.offset:  # the pieces would overwrite the flags of the other objects
+            raise InvalidKeyError(
+                f"{key}: its object shares a file with others, and cannot be filled; `reserve` "
+                "makes keys to be filled",
+                filename=key.filename,
+            )
         try:
             fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
             try:
@@ -354,7 +363,7 @@ class FileConnector:
         found: list[Any] = [None] * len(keys)
         own, groups = grouped(keys)
         for n, key in own:
-            found[n] = self._own.read(self._path(key), key.nbytes)
+            found[n] = self.get(key)
         return found, self._segments.read_extents(groups)
 
     def maps(self, nbytes: int) -> bool:

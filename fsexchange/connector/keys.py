@@ -87,11 +87,14 @@ def checked(key: Any) -> FileKey:
     own keys have neither length nor offset. Raises `InvalidKeyError`.
     """
     try:
-        if type(key) is not FileKey or type(key.nbytes) is not int or type(key.offset) is not int:
-            nbytes, offset = getattr(key, "nbytes", -1), getattr(key, "offset", 0)
-            key = FileKey(key.filename, index(nbytes), index(offset))
+        if type(key) is not FileKey:
+            key = FileKey(key.filename, getattr(key, "nbytes", -1), getattr(key, "offset", 0))
         proven: FileKey = key
         filename, nbytes, offset = proven
+        if type(nbytes) is not int or type(offset) is not int or type(filename) is not str:
+            # Not by str(): the text of an enum's member is its name in the program.
+            proven = FileKey(str.__str__(filename), index(nbytes), index(offset))
+            filename, nbytes, offset = proven
         if offset != 0:
             geometry = segment_geometry(filename)
             if geometry is not None and geometry.holds(offset, nbytes):

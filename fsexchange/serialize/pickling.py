@@ -26,13 +26,6 @@ _OUT_OF_BAND_FROM = 512
 #: Names of the module that a script becomes: in its own process, and in a spawned child.
 MAINS = ("__main__", "__mp_main__")
 
-# Old module names, in objects written before the modules were sorted into packages.
-_MOVED = {
-    "fsexchange.future": "fsexchange.store",
-    "fsexchange.keys": "fsexchange.connector",
-    "fsexchange.ref": "fsexchange.store",
-}
-
 
 class Pickler(pickle.Pickler):
     """Plain pickle, but it refuses what only a script's own processes can import."""
@@ -68,23 +61,11 @@ def dump(pickler: Callable[..., Any], obj: Any) -> tuple[bytes, list[memoryview]
 def load(body: bytes | memoryview, buffers: Sequence[memoryview] = ()) -> Any:
     """Return the object of a pickle; `SerializationError` if a part cannot be imported here."""
     try:
-        try:
-            return pickle.loads(body, buffers=buffers)
-        except ModuleNotFoundError as error:
-            if error.name not in _MOVED:
-                raise
-        return _UnpicklerOfMoved(io.BytesIO(body), buffers=buffers).load()
+        return pickle.loads(body, buffers=buffers)
     except (ImportError, AttributeError) as error:
         raise SerializationError(
             f"the object needs what this process cannot import: {error}; its path is {sys.path}"
         ) from error
-
-
-class _UnpicklerOfMoved(pickle.Unpickler):
-    """Looks for classes and functions in the modules where they are today."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        return super().find_class(_MOVED.get(module, module), name)
 
 
 # ---- arrays and memoryviews ---------------------------------------------------------------------

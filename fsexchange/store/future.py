@@ -49,7 +49,8 @@ class Future(Generic[T]):
 
     def done(self) -> bool:
         """Return whether a result or an exception is set, without waiting."""
-        return self.ref.store.exists(self.ref.key)
+        done: bool = self.ref.store.exists(self.ref.key)
+        return done
 
     def result(self, timeout: float | None = None) -> T:
         """Wait for the result and return it, or raise the exception that was set.

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, MutableMapping
 from typing import TYPE_CHECKING
 
-from fsexchange.connector.keys import FileKey
-from fsexchange.errors import InvalidKeyError, MissingObjectError, WaitTimeoutError
+from fsexchange.connector.keys import FileKey, checked
+from fsexchange.errors import (
+    FsExchangeError,
+    InvalidKeyError,
+    MissingObjectError,
+    WaitTimeoutError,
+)
 
 if TYPE_CHECKING:
     from fsexchange.connector.connector import FileConnector
@@ -44,7 +49,7 @@ class Names(MutableMapping[str, FileKey]):
         return FileKey.parse(text.decode())
 
     def __setitem__(self, name: str, key: FileKey) -> None:
-        self._labels.set(check_name(name), str(FileKey.unpack(key.pack())).encode())  # proven
+        self._labels.set(check_name(name), str(checked(key)).encode())
 
     def __delitem__(self, name: str) -> None:
         if not self._labels.remove(check_name(name)):
@@ -59,7 +64,11 @@ class Names(MutableMapping[str, FileKey]):
         return sum(1 for _ in self)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._where!r}, {len(self)} names)"
+        try:
+            count = f", {len(self)} names"
+        except FsExchangeError:  # a closed store's: whoever looks for an error prints it, too
+            count = ""
+        return f"{type(self).__name__}({self._where!r}{count})"
 
     def wait(self, name: str, timeout: float | None = None) -> None:
         """Return once there is such a name; `WaitTimeoutError` after `timeout` seconds."""

@@ -59,7 +59,8 @@ class Ref(Generic[T]):
     __slots__ = ("__weakref__", "_loaded", "key", "store")
 
     def __init__(self, store: HandleStore, key: FileKey) -> None:
-        self.store = store
+        # A Store, whose module imports this one; all of its verbs are for users.
+        self.store: Any = store
         self.key = key
         self._loaded: dict[str, Any] = {}
 

@@ -224,7 +224,7 @@ class Store:
         if found is not None:
             self.connector.evict(found)
             if self._cache:
-                self._cache.discard(found)
+                self._cache.discard(checked(found))
         if isinstance(key, str) and self._find(key) == found:
             with contextlib.suppress(MissingObjectError):
                 del self.names[key]
@@ -237,7 +237,7 @@ class Store:
         self.connector.evict_batch(meant)
         if self._cache:
             for each in meant:
-                self._cache.discard(each)
+                self._cache.discard(checked(each))
         for name in keys:
             if isinstance(name, str):
                 self.evict(name)
