@@ -129,6 +129,36 @@ def test_readers_of_a_name_that_is_replaced_see_one_whole_file(
     assert seen
 
 
+@pytest.mark.parametrize("done", [False, True], ids=["half written", "written"])
+def test_the_next_file_is_not_a_damaged_one(
+    done: bool, base_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader finds the marker of a file, then opens the next one while that is written."""
+    path = base_dir / "file"
+    put(MARKERS, path, b"0" * 10)
+    read = files.read
+    reads: list[str] = []
+
+    def read_the_next(name: str, nbytes: int, *, mappable: bool) -> files.BytesLike:
+        if not reads:
+            MARKERS.remove(name)
+            files.create(name, [b"1" * 5], 5)
+        reads.append(name)
+        try:
+            return read(name, nbytes, mappable=mappable)
+        finally:
+            if done and len(reads) == 1:
+                MARKERS.remove(name)
+                put(MARKERS, path, b"1" * 10)
+
+    monkeypatch.setattr(files, "read", read_the_next)
+    if done:
+        assert MARKERS.read(str(path), 10, mappable=False) == b"1" * 10
+    else:
+        with pytest.raises(FileNotFoundError):
+            MARKERS.read(str(path), 10, mappable=False)
+
+
 def test_a_file_without_its_marker_is_not_published(base_dir: Path) -> None:
     files.create(str(base_dir / "file"), [b"half an obj"], 11)
     for verb in (

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from fsexchange.errors import CorruptObjectError
 from fsexchange.filesystem import files
 
 if TYPE_CHECKING:
@@ -216,7 +217,13 @@ def _unreplaced(path: str, read: Callable[[], T]) -> T:
     """Return what `read` reads of a marked file: one whole file, even while it is replaced."""
     while True:
         before = _token(path + READY)
-        data = read()
+        try:
+            data = read()
+        except CorruptObjectError:
+            # Too short or too long, as the next file is, whose writer has taken the marker away.
+            if _token(path + READY) == before:
+                raise
+            continue
         if _token(path + READY) == before:
             return data
 
