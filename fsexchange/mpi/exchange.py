@@ -297,6 +297,9 @@ class Exchange:
         status = MPI.Status() if status is None else status
         obj = self._point_to_point.recv(source, tag, status)
         try:
+            # A key arrives as a FileKey; others may have a file name, too, such as an OSError.
+            if obj is not None and type(obj) is not FileKey:
+                raise InvalidKeyError(repr(obj)[:100], filename=None)
             return _as_key(obj)
         except InvalidKeyError as error:
             raise InvalidKeyError(

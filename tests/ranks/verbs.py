@@ -429,8 +429,8 @@ def keys_of_objects_that_stay() -> None:
         assert ex.recv(source=left) == good
         ex.send(good, right)
         assert ex.recv_key(left) == good
-        for nbytes in (1, 100_000, LARGE):
-            ex.send("x" * nbytes, right)
+        for no_key in (OSError(2, "with a", "file name"), *("x" * n for n in (1, 100_000, LARGE))):
+            ex.send(no_key, right)
             assert f"what rank {left} sent" in str(
                 raises(InvalidKeyError, partial(ex.recv_key, left))
             )
