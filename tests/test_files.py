@@ -132,3 +132,7 @@ def test_a_kernel_that_maps_no_more_makes_it_read(shm_dir: Path) -> None:
         lacking("a vm.max_map_count small enough to be reached")
     write(shm_dir / "x", b"\x01" * (1 << 20))
     python("use_up_mappings", shm_dir / "x", str(limit))
+
+
+def test_larger_than_memory_is_mapped(shm_dir: Path) -> None:
+    python("get_more_than_memory", shm_dir / "store")

@@ -303,7 +303,8 @@ class FileConnector:
 
         An object of 1 MiB and more is a private mapping, wherever the file system can be trusted
         with one: nothing is read before it is touched, nothing copied before it is written to, and
-        the file never changes.
+        the file never changes. The mapping is read-only where a limit of this process forbids a
+        writable one of that size (ulimit -d).
 
         Raises
         ------

@@ -50,6 +50,7 @@ _mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.
 _munmap = _libc.munmap
 _munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _MAP_FAILED = ctypes.c_void_p(-1).value
+_MAP_NORESERVE = 0x4000  # asm-generic/mman.h; Python has it from 3.13 on
 
 
 def _most_mappings() -> int:
@@ -219,10 +220,10 @@ def _read_all(fd: int, size: int, path: str) -> BytesLike:
 class _Mapping:
     """Owner of one mapping; numpy arrays made from it keep it alive."""
 
-    def __init__(self, address: int, nbytes: int) -> None:
+    def __init__(self, address: int, nbytes: int, *, writable: bool) -> None:
         # https://numpy.org/doc/stable/reference/arrays.interface.html
         self.__array_interface__ = {
-            "data": (address, False),
+            "data": (address, not writable),
             "shape": (nbytes,),
             "typestr": "|u1",
             "version": 3,
@@ -239,14 +240,21 @@ def _unmap(address: int, nbytes: int) -> None:
 
 
 def _map(fd: int, nbytes: int, offset: int = 0) -> memoryview | None:
-    """Map a file copy-on-write; None if the kernel refuses (no mmap there, or no maps left)."""
+    """Map a file copy-on-write; None where the kernel will not: no mmap, maps used up.
+
+    Memory is not reserved for pages that are never written to, so that a file may be larger than
+    the memory. Where a writable mapping is refused all the same (ulimit -d, overcommit_memory 2) it
+    is read-only: setrlimit(2), proc(5).
+    """
     if len(_mapped) >= _MOST_MAPPINGS:
         return None
-    protection = mmap.PROT_READ | mmap.PROT_WRITE
-    address = _mmap(None, nbytes, protection, mmap.MAP_PRIVATE, fd, offset)
-    if address == _MAP_FAILED:
-        return None
-    return np.asarray(_Mapping(address, nbytes)).data
+    flags = mmap.MAP_PRIVATE | _MAP_NORESERVE
+    for writable in (True, False):
+        protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        address = _mmap(None, nbytes, protection, flags, fd, offset)
+        if address != _MAP_FAILED:
+            return np.asarray(_Mapping(address, nbytes, writable=writable)).data
+    return None
 
 
 def unlink(path: str) -> None:
