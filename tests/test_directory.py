@@ -16,8 +16,7 @@ import pytest
 
 from fsexchange import FileConnector, FileKey, StoreError, UntrustedDirectoryError
 from fsexchange.connector import owner as owner_module
-from fsexchange.connector.owner import Heartbeat, Owner
-from fsexchange.filesystem.process import Process
+from fsexchange.connector.owner import Life, Owner, silence
 
 from .processes import ROOT, command, python, unprivileged
 
@@ -187,26 +186,12 @@ def test_owner_killed_while_clearing_is_swept_by_the_next(base_dir: Path) -> Non
     process.kill()
     process.wait()
     (witness,) = (base_dir / "store").glob(".fsexchange-[0-9a-f]*")
-    witness.unlink()  # what clearing does first
+    witness.rename(f"{witness}-ending")  # what clearing does first
     with FileConnector(base_dir / "store") as fresh:
         assert fresh.store_id != attached.store_id
         assert fresh.get(key) is None
         with pytest.raises(StoreError, match="is gone"):
             attached.get(key)
-
-
-def test_adopter_killed_with_its_claim_is_passed(base_dir: Path) -> None:
-    process, key = _owner(base_dir / "store")
-    process.kill()
-    process.wait()
-    dead = Process.this()._replace(pid=process.pid, started=1.0)
-    for number in (1, 2):
-        (base_dir / "store" / f".fsexchange-adopt-{number}").write_text(dead.to_json())
-    with FileConnector(base_dir / "store") as heir:
-        assert heir.owned
-        assert heir.get(key) == b"left behind"
-        assert not list((base_dir / "store").glob(".fsexchange-adopt-*"))
-    assert not (base_dir / "store").exists()
 
 
 def test_kept_store_whose_clearing_was_killed_can_be_opened(base_dir: Path) -> None:
@@ -230,14 +215,18 @@ def test_keeping_that_fails_can_be_repeated(shm_dir: Path) -> None:
     assert not FileConnector(shm_dir / "store").owned
 
 
-def test_half_a_record_is_waited_for_and_then_named(
-    base_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("fsexchange.connector.owner._PATIENCE", 0.3)
-    (base_dir / "store").mkdir(mode=0o700)
-    (base_dir / "store" / ".fsexchange").write_text('{"store_id":')
-    with pytest.raises(StoreError, match=r"\.fsexchange is unreadable.*remove"):
-        FileConnector(base_dir / "store")
+@pytest.mark.parametrize("text", ["", '{"store_id":', "[1, 2]", "{}", '{"process": 5}', "null"])
+def test_what_is_no_record_is_replaced(text: str, base_dir: Path) -> None:
+    """Its writer was killed, or it is something else; objects beside it stay."""
+    with FileConnector(base_dir / "store", clear=False) as connector:
+        key = connector.put(b"content")
+    (base_dir / "store" / ".fsexchange").write_text(text)
+    with FileConnector(base_dir / "store") as fresh:
+        assert fresh.owned
+        assert fresh.store_id == connector.store_id
+        assert fresh.get(key) == b"content"
+        assert connector.from_config(connector.config()).get(key) == b"content"
+    assert os.listdir(base_dir / "store") == []  # who made the directory is not known any more
 
 
 def test_markers_are_the_stores(base_dir: Path) -> None:
@@ -265,45 +254,31 @@ def test_record_says_who_owns(base_dir: Path, monkeypatch: pytest.MonkeyPatch) -
     assert record["job"] == "4711"
 
 
-def test_owner_is_known_dead_only_when_proven(tmp_path: Path) -> None:
-    record = tmp_path / "record"
+def test_silence_is_measured_by_the_file_systems_clock(tmp_path: Path) -> None:
+    record = tmp_path / ".fsexchange"
     record.touch()
-    here = Process.this()
-
-    def is_dead(process: Process, *, heartbeat: bool = False) -> bool:
-        owner = Owner("0" * 16, process, clear=True, markers=False, heartbeat=heartbeat)
-        assert Owner.from_json(owner.to_json()) == owner
-        return owner.is_dead(str(record))
-
-    assert not is_dead(here)
-    assert is_dead(here._replace(started=here.started - 100))  # its pid, used again
-    elsewhere = here._replace(host="elsewhere")
-    os.utime(record, (0, 0))
-    assert not is_dead(elsewhere)  # sends no signs of life, so silence proves nothing
-    assert is_dead(elsewhere, heartbeat=True)
-    os.utime(record)
-    assert not is_dead(elsewhere, heartbeat=True)
+    assert silence(str(tmp_path)) < 10
     os.utime(record, (time.time() - 400,) * 2)
-    assert is_dead(elsewhere, heartbeat=True)
-    # A reboot, or a container beside ours: the pid says nothing.
-    assert not is_dead(here._replace(boot_id="x", started=0.0))
-    assert not is_dead(here._replace(pid_namespace="x", started=0.0))
-    assert [path.name for path in tmp_path.iterdir()] == ["record"]  # the probe is gone
+    assert 390 < silence(str(tmp_path)) < 500
+    os.utime(record, (time.time() + 400,) * 2)  # an owner with another clock
+    assert silence(str(tmp_path)) == 0
+    assert [path.name for path in tmp_path.iterdir()] == [".fsexchange"]  # the probe is gone
 
 
 def test_heartbeat_renews_the_record_until_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(owner_module, "HEARTBEAT", 0.01)
-    record = tmp_path / "record"
+    record = tmp_path / ".fsexchange"
     record.touch()
     os.utime(record, (0, 0))
-    heart = Heartbeat(str(record))
+    life = Life(str(tmp_path), network=True)
+    assert life.begin()
     deadline = time.monotonic() + 30
     while record.stat().st_mtime == 0 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert record.stat().st_mtime > 0
-    heart.stop()
+    life.end()
     time.sleep(0.1)
     os.utime(record, (0, 0))
     time.sleep(0.1)

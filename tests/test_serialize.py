@@ -29,7 +29,7 @@ from fsexchange import (
     SerializationError,
     Store,
 )
-from fsexchange.connector.place import default_directory
+from fsexchange.connector.default import default_store
 from fsexchange.serialize import deserialize, dumps, serialize
 
 from .data.flat_modules import written
@@ -38,7 +38,7 @@ from .processes import PROGRAMS, ROOT, command, python
 
 def through_a_file(obj: Any, *, checksum: bool = False) -> Any:
     """What a reader gets: from a bytearray when small, from a private mapping when large."""
-    with FileConnector(default_directory()) as connector:
+    with FileConnector(**default_store()) as connector:
         got = connector.get(connector.put(serialize(obj, checksum=checksum)))
         assert got is not None
         return deserialize(got)

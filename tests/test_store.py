@@ -123,11 +123,41 @@ def test_without_an_argument_it_is_private_and_temporary(monkeypatch: pytest.Mon
     assert not path.exists()
 
 
-def test_environment_names_the_directory(base_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FSEXCHANGE_DIR", str(base_dir / "named"))
-    with Store() as store, Store() as other:
-        assert store.connector.store_dir == str(base_dir / "named")
-        assert other.get(store.put(1)) == 1
+def test_environment_names_a_place_for_new_stores(
+    base_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Jobs that share a profile share no store."""
+    monkeypatch.setenv("FSEXCHANGE_DIR", str(base_dir / "place"))
+    with Store() as store:
+        with Store() as other:
+            assert other.connector.store_id != store.connector.store_id
+            assert Path(other.connector.store_dir).parent == base_dir / "place"
+        assert store.get(store.put(1)) == 1
+    assert not list((base_dir / "place").iterdir())
+
+
+def test_environment_names_a_store_that_is_there(
+    base_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FSEXCHANGE_STORE", str(base_dir / "store"))
+    with pytest.raises(StoreClosedError, match=r"no store at .*\$FSEXCHANGE_STORE"):
+        Store()
+    assert not (base_dir / "store").exists()
+    with Store(base_dir / "store") as owner:
+        with Store() as attached:
+            key = attached.put(1)
+        assert owner.get(key) == 1
+
+
+def test_variables_are_expanded_or_refused(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(shm_dir))
+    monkeypatch.setenv("FSEXCHANGE_DIR", "~/place")
+    with Store() as store:
+        assert Path(store.connector.store_dir).parent == shm_dir / "place"
+    for value in "$SCRATCH/place", "~no-such-user/place":
+        monkeypatch.setenv("FSEXCHANGE_DIR", value)
+        with pytest.raises(ValueError, match="nothing has expanded"):
+            Store()
 
 
 def test_small_shared_memory_is_left_alone(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,11 +15,21 @@ import sys
 from collections.abc import Callable
 
 from fsexchange.connector import layout, sweep
-from fsexchange.connector.owner import Heartbeat, Owner, read_record, write_record
+from fsexchange.connector.gate import gate
+from fsexchange.connector.owner import (
+    SILENT_AFTER,
+    Life,
+    Owner,
+    is_gone,
+    read_record,
+    renew_record,
+    silence,
+)
 from fsexchange.errors import FsExchangeError, StoreClosedError, StoreError
 from fsexchange.filesystem import files
 from fsexchange.filesystem.advice import store_error
 from fsexchange.filesystem.kinds import Policy, find_filesystem
+from fsexchange.filesystem.locks import Lock
 from fsexchange.filesystem.process import Process
 
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
@@ -32,19 +42,26 @@ class Directory:
     attached, never an owner.
     """
 
-    def __init__(self, path: str, owner: Owner | None, store_id: str, *, markers: bool) -> None:
+    def __init__(
+        self,
+        path: str,
+        store_id: str,
+        *,
+        markers: bool,
+        owner: Owner | None = None,
+        life: Life | None = None,
+    ) -> None:
         self.path = path
         self.store_id = store_id
         self.markers = markers
         self._witness = layout.witness(path, store_id)
         self._policy: Policy | None = None
+        self._ending = False  # whether this process has begun to clear the store
         self._owner = owner
-        self._heartbeat: Heartbeat | None = None
+        self._life = life
         self._exit_handler: Callable[[], object] | None = None
         if owner is not None and owner.clear:
-            if owner.heartbeat:
-                self._heartbeat = Heartbeat(layout.record(path))
-            self._exit_handler = _call_at_exit(self._at_exit)
+            self._exit_handler = _call_at_exit(self)
 
     @property
     def owned(self) -> bool:
@@ -84,10 +101,11 @@ class Directory:
                 return closed
         return store_error(error, doing, path)
 
-    def make_writer(self, *, signed: bool) -> str:
+    def make_writer(self, *, signed: bool) -> tuple[str, Lock | None]:
         """Make a directory in the store that only this process writes to, and return its name.
 
-        If `signed`, a file in it says which process made it.
+        If `signed`, a file in it says which process made it, and is locked for as long as that
+        process lives, where locks can be trusted.
         """
         name = os.urandom(8).hex()
         path = f"{self.path}/{name}"
@@ -103,81 +121,110 @@ class Directory:
             with contextlib.suppress(OSError):
                 os.rmdir(path)
             raise
+        signature = f"{path}/{layout.SIGNATURE}"
         text = Process.this().to_json().encode() if signed else b""
         try:
-            files.create(f"{path}/{layout.SIGNATURE}", [text] if text else [], len(text))
+            files.create(signature, [text] if text else [], len(text))
+            lock = Lock(signature, os.O_RDWR) if signed and not self.policy.network else None
+            if lock is not None:
+                lock.take()
         except OSError as error:
             raise self.error(error, "sign the directory", path) from error
-        return name
+        return name, lock
 
     def describe(self, filename: str) -> str:
         """Return what is known of the processes that could set an object, for a time-out."""
         found = []
-        try:
+        with contextlib.suppress(OSError, ValueError):  # a plain name, which nobody made
             signature = f"{self.path}/{os.path.dirname(filename)}/{layout.SIGNATURE}"
             maker = Process.from_json(bytes(files.read(signature)).decode())
-            state = {True: "is gone", False: "is alive", None: "cannot be seen from here"}
-            found.append(f"{maker}, which made the key, {state[maker.is_gone()]}")
-        except (OSError, ValueError):
-            pass  # a plain name, which nobody made
-        try:
+            found.append(f"{maker}, which made the key, {self._state_of_maker(signature)}")
+        with contextlib.suppress(OSError):
             owner = read_record(self.path)
-            if owner.clear:
-                dead = owner.is_dead(layout.record(self.path))
-                fate = "is gone" if dead else "seems to be alive"
-                found.append(f"the store's owner, {owner.process}, {fate}")
-        except (OSError, StoreError):
-            found.append("the store's owner is not known")
-        return "; ".join(found)
+            if owner is not None and owner.clear:
+                found.append(f"the store's owner, {owner.process}, {self._state_of_owner()}")
+        return "; ".join(found) or "its owner is not known"
+
+    def _state_of_maker(self, signature: str) -> str:
+        if self.policy.network:
+            return "cannot be seen from here"
+        lock = Lock(signature, os.O_RDWR)
+        try:
+            return "is gone" if lock.take() else "is alive"
+        finally:
+            lock.close()
+
+    def _state_of_owner(self) -> str:
+        if self.policy.network:
+            seconds = silence(self.path)
+            if seconds > SILENT_AFTER:
+                return f"has been silent for {seconds:.0f} s"
+            return "seems to be alive"
+        with gate(self.path, seconds=0) as same:
+            return "is gone" if same and is_gone(self.path) else "seems to be alive"
 
     def keep(self) -> None:
         """End this process's ownership and leave the store to everyone, for good."""
         owner = self._owner
-        if owner is not None and owner.clear and self._current(owner) is not None:
-            try:
-                write_record(self.path, owner._replace(clear=False), replace=True)
-            except OSError as error:
-                raise store_error(error, "keep the store at", layout.record(self.path)) from error
+        try:
+            if owner is not None and owner.clear:
+                with contextlib.suppress(FileNotFoundError), gate(self.path) as same:
+                    if same and self._is_mine(read_record(self.path)):
+                        renew_record(self.path, owner._replace(clear=False))
+        except OSError as error:
+            raise self.error(error, "keep the store at", layout.record(self.path)) from error
         self._give_up()
 
     def clear(self) -> None:
-        """Remove every object, and the directory if nothing of others is in it.
+        """Remove every object, and the directory if it was made with the store.
 
         A process that has an object mapped keeps it. Files that fsexchange did not make stay, with
         a warning. If the store is gone, or has another owner by now, nothing is done. After an
         error this can be called again.
         """
-        now = self._current(self._owner)
-        if now is not None:
-            try:
-                if not now.clear:
-                    # This ends a kept store. If we are killed on the way, the next process that
-                    # opens it must know that it was ending, and that nobody clears it any more.
-                    ending = now._replace(process=Process.this(), clear=True)
-                    write_record(self.path, ending, replace=True)
-                files.unlink(self._witness)  # first: then a missing object is a closed store
-                sweep.remove_store(self.path)
-            except OSError as error:
-                if isinstance(error, StoreError):
-                    raise
-                raise store_error(error, "clear the store at", self._witness) from error
-        self._give_up()
-
-    def _current(self, owner: Owner | None) -> Owner | None:
-        """Return the store's record if it is still this store's, and `owner`'s; else None.
-
-        Another process may have cleared it and made another store in its place, or have adopted it,
-        because this owner gave no sign of life for minutes.
-        """
         try:
-            now = read_record(self.path)
+            with contextlib.suppress(FileNotFoundError), gate(self.path) as same:
+                record = read_record(self.path) if same else None
+                if record is not None and self._is_mine(record):
+                    self.remove(made=record.made)
         except OSError as error:
-            if error.errno in _GONE:
-                return None
             if isinstance(error, StoreError):
                 raise
-            raise store_error(error, "look at", layout.record(self.path)) from error
-        return now if now.store_id == self.store_id and owner in (None, now) else None
+            raise store_error(error, "clear the store at", self._witness) from error
+        self._give_up()
+
+    def remove(self, *, made: bool) -> None:
+        """Remove the store, whoever owns it, and the directory if it was made with it.
+
+        The caller holds the gate.
+        """
+        # First the witness goes: then a missing object is a closed store.
+        ending = layout.ending(self.path, self.store_id)
+        try:
+            try:
+                os.rename(self._witness, ending)
+            except FileNotFoundError:
+                raise
+            except OSError:  # no rename here
+                with contextlib.suppress(FileExistsError):
+                    files.create(ending, [], 0)
+                os.unlink(self._witness)
+            self._ending = True
+        except FileNotFoundError:
+            if self.policy.network and not self._ending:
+                return  # where there is no gate, the process that got the witness clears
+            with contextlib.suppress(FileExistsError):
+                files.create(ending, [], 0)  # a cleaner of old files has removed the witness
+        sweep.remove_store(self.path, self.store_id, made=made)
+
+    def _is_mine(self, record: Owner | None) -> bool:
+        """Return whether the record is still this store's, and its owner's if that is this hold.
+
+        Another process may have cleared it and made another store in its place, or have adopted it.
+        """
+        if record is None or record.store_id != self.store_id:
+            return False
+        return self._owner is None or self._owner.process == record.process
 
     def _give_up(self) -> None:
         """End this process's ownership, if any."""
@@ -185,9 +232,9 @@ class Directory:
         if self._exit_handler is not None:
             self._exit_handler()
             self._exit_handler = None
-        if self._heartbeat is not None:
-            self._heartbeat.stop()
-            self._heartbeat = None
+        if self._life is not None:
+            self._life.end()
+            self._life = None
 
     def _at_exit(self) -> None:
         if self.owned:
@@ -204,14 +251,21 @@ def closed_error(path: str, store_id: str) -> StoreClosedError:
     )
 
 
-def _call_at_exit(function: Callable[[], None]) -> Callable[[], object]:
-    """Have `function` called when this process exits by itself; return a function to undo that."""
-    if "multiprocessing.util" in sys.modules:
-        # The children of multiprocessing run these, and before Python 3.13 no atexit handlers
-        # when forked. A parent runs those of negative priority once its children are joined,
-        # which may read from the store until then.
-        from multiprocessing.util import Finalize
+def _call_at_exit(hold: Directory) -> Callable[[], object]:
+    """Have the store of `hold` cleared when this process exits by itself; return what undoes it."""
+    util = sys.modules.get("multiprocessing.util")
+    if util is None:
+        atexit.register(hold._at_exit)
+        return lambda: atexit.unregister(hold._at_exit)
+    # The children of multiprocessing run finalizers, and before Python 3.13 no atexit handlers when
+    # forked. A parent runs those of negative priority once its children are joined, which may read
+    # from the store until then.
+    finalizers = [util.Finalize(None, hold._at_exit, exitpriority=-100)]
 
-        return Finalize(None, function, exitpriority=-100).cancel
-    atexit.register(function)
-    return lambda: atexit.unregister(function)
+    def again(hold: Directory) -> None:
+        if hold.owned:
+            finalizers.append(util.Finalize(None, hold._at_exit, exitpriority=-100))
+
+    # A child that is spawned imports the main module, and then forgets all finalizers.
+    util.register_after_fork(hold, again)
+    return lambda: [finalizer.cancel() for finalizer in finalizers]

@@ -1,9 +1,9 @@
 """Names in a store's directory.
 
 store_dir/                         0700
-    .fsexchange                    the owner's record; only one process can make it (O_EXCL)
+    .fsexchange                    the owner's record, which a living owner has locked
     .fsexchange-<id>               the witness: exists as long as the store is open
-    .fsexchange-adopt-<number>     a dead owner's store is being adopted
+    .fsexchange-<id>-ending        the witness of a store that is being cleared
     .fsexchange-names/             names for people: for each a file with its key
     <writer>/                      one per writing process, 16 hex digits
         <number>                   an object, whose key is <writer>/<number>
@@ -18,6 +18,7 @@ store_dir/                         0700
 
 from __future__ import annotations
 
+import os
 import re
 
 #: Prefix of a claim: a file that says that the plain name after it is an object of this store.
@@ -54,16 +55,18 @@ IN_WRITER = re.compile(
     rf"|{re.escape(CLAIM)}.*|{re.escape(SIGNATURE)}"
 )
 
-#: What fsexchange makes beside the writers' directories, except the record and plain names.
-BESIDE_WRITERS = re.compile(
-    rf"{re.escape(_RECORD)}-({_RANDOM}(-renewed)?|probe-{_RANDOM})|{_TEMPORARY}"
-)
+#: What fsexchange makes beside the writers' directories, but for the record and plain names.
+BESIDE_WRITERS = re.compile(rf"{re.escape(_RECORD)}-({_RANDOM}|probe-{_RANDOM})|{_TEMPORARY}")
 
-#: A bid: the sign of a process that adopts a dead owner's store.
-ADOPTION = re.compile(rf"{re.escape(_RECORD)}-adopt-[0-9]+")
+#: The witness of a store, and that of one which is being cleared.
+WITNESS = re.compile(rf"{re.escape(_RECORD)}-({_RANDOM})")
+ENDING = re.compile(rf"{re.escape(_RECORD)}-{_RANDOM}-ending")
 
 #: What is removed only after everything else.
-KEPT_TO_THE_END = re.compile(rf"{re.escape(_RECORD)}|{ADOPTION.pattern}")
+KEPT_TO_THE_END = re.compile(rf"{re.escape(_RECORD)}|{ENDING.pattern}")
+
+#: The directory of a default store.
+DEFAULT = re.compile(rf"fsexchange-{_RANDOM}")
 
 #: Prefixes of the names that NFS and FUSE give a removed file until its last user closes it.
 IN_USE = (".nfs", ".fuse_hidden")
@@ -84,11 +87,11 @@ def leaving(path: str, writer: str) -> str:
     return f"{path}/.{writer}.gone"
 
 
-def renewal(path: str, store_id: str) -> str:
-    """Return where a new record is written before it replaces the old one."""
-    return f"{path}/{_RECORD}-{store_id}-renewed"
+def ending(path: str, store_id: str) -> str:
+    """Return where the witness of a store goes when it is cleared."""
+    return f"{path}/{_RECORD}-{store_id}-ending"
 
 
-def adoption(path: str, number: int) -> str:
-    """Return the path of the file that one adopter at a time can make."""
-    return f"{path}/{_RECORD}-adopt-{number}"
+def default_name() -> str:
+    """Return the name of a new default store's directory."""
+    return f"fsexchange-{os.urandom(8).hex()}"

@@ -1,32 +1,52 @@
-"""Opening a store: make it, attach to it, or adopt it from a dead owner."""
+"""Opening a store: make it, attach to it, or adopt it from an owner that is gone."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import stat
+import warnings
 
 from fsexchange.connector import layout, sweep
-from fsexchange.connector.directory import Directory, closed_error
-from fsexchange.connector.owner import Owner, patiently, read_record, write_record
-from fsexchange.connector.place import check_trust
-from fsexchange.errors import StoreError
+from fsexchange.connector.directory import Directory
+from fsexchange.connector.gate import gate, patiently
+from fsexchange.connector.owner import (
+    SILENT_AFTER,
+    Life,
+    Owner,
+    make_record,
+    read_record,
+    renew_record,
+    silence,
+)
+from fsexchange.connector.trust import check_trust
+from fsexchange.errors import StoreClosedError, StoreError
 from fsexchange.filesystem import files
 from fsexchange.filesystem.advice import store_error
 from fsexchange.filesystem.kinds import find_filesystem
 from fsexchange.filesystem.process import Process
 
+# Mode of a directory that was made for a store which is yet to be made, perhaps by another process.
+# The sticky bit tells it from one that was there before, and comes with mkdir(2). A directory may
+# also inherit the set-group-ID bit.
+_JUST_MADE = 0o1700
+
 
 def open_directory(path: str, *, clear: bool, markers: bool, trust: bool) -> Directory:
-    """Own the store at `path` if there is none or its owner is proven dead; else attach to it."""
+    """Own the store at `path` if there is none or its owner is gone; else attach to it."""
     try:
-        for _ in patiently(f"the process that opens or clears the store at {path} does not finish"):
+        for _ in patiently(f"other processes make and clear the store at {path} all the time"):
+            _make(path)
+            # An owner that is just clearing the store may remove the directory at any moment.
             try:
-                _make(path)
                 check_trust(path, trust=trust)  # each time: another user may have made it anew
-                hold = _own(path, clear=clear, markers=markers) or _join(path, clear, markers)
-            except FileNotFoundError:
-                continue  # an owner that was clearing it has just removed it
+                with gate(path) as same:
+                    hold = _open(path, clear=clear, markers=markers) if same else None
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ESTALE):
+                    raise
+                hold = None
             if hold is not None:
                 return hold
     except OSError as error:
@@ -41,110 +61,128 @@ def attach_directory(path: str, store_id: str, *, markers: bool, trust: bool) ->
     try:
         check_trust(path, trust=trust)
     except FileNotFoundError:
-        raise closed_error(path, store_id) from None
-    hold = Directory(path, None, store_id, markers=markers)
+        raise StoreClosedError(
+            f"there is no {path} on {os.uname().nodename}: the store's owner has closed it, or "
+            f"this host does not see that directory (store {store_id})",
+            path=path,
+            errno=errno.ENOENT,
+        ) from None
+    hold = Directory(path, store_id, markers=markers)
     hold.check()
     return hold
 
 
 def _make(path: str) -> None:
+    """Make the directory, and its parents with mode 0700, unless they are there."""
+    parents = [path]
+    while not os.path.exists(os.path.dirname(parents[-1])):
+        parents.append(os.path.dirname(parents[-1]))
     try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        pass
+        for parent in reversed(parents[1:]):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(parent, 0o700)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, _JUST_MADE)
     except OSError as error:
         raise store_error(error, "make the store's directory", path) from error
 
 
-def _own(path: str, *, clear: bool, markers: bool) -> Directory | None:
-    """Make a store at `path`; None if there is one."""
-    if os.path.lexists(layout.record(path)):
-        return None
-    owner = Owner(
-        os.urandom(8).hex(),
-        Process.this(),
-        clear=clear,
-        markers=markers,
-        heartbeat=find_filesystem(path).policy.network,
-    )
-    try:
-        write_record(path, owner)
-    except FileExistsError:
-        return None  # another process was faster: it owns
-    # Do the rest only under our record: the owner before us sweeps under its own.
-    try:
-        # Before anybody can look for it: an early look may hide it from a host, and to list what is
-        # in it is a look, too.
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(f"{path}/{layout.NAMES}", 0o700)
-        # Last: others attach only to a store that has its witness.
-        files.create(layout.witness(path, owner.store_id), [], 0)
-    except BaseException:
-        files.unlink(layout.record(path))
-        raise
-    return Directory(path, owner, owner.store_id, markers=markers)
+def _open(path: str, *, clear: bool, markers: bool) -> Directory | None:
+    """Make, adopt or join the store at `path`; None if another process is just at it.
 
-
-def _join(path: str, clear: bool, markers: bool) -> Directory | None:
-    """Attach to the store at `path`, or adopt it from a dead owner; None if it is gone by now."""
-    owner = read_record(path)
-    if markers and not owner.markers:
+    The caller holds the gate: where that can be trusted, no other process is.
+    """
+    network = find_filesystem(path).policy.network
+    if not network:
+        _finish_clearing(path)
+    record = read_record(path)
+    if record is None:
+        return _own(path, clear=clear, markers=markers, network=network)
+    if markers and not record.markers:
         raise StoreError(
-            f"the store at {path} was made without markers by {owner.process}; leave out "
+            f"the store at {path} was made without markers by {record.process}; leave out "
             "markers=True, or choose another store_dir",
             path=path,
             errno=errno.EINVAL,
         )
-    if owner.clear and owner.is_dead(layout.record(path)):
-        return _adopt(path, owner, clear=clear)
-    if not os.path.lexists(layout.witness(path, owner.store_id)):
+    witness = layout.witness(path, record.store_id)
+    if network and not os.path.lexists(witness):
         return None  # its owner is just making or clearing it
-    return Directory(path, None, owner.store_id, markers=owner.markers)
+    if not os.path.lexists(witness):
+        files.create(witness, [], 0)  # its maker was killed, or a cleaner of old files took it
+    hold = Directory(path, record.store_id, markers=record.markers)
+    if not record.clear:
+        return hold
+    if network:
+        _warn_of_silence(path, record)
+        return hold
+    life = Life(path, network=False)
+    if not life.begin():
+        return hold
+    heir = record._replace(process=Process.this(), clear=clear)
+    with contextlib.suppress(OSError):  # the lock makes the owner; the record is for people
+        renew_record(path, heir)
+    return Directory(path, heir.store_id, markers=heir.markers, owner=heir, life=life)
 
 
-def _adopt(path: str, dead: Owner, *, clear: bool) -> Directory | None:
-    """Become the owner of a dead owner's store, objects included; None if another was faster."""
-    number = _bid(path)
-    if number is None:
-        return None
-    adopted = False
+def _own(path: str, *, clear: bool, markers: bool, network: bool) -> Directory | None:
+    """Make a store at `path`, in which objects may be whose record was lost."""
+    store_id = _lost_id(path) or os.urandom(8).hex()
+    mode = stat.S_IMODE(os.stat(path).st_mode)
+    made = mode & ~stat.S_ISGID == _JUST_MADE
+    me = Owner(store_id, Process.this(), clear=clear, markers=markers, made=made)
+    if not network:
+        files.unlink(layout.record(path))  # half of one, of a killed process
     try:
-        # Another process may have adopted it, and ended its bid, since we read the record.
-        if read_record(path) != dead:
-            return None
-        if not os.path.lexists(layout.witness(path, dead.store_id)):
-            # Its owner was killed while clearing: what is left is no store any more.
+        make_record(path, me)
+    except FileExistsError:
+        return None  # another process was faster: it owns
+    life = None
+    # Do the rest only under our record: an owner before us sweeps under its own.
+    try:
+        if clear:
+            life = Life(path, network=network)
+            life.begin()
+        if made:
+            os.chmod(path, mode & ~stat.S_ISVTX)
+        # Before anybody can look for it: an early look may hide it from a host, and to list what is
+        # in it is a look, too.
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(f"{path}/{layout.NAMES}", 0o700)
+        # Last: where there is no gate, others attach only to a store that has its witness.
+        with contextlib.suppress(FileExistsError):
+            files.create(layout.witness(path, store_id), [], 0)
+    except BaseException:
+        if life is not None:
+            life.end()
+        files.unlink(layout.record(path))
+        raise
+    return Directory(path, store_id, markers=markers, owner=me, life=life)
+
+
+def _finish_clearing(path: str) -> None:
+    """Remove what a process that was killed while it cleared a store has left of it."""
+    for name in files.listing(path):
+        if layout.ENDING.fullmatch(name):
             sweep.remove_objects(path)
+            record = read_record(path)
+            if record is not None and record.made:
+                os.chmod(path, _JUST_MADE)
             files.unlink(layout.record(path))
-            adopted = True
-            return None
-        owner = dead._replace(process=Process.this(), clear=clear)
-        write_record(path, owner, replace=True)
-        adopted = True
-        return Directory(path, owner, owner.store_id, markers=owner.markers)
-    finally:
-        # Bids of killed adopters are removed once the record has changed, which makes them useless.
-        for done in range(1 if adopted else number, number + 1):
-            files.unlink(layout.adoption(path, done))
+            files.unlink(f"{path}/{name}")
 
 
-def _bid(path: str) -> int | None:
-    """Bid for the adoption of a store; return the bid's number, None if another process has it.
+def _lost_id(path: str) -> str | None:
+    """Return the id of a store whose record is lost: cleaners of old files may remove it."""
+    found = [match[1] for match in map(layout.WITNESS.fullmatch, files.listing(path)) if match]
+    return found[0] if len(found) == 1 else None
 
-    The bid of an adopter that was killed is passed over: the next number is for one process, too.
-    """
-    text = Process.this().to_json().encode()
-    number = 1
-    while True:
-        bid = layout.adoption(path, number)
-        try:
-            files.create(bid, [text], len(text))
-            return number
-        except FileExistsError:
-            try:
-                if not Process.from_json(bytes(files.read(bid)).decode()).is_gone():
-                    return None
-            except (FileNotFoundError, ValueError):
-                return None  # just ended, or not yet written
-        number += 1
+
+def _warn_of_silence(path: str, record: Owner) -> None:
+    seconds = silence(path)
+    if seconds > SILENT_AFTER:
+        warnings.warn(
+            f"the owner of the store at {path}, {record.process}, has been silent for {seconds:.0f}"
+            " s; if it is gone, remove the store by FileConnector(path).close(clear=True)",
+            stacklevel=5,
+        )

@@ -1,7 +1,8 @@
-"""The owner of a store: the one process that clears it. A record says which process that is.
+"""The owner of a store: the one process that clears it. The record says who that is, for people.
 
-A store whose owner was killed must not stay for ever, and a store whose owner lives must not be
-cleared. The record says enough to tell the two apart.
+On a file system of one kernel the owner holds a lock on the record for as long as it lives: the
+kernel says so, and whoever gets the lock is the next owner. On others a heartbeat renews the
+record, and a long silence is all that can be known.
 """
 
 from __future__ import annotations
@@ -10,23 +11,22 @@ import errno
 import json
 import os
 import threading
-import time
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from fsexchange.connector import layout
-from fsexchange.errors import StoreError
 from fsexchange.filesystem import files, publish
+from fsexchange.filesystem.locks import Lock
 from fsexchange.filesystem.process import Process
 
 #: Seconds between two signs of life of an owner, where other hosts may see its store.
 HEARTBEAT = 30.0
 
-# A sign of life may be late: a stopped job, a stalled server, mtimes of whole seconds.
-_SILENT_AFTER = 10 * HEARTBEAT
+# Bytes of a record.
+_RECORD_SIZE = 1024
 
-# Seconds to wait for another process to write its record, adopt or clear: it needs milliseconds.
-_PATIENCE = 10.0
+#: Seconds of silence after which an owner may be gone. A sign of life may be late: a stopped job, a
+#: stalled server, mtimes of whole seconds.
+SILENT_AFTER = 10 * HEARTBEAT
 
 
 class Owner(NamedTuple):
@@ -37,90 +37,90 @@ class Owner(NamedTuple):
     clear: bool
     """Whether the store ends with its owner. If not, it is cleared only when somebody asks."""
     markers: bool
-    heartbeat: bool
-    """Whether the owner renews the record's mtime, for hosts that cannot see its process."""
+    made: bool
+    """Whether the directory was made with the store, and goes with it."""
 
     @classmethod
     def from_json(cls, text: str) -> Owner:
         """Return the record in `text`; `ValueError` if it is none, or incomplete."""
         try:
             fields = json.loads(text)
-            return cls(**{**fields, "process": Process(**fields["process"])})
+            process = Process.from_json(json.dumps(fields["process"]))
+            made = fields.get("made", True)
+            return cls(fields["store_id"], process, fields["clear"], fields["markers"], made)
         except (TypeError, KeyError) as error:
             raise ValueError(str(error)) from None
 
     def to_json(self) -> str:
-        """Return what `from_json` reads; people can read it, too."""
-        return json.dumps({**self._asdict(), "process": self.process._asdict()}, indent=1) + "\n"
+        """Return what `from_json` reads; people can read it, too.
 
-    def is_dead(self, record: str) -> bool:
-        """Return whether the owner is *proven* gone; `record` is the path of this record.
-
-        On the same host the process table proves it. On others a long silence does: the age of the
-        record, by the time of a new file beside it, because the clocks of hosts differ. When in
-        doubt: False.
+        Always of one length: it is overwritten in place by one call, on a full disk as well.
         """
-        gone = self.process.is_gone()
-        if gone is not None:
-            return gone
-        return self.heartbeat and _age(record) > _SILENT_AFTER
+        text = json.dumps({**self._asdict(), "process": self.process._asdict()}, indent=1)
+        return text.ljust(_RECORD_SIZE - 1) + "\n"
 
 
-def read_record(path: str) -> Owner:
-    """Return the record of the store at `path`; `StoreError` if it stays unreadable."""
-    for _ in patiently(
-        f"the owner's record {layout.record(path)} is unreadable; if no process uses the store, "
-        "remove that file"
-    ):
-        try:
-            return Owner.from_json(bytes(files.read(layout.record(path))).decode())
-        except ValueError:
-            pass  # its writer is between creating it and writing it
-    raise AssertionError("not reached: patience ends with an error")
+def read_record(path: str) -> Owner | None:
+    """Return the record of the store at `path`; None if there is none, or half of one.
+
+    `OSError` if it cannot be read.
+    """
+    try:
+        return Owner.from_json(bytes(files.read(layout.record(path))).decode())
+    except (FileNotFoundError, ValueError):
+        return None
 
 
-def write_record(path: str, owner: Owner, *, replace: bool = False) -> None:
-    """Write the record of the store at `path`; `FileExistsError` unless `replace`."""
+def make_record(path: str, owner: Owner) -> None:
+    """Write the record of a new store; `FileExistsError` if another process was faster."""
     data = owner.to_json().encode()
-    if not replace:
-        try:
-            publish.by_link(layout.record(path), [data], len(data))  # never half of it
-        except OSError as error:
-            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
-                raise
-            files.create(layout.record(path), [data], len(data))  # no links here
-        return
-    temporary = layout.renewal(path, owner.store_id)
-    files.unlink(temporary)
-    files.create(temporary, [data], len(data))
-    os.replace(temporary, layout.record(path))
+    try:
+        publish.by_link(layout.record(path), [data], len(data))
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+            raise
+        files.create(layout.record(path), [data], len(data))  # no links here
 
 
-def patiently(message: str) -> Iterator[None]:
-    """Yield again and again, at growing intervals; raise `StoreError` in the end."""
-    deadline = time.monotonic() + _PATIENCE
-    pause = 0.001
-    while True:
-        yield
-        if time.monotonic() > deadline:
-            raise StoreError(message, errno=errno.ETIMEDOUT)
-        time.sleep(pause)
-        pause = min(2 * pause, 0.1)
+def renew_record(path: str, owner: Owner) -> None:
+    """Write what has changed into the record; the file, and so its lock, stays."""
+    data = owner.to_json().encode()
+    fd = os.open(layout.record(path), os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        files.write(fd, [data], len(data))
+    finally:
+        os.close(fd)
 
 
-class Heartbeat:
-    """A thread that renews a record's mtime until stopped. It does not survive a fork."""
+class Life:
+    """What shows others that the owner of the store at `path` lives, until it ends.
 
-    def __init__(self, record: str) -> None:
-        self._record = record
-        self._stopped = threading.Event()
-        threading.Thread(target=self._run, name="fsexchange-heartbeat", daemon=True).start()
+    A lock on the record or, on a `network` file system, a thread that renews the record's mtime.
+    Neither survives a fork: a child owns nothing.
+    """
 
-    def stop(self) -> None:
-        self._stopped.set()
+    def __init__(self, path: str, *, network: bool) -> None:
+        self._record = layout.record(path)
+        self._lock = None if network else Lock(self._record, os.O_RDWR)
+        self._ended = threading.Event()
 
-    def _run(self) -> None:
-        while not self._stopped.wait(HEARTBEAT):
+    def begin(self) -> bool:
+        """Return whether this process is the owner from now on; False if another one lives."""
+        if self._lock is None:
+            threading.Thread(target=self._beat, name="fsexchange-heartbeat", daemon=True).start()
+        elif not self._lock.take():
+            self._lock.close()
+            return False
+        return True
+
+    def end(self) -> None:
+        """Stop showing it."""
+        self._ended.set()
+        if self._lock is not None:
+            self._lock.close()
+
+    def _beat(self) -> None:
+        while not self._ended.wait(HEARTBEAT):
             try:
                 os.utime(self._record)  # "now" by the file server's clock, not by ours
             except OSError:
@@ -128,11 +128,26 @@ class Heartbeat:
                 pass
 
 
-def _age(path: str) -> float:
-    """Return the seconds since the last change of `path`, by its own file system's clock."""
-    probe = f"{path}-probe-{os.urandom(8).hex()}"
+def is_gone(path: str) -> bool:
+    """Return whether the owner of the store at `path` is gone, by the lock on its record.
+
+    The caller holds the gate of the store, so that nobody needs the lock meanwhile.
+    """
+    life = Life(path, network=False)
+    gone = life.begin()
+    life.end()
+    return gone
+
+
+def silence(path: str) -> float:
+    """Return for how many seconds the owner of the store at `path` has shown no sign of life.
+
+    By the clock of its own file system: a new file tells what time it is there.
+    """
+    record = layout.record(path)
+    probe = f"{record}-probe-{os.urandom(8).hex()}"
     files.create(probe, [], 0)
     try:
-        return os.stat(probe).st_mtime - os.stat(path).st_mtime
+        return max(0.0, os.stat(probe).st_mtime - os.stat(record).st_mtime)
     finally:
         files.unlink(probe)

@@ -19,8 +19,8 @@ from fsexchange.filesystem.publish import READY
 _PATIENCE = 10.0
 
 
-def remove_store(path: str) -> None:
-    """Remove the store at `path` and, if nothing of others is in it, the directory.
+def remove_store(path: str, store_id: str, *, made: bool) -> None:
+    """Remove the store at `path`; the directory as well if it was `made` and holds nothing else.
 
     Writers that make files meanwhile are swept again. A warning names what remains.
     """
@@ -33,11 +33,12 @@ def remove_store(path: str) -> None:
     for name in foreign:
         if "/" in name:  # a user's file in a writer's directory, which becomes the user's
             files.unlink(f"{path}/{os.path.dirname(name)}/{layout.SIGNATURE}")
-    for name in files.listing(path):
-        if layout.ADOPTION.fullmatch(name):
-            files.unlink(f"{path}/{name}")
-    # From here on another process may open a store in this place: sweep nothing more.
+    # Where there is no gate somebody may open another store in this place from here on: sweep
+    # nothing any more, but what has this store's id in its name.
     files.unlink(layout.record(path))
+    files.unlink(layout.ending(path, store_id))  # last: while it is there the next goes on here
+    if not made:
+        return  # it was there before the store
     while True:
         try:
             os.rmdir(path)
@@ -62,7 +63,7 @@ def remove_store(path: str) -> None:
 
 
 def remove_objects(path: str) -> tuple[list[str], list[str]]:
-    """Remove all that fsexchange made in `path`, except record and bids; return what remains.
+    """Remove all that fsexchange made in `path`, except what says that it ends; return the rest.
 
     These are the names of foreign files, and names that go when their users are done.
     """

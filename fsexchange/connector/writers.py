@@ -11,6 +11,7 @@ import os
 
 from fsexchange.connector import layout
 from fsexchange.connector.directory import Directory
+from fsexchange.filesystem.locks import Lock
 
 # In the name of a claim that all calls of `set` for one plain name share, in one process.
 _SHARED = 16 * "0"
@@ -19,9 +20,10 @@ _SHARED = 16 * "0"
 class _Writer:
     """One directory, and the number of the next file in it."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, lock: Lock | None) -> None:
         self.name = name
         self.numbers = itertools.count()
+        self.lock = lock
 
 
 class Writers:
@@ -59,9 +61,12 @@ class Writers:
         return "set" in self._writers
 
     def clear(self) -> None:
-        """Start again, with other directories."""
-        self._writers.clear()
+        """Begin anew, with other directories."""
+        while self._writers:
+            _, writer = self._writers.popitem()
+            if writer.lock is not None:
+                writer.lock.close()
 
     def _make(self, purpose: str, *, signed: bool = False) -> _Writer:
-        writer = self._writers[purpose] = _Writer(self._directory.make_writer(signed=signed))
+        writer = self._writers[purpose] = _Writer(*self._directory.make_writer(signed=signed))
         return writer

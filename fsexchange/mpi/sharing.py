@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fsexchange.connector.connector import FileConnector
-from fsexchange.connector.place import default_directory
+from fsexchange.connector.default import default_store
 from fsexchange.errors import NotSharedError, RemoteError, StoreClosedError
 from fsexchange.filesystem.kinds import find_filesystem
 
@@ -52,7 +52,8 @@ def share(
     offer: tuple[dict[str, Any], bool, int] | Exception
     if comm.rank == root:
         try:
-            connector = FileConnector(_choose(store_dir, hosts), **options)
+            place = default_store(hosts) if store_dir is None else {"store_dir": store_dir}
+            connector = FileConnector(**place, **options)
             offer = connector.config(), connector.owned and connector.clear, inline_limit
         except Exception as error:  # whatever it is, the others wait for the offer
             own = error
@@ -90,12 +91,6 @@ def _travels(error: Exception) -> bool:
     except Exception:
         return False
     return True
-
-
-def _choose(store_dir: str | os.PathLike[str] | None, hosts: list[str]) -> str:
-    if store_dir is not None:
-        return os.fspath(store_dir)
-    return default_directory(hosts)
 
 
 def _attach(config: dict[str, Any]) -> FileConnector:

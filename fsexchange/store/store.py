@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fsexchange.connector.connector import FileConnector
+from fsexchange.connector.default import default_store
 from fsexchange.connector.keys import FileKey, checked
-from fsexchange.connector.place import default_directory
 from fsexchange.errors import FsExchangeError, InvalidKeyError, MissingObjectError
 from fsexchange.serialize import alike, deserialize, serialize
 from fsexchange.store.cache import Cache
@@ -40,9 +40,9 @@ class Store:
     Parameters
     ----------
     connector:
-        A `FileConnector`, or the path of a directory to make or attach to. None: the directory
-        `$FSEXCHANGE_DIR`, else a private directory in /dev/shm, or in the directory for temporary
-        files if /dev/shm has less than 1 GiB free.
+        A `FileConnector`, or the path of a directory to make or attach to. None: the store at
+        `$FSEXCHANGE_STORE`, which must be there; else a new private one in `$FSEXCHANGE_DIR`; else
+        in /dev/shm, or in the directory for temporary files where that has less than 1 GiB free.
     clear:
         For a path: False keeps the objects for later processes. See `FileConnector`, also for who
         deletes.
@@ -76,8 +76,9 @@ class Store:
     ) -> None:
         if not isinstance(connector, FileConnector):
             if connector is None:
-                connector = default_directory()
-            connector = FileConnector(connector, clear=clear)
+                connector = FileConnector(**default_store(), clear=clear)
+            else:
+                connector = FileConnector(connector, clear=clear)
         self.connector = connector
         self._cache = Cache(cache) if cache else None
 

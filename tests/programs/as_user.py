@@ -6,8 +6,6 @@ import os
 import sys
 from pathlib import Path
 
-import psutil  # noqa: F401
-
 import fsexchange  # noqa: F401
 
 uid, program = int(sys.argv[1]), sys.argv[2]

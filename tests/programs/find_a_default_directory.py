@@ -6,8 +6,8 @@ import os
 import sys
 from unittest import mock
 
-from fsexchange.connector import place
+from fsexchange.connector import default
 
 room = os.statvfs(sys.argv[1])
 with mock.patch("os.statvfs", return_value=room):
-    print(place.default_directory())
+    print(default.default_store()["store_dir"])

@@ -74,9 +74,25 @@ def default_directory() -> None:
         path = Path(ex.connector.store_dir)
         assert path.parent == Path("/dev/shm")
     assert is_gone(path)
-    os.environ["FSEXCHANGE_DIR"] = str(base / "from-environment")
-    with Exchange(comm) as ex:
-        assert ex.connector.store_dir == str(base / "from-environment")
+    os.environ["FSEXCHANGE_DIR"] = str(base / "place")
+    with Exchange(comm) as ex, Exchange(comm) as other:
+        for one in ex, other:
+            assert Path(one.connector.store_dir).parent == base / "place"
+        assert ex.connector.store_id != other.connector.store_id
+    assert is_gone(path)
+    with Exchange(comm, base / "store") as ex:
+        os.environ["FSEXCHANGE_STORE"] = str(base / "store")
+        with Exchange(comm) as attached:
+            assert attached.connector.store_id == ex.connector.store_id
+            key = attached.bcast_key(attached.put("content"))
+        assert key is not None
+        assert ex.get(key) == "content"
+    try:
+        Exchange(comm)
+    except StoreClosedError as error:
+        assert "$FSEXCHANGE_STORE" in str(error)
+    else:
+        raise AssertionError("attached to a store that is gone")
     comm.Barrier()
 
 

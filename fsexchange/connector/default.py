@@ -1,0 +1,97 @@
+"""The directory of a store for which none is named, and what was left in its like."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Collection
+from typing import Any
+
+from fsexchange.connector import layout
+from fsexchange.connector.directory import Directory
+from fsexchange.connector.gate import gate
+from fsexchange.connector.owner import is_gone, read_record
+from fsexchange.connector.trust import check_trust
+from fsexchange.errors import StoreClosedError
+from fsexchange.filesystem import files
+from fsexchange.filesystem.kinds import find_filesystem
+
+
+def default_store(hosts: Collection[str] = ()) -> dict[str, Any]:
+    """Return the `FileConnector` arguments of a store for which no directory is named.
+
+    Those that attach to the store at `$FSEXCHANGE_STORE`, an error if it is gone. Else a new path
+    in `$FSEXCHANGE_DIR`; else one in memory, or where that has less than 1 GiB free, for temporary
+    files. The latter only on one host: `ValueError` for the names of several `hosts`.
+
+    A new path is random, so that nobody opens it again. So what owners of this user have left
+    beside it is removed, once they are proven gone.
+    """
+    path = _named("FSEXCHANGE_STORE")
+    if path is not None:
+        record = read_record(path)
+        if record is None:
+            raise StoreClosedError(
+                f"there is no store at {path}, which $FSEXCHANGE_STORE names; unset it, or name a "
+                "store that is there",
+                path=path,
+                errno=errno.ENOENT,
+            )
+        return {"store_dir": path, "store_id": record.store_id}
+    base = _named("FSEXCHANGE_DIR")
+    if base is None:
+        several = sorted(set(hosts))
+        if len(several) > 1:
+            raise ValueError(
+                f"the ranks are on {len(several)} hosts ({', '.join(several[:3])}, ...) and share "
+                "no memory: pass a store_dir that all of them mount, or set $FSEXCHANGE_DIR"
+            )
+        base = _room_for_temporary_files()
+    clear_dead(base)
+    return {"store_dir": f"{base}/{layout.default_name()}"}
+
+
+def _named(variable: str) -> str | None:
+    """Return the path that a variable names; `ValueError` for one that no shell has expanded."""
+    value = os.environ.get(variable)
+    if not value:
+        return None
+    path = os.path.expanduser(value)
+    if "$" in path or path.startswith("~"):
+        raise ValueError(f"${variable} is {value!r}, which nothing has expanded; set it to a path")
+    return os.path.abspath(path)
+
+
+def _room_for_temporary_files() -> str:
+    base = "/dev/shm"
+    try:
+        status = os.statvfs(base)
+        roomy = status.f_bavail * status.f_frsize >= 1 << 30 and os.access(base, os.W_OK)
+    except OSError:
+        roomy = False
+    if roomy:
+        return base
+    import tempfile  # 3 ms, and rarely needed
+
+    return tempfile.gettempdir()
+
+
+def clear_dead(base: str) -> None:
+    """Remove the default stores in `base` that owners of this user left, who are proven gone.
+
+    Errors are passed over: another process may do the same, and what stays is tried again by the
+    next.
+    """
+    if find_filesystem(base).policy.network:
+        return
+    for name in files.listing(base):
+        if layout.DEFAULT.fullmatch(name) is None:
+            continue
+        path = f"{base}/{name}"
+        with contextlib.suppress(OSError):
+            check_trust(path, trust=False)
+            with gate(path, seconds=0) as same:
+                record = read_record(path) if same else None
+                if record is not None and record.clear and is_gone(path):
+                    Directory(path, record.store_id, markers=record.markers).remove(made=True)

@@ -1,0 +1,65 @@
+"""Locks by which the kernel says who lives: flock(2), free once the process that held it is gone.
+
+On a file system of one kernel a lock is seen as held from other pid namespaces, containers and
+users, with or without /proc. It is free at once after SIGKILL and after execv(2) (O_CLOEXEC), and
+none outlives a reboot. Between hosts locks cannot be trusted: several processes may hold one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import weakref
+
+# Those of this process: a forked child would hold them for its parent, even when that is gone.
+_locks: weakref.WeakSet[Lock] = weakref.WeakSet()
+_forks = 0
+
+
+class Lock:
+    """A file or directory that is open to be locked; a forked child closes its copy first thing.
+
+    Raises `OSError` where it cannot be opened.
+    """
+
+    def __init__(self, path: str, flags: int) -> None:
+        self.fd = -1
+        _locks.add(self)
+        while True:
+            before = _forks
+            self.fd = os.open(path, flags | os.O_CLOEXEC)
+            if _forks == before:
+                return
+            # A child that was forked between the two lines has a copy that it does not know of.
+            os.close(self.fd)
+
+    def __del__(self) -> None:
+        self.close()
+
+    def take(self) -> bool:
+        """Lock it, without waiting; False if somebody has it."""
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Free the lock and close the file; doing so again does nothing."""
+        _locks.discard(self)
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def _before_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+def _in_forked_child() -> None:
+    for lock in tuple(_locks):
+        lock.close()
+
+
+os.register_at_fork(before=_before_fork, after_in_child=_in_forked_child)

@@ -1,0 +1,298 @@
+"""The kernel says who lives: a store has one owner at a time, and the next one at once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from fsexchange import FileConnector, FileKey, Store, StoreClosedError
+
+from .processes import ROOT, command, lacking, python, small_tmpfs
+from .test_faults import _run, _system_calls_of
+
+
+def owner(store: Path, way: str = "live") -> tuple[subprocess.Popen[str], FileKey]:
+    """Return a process that owns a store, and the key of the object in it."""
+    process = subprocess.Popen(
+        command("live_in_a_way", store, way),
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    return process, FileKey.parse(process.stdout.readline())
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
+
+
+def wait_to_own(store: Path) -> FileConnector:
+    """Return a connector that owns the store, once its owner's end has reached the kernel."""
+    start = time.monotonic()
+    while not (heir := FileConnector(store)).owned:
+        assert time.monotonic() - start < 30
+        time.sleep(0.01)
+    return heir
+
+
+def unshared(*words: str) -> list[str]:
+    """Return what to run a command with so that it has namespaces of its own."""
+    before = ["unshare", *words]
+    if shutil.which("unshare") is None or subprocess.run([*before, "true"]).returncode:
+        lacking(f"the right to unshare {words}")
+    return before
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        ["--pid", "--fork"],  # the old /proc
+        ["--pid", "--fork", "--mount-proc"],
+        ["--mount", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"],  # no /proc
+        ["--user", "--map-root-user"],
+    ],
+    ids=["old proc", "own proc", "no proc", "other user namespace"],
+)
+def test_living_owner_is_seen_from_everywhere(before: list[str], base_dir: Path) -> None:
+    process, key = owner(base_dir / "store")
+    try:
+        out = python("say_whether_owned", base_dir / "store", before=unshared(*before)).stdout
+        assert out == "False\n"
+        with FileConnector(base_dir / "store") as attached:
+            assert attached.get(key) == b"left behind"
+    finally:
+        end(process)
+
+
+def test_owner_in_a_namespace_is_seen_from_outside(base_dir: Path) -> None:
+    words = [*unshared("--pid", "--fork"), *command("live_in_a_way", base_dir / "store", "live")]
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True
+    )
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert not FileConnector(base_dir / "store").owned
+    finally:
+        end(process)
+    wait_to_own(base_dir / "store").close()
+
+
+@pytest.mark.parametrize(
+    "way", ["die with a living child", "become another program", "end by os._exit"]
+)
+def test_owner_that_is_gone_has_an_heir_at_once(way: str, base_dir: Path) -> None:
+    process, key = owner(base_dir / "store", way)
+    try:
+        assert process.stdout is not None
+        if way == "die with a living child":
+            assert process.stdout.readline() == "child\n"
+        if way != "become another program":
+            process.wait()
+        with wait_to_own(base_dir / "store") as heir:
+            assert heir.get(key) == b"left behind"
+        assert not (base_dir / "store").exists()
+    finally:
+        end(process)
+
+
+@pytest.mark.parametrize("kind", ["private", "kept"])
+@pytest.mark.parametrize("state", ["new", "left", "ending"])
+def test_kill_at_any_system_call_of_opening(kind: str, state: str, shm_dir: Path) -> None:
+    """The next opens at once, finds the objects that there were, and leaves nothing."""
+
+    def prepare(store: Path) -> FileKey | None:
+        if state == "new":
+            return None
+        connector = FileConnector(store, clear=False)
+        key = connector.put(b"content")
+        connector.close()
+        if state == "left" and kind == "private":
+            record = store / ".fsexchange"  # as a killed owner leaves it
+            record.write_text(record.read_text().replace('"clear": false', '"clear": true '))
+        if state == "ending":
+            (witness,) = store.glob(".fsexchange-????????????????")
+            witness.rename(f"{witness}-ending")
+        return key
+
+    prepare(shm_dir / "store")
+    calls = _system_calls_of("open_a_store", shm_dir, kind)
+    assert len(calls) >= 5
+    for call, occurrence in calls:
+        store = shm_dir / f"{call}-{occurrence}"
+        key = prepare(store)
+        killed = _run("open_a_store", f"{call}:signal=KILL:when={occurrence}", store, kind)
+        assert killed.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), killed.stderr
+        start = time.monotonic()
+        with FileConnector(store) as connector:
+            assert time.monotonic() - start < 5  # not after the patience of 10 s
+            if key is not None:
+                assert connector.get(key) == (b"content" if state == "left" else None)
+            assert connector.get(connector.put(b"goes on")) == b"goes on"
+        connector = FileConnector(store)
+        connector.close(clear=True)
+        assert not store.exists()
+
+
+def test_full_disk_keeps_nobody_from_adopting_and_clearing(shm_dir: Path) -> None:
+    python("adopt_on_a_full_disk", shm_dir / "small", before=small_tmpfs(shm_dir / "small", 2))
+
+
+def test_store_is_not_swept_under_the_next(shm_dir: Path) -> None:
+    """Processes open, use and clear one path: no object that was just put is missing."""
+    processes = [
+        subprocess.Popen(
+            command("open_and_clear_in_turn", shm_dir / "store", "5"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        for _ in range(4)
+    ]
+    for process in processes:
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        cycles, lost = map(int, out.split())
+        assert cycles > 5
+        assert lost == 0
+    assert not (shm_dir / "store").exists()
+
+
+def test_closers_of_a_kept_store_do_not_mind_each_other(shm_dir: Path) -> None:
+    for _ in range(20):
+        FileConnector(shm_dir / "store", clear=False).close()
+        processes = [
+            subprocess.Popen(
+                command("clear_a_kept_store", shm_dir / "store"),
+                stderr=subprocess.PIPE,
+                text=True,
+                cwd=ROOT,
+            )
+            for _ in range(2)
+        ]
+        for process in processes:
+            _, err = process.communicate(timeout=60)
+            assert process.returncode == 0, err
+        assert not (shm_dir / "store").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_default_store_of_a_killed_owner_goes_with_the_next(
+    number: signal.Signals, shm_dir: Path
+) -> None:
+    """And one whose owner lives stays, as does a kept one."""
+    env = {"FSEXCHANGE_DIR": str(shm_dir)}
+    processes = [
+        subprocess.Popen(
+            command("leave_a_default_store"),
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, **env},
+        )
+        for _ in range(2)
+    ]
+    paths = []
+    for process in processes:
+        assert process.stdout is not None
+        paths.append(Path(process.stdout.readline().strip()))
+    kept = shm_dir / f"fsexchange-{16 * 'a'}"
+    FileConnector(kept, clear=False).close()
+    processes[0].send_signal(number)
+    processes[0].wait()
+    assert paths[0].exists()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FSEXCHANGE_DIR", str(shm_dir))
+        with Store():
+            assert sorted(p.exists() for p in (*paths, kept)) == [False, True, True]
+            assert paths[1].exists()
+            assert kept.exists()
+    for process in processes:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def test_attached_ones_are_told_when_a_store_was_cleared_by_hand(base_dir: Path) -> None:
+    with FileConnector(base_dir / "store") as mine:
+        key = mine.put(b"x")
+        FileConnector(base_dir / "store").close(clear=True)
+        with pytest.raises(StoreClosedError):
+            mine.get(key)
+        with FileConnector(base_dir / "store") as next_one:
+            assert next_one.owned
+            assert next_one.store_id != mine.store_id
+            mine.close()
+            assert next_one.get(next_one.put(b"stays")) == b"stays"
+
+
+def test_cleaners_of_old_files_take_no_store(base_dir: Path) -> None:
+    """They remove what was not read or written for days: the record, the witness, or both."""
+    connector = FileConnector(base_dir / "store", clear=False)
+    key = connector.put(b"content")
+    connector.close()
+    for pattern in (".fsexchange", ".fsexchange-????????????????", ".fsexchange*"):
+        for path in (base_dir / "store").glob(pattern):
+            if path.is_file():
+                path.unlink()
+        again = FileConnector(base_dir / "store", clear=False)
+        assert again.get(key) == b"content"
+        again.close()
+    FileConnector(base_dir / "store").close(clear=True)
+    assert not any((base_dir / "store").glob("**/*"))
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_default_store_at_the_top_of_a_script_ends_with_each_process(
+    method: str, shm_dir: Path
+) -> None:
+    """Children import the script, and so make a store each: forkserver's run no atexit handlers."""
+    out = python(
+        "share_a_store_of_the_main_module", method, env={"FSEXCHANGE_DIR": str(shm_dir)}
+    ).stdout
+    assert Path(out.strip()).parent == shm_dir
+    assert os.listdir(shm_dir) == []
+
+
+def test_directory_that_was_there_stays(base_dir: Path) -> None:
+    """And it alone; the parents that a store makes are its user's alone."""
+    (base_dir / "mine").mkdir(mode=0o700)
+    (base_dir / "mine" / "notes.txt").write_text("keep")
+    with FileConnector(base_dir / "mine") as connector:
+        connector.put(b"x")
+    assert os.listdir(base_dir / "mine") == ["notes.txt"]
+    (base_dir / "mine" / "notes.txt").unlink()
+    FileConnector(base_dir / "mine").close()
+    assert os.listdir(base_dir / "mine") == []
+    umask = os.umask(0)
+    try:
+        with FileConnector(base_dir / "a" / "b" / "store"):
+            for path in ("a", "a/b", "a/b/store"):
+                assert (base_dir / path).stat().st_mode & 0o777 == 0o700
+    finally:
+        os.umask(umask)
+    assert (base_dir / "a" / "b").exists()
+    assert not (base_dir / "a" / "b" / "store").exists()
+
+
+def test_path_that_is_not_there_may_be_one_of_another_host(shm_dir: Path) -> None:
+    with FileConnector(shm_dir / "store") as connector:
+        config = connector.config()
+    with pytest.raises(StoreClosedError, match=r"there is no .*/store on .*does not see"):
+        FileConnector.from_config(config)
