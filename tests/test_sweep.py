@@ -71,7 +71,7 @@ def found(store: Path) -> list[str]:
 
 def test_all_that_fsexchange_makes_goes_without_a_warning(store: Path) -> None:
     make(store, *STORE)
-    remove_store(str(store), RANDOM, made=True)
+    remove_store(str(store), RANDOM)
     assert not store.exists()
 
 
@@ -91,7 +91,7 @@ def test_record_and_ending_witness_stay_until_all_else_is_gone(store: Path) -> N
 def test_a_store_that_is_gone_is_no_error(store: Path) -> None:
     store.rmdir()
     assert remove_objects(str(store)) == ([], [])
-    remove_store(str(store), RANDOM, made=True)
+    remove_store(str(store), RANDOM)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_store_that_is_gone_is_no_error(store: Path) -> None:
 )
 def test_what_a_killed_process_left_of_a_writer_goes(names: list[str], store: Path) -> None:
     make(store, *names)
-    remove_store(str(store), RANDOM, made=True)
+    remove_store(str(store), RANDOM)
     assert not store.exists()
 
 
@@ -125,7 +125,7 @@ def test_a_claim_takes_its_plain_name_along(store: Path) -> None:
 
 def test_a_claim_in_a_half_removed_directory_takes_its_plain_name_along(store: Path) -> None:
     make(store, f".{WRITER}.gone/.claim-{RANDOM}-plain", *PLAIN)
-    remove_store(str(store), RANDOM, made=True)
+    remove_store(str(store), RANDOM)
     assert not store.exists()
 
 
@@ -143,7 +143,7 @@ def test_a_segment_is_emptied_for_whoever_has_it_open(store: Path) -> None:
     geometry = Geometry(16)
     with open(store / WRITER / "3.16", "w+b", buffering=0) as segment:
         segment.write(bytes(geometry.end))
-        remove_store(str(store), RANDOM, made=True)
+        remove_store(str(store), RANDOM)
         assert os.fstat(segment.fileno()).st_size == geometry.start
         assert os.pread(segment.fileno(), 16, geometry.flag(0)) == b"\1" * 16
     assert not store.exists()
@@ -181,7 +181,7 @@ def test_what_others_made_stays_and_is_named(name: str, store: Path) -> None:
     top = name.partition("/")[0]
     assert remove_objects(str(store)) == ([top], [])
     with pytest.warns(UserWarning, match="not removed.*fsexchange did not make") as caught:
-        remove_store(str(store), RANDOM, made=True)
+        remove_store(str(store), RANDOM)
     assert len(caught) == 1
     assert f"({top})" in str(caught[0].message)
     assert str(store) in str(caught[0].message)
@@ -198,7 +198,7 @@ def test_what_others_made_in_a_writers_directory_stays(name: str, folder: str, s
     assert remove_objects(str(store)) == ([top], [])
     assert found(store) == sorted([*RECORD, f"{folder}/.process", kept])
     with pytest.warns(UserWarning, match="not removed") as caught:
-        remove_store(str(store), RANDOM, made=True)
+        remove_store(str(store), RANDOM)
     assert f"({top})" in str(caught[0].message)
     assert found(store) == [kept]
 
@@ -206,7 +206,7 @@ def test_what_others_made_in_a_writers_directory_stays(name: str, folder: str, s
 def test_a_directory_among_the_names_stays(store: Path) -> None:
     make(store, *RECORD, *IN_NAMES, ".fsexchange-names/sub/mine")
     with pytest.warns(UserWarning, match=r"not removed.*\(\.fsexchange-names/sub\)"):
-        remove_store(str(store), RANDOM, made=True)
+        remove_store(str(store), RANDOM)
     assert found(store) == [".fsexchange-names/sub/mine"]
 
 
@@ -217,7 +217,7 @@ def test_links_are_not_followed(store: Path) -> None:
     (store / f".{OTHER}.gone").symlink_to(elsewhere)
     (store / OTHER).symlink_to("nowhere")
     with pytest.warns(UserWarning, match="not removed"):
-        remove_store(str(store), RANDOM, made=True)
+        remove_store(str(store), RANDOM)
     assert found(elsewhere) == [".process", "1", "2"]
     assert sorted(os.listdir(store)) == sorted([WRITER, OTHER, f".{OTHER}.gone"])
 
@@ -225,19 +225,19 @@ def test_links_are_not_followed(store: Path) -> None:
 def test_the_warning_names_three_at_the_most(store: Path) -> None:
     make(store, *"dbeca")
     with pytest.warns(UserWarning, match=r"\(a, b, c, \.\.\.\)"):
-        remove_store(str(store), RANDOM, made=True)
+        remove_store(str(store), RANDOM)
     make(store, ".fsexchange")
     for name in "de":
         (store / name).unlink()
     with pytest.warns(UserWarning, match=r"\(a, b, c\)"):
-        remove_store(str(store), RANDOM, made=True)
+        remove_store(str(store), RANDOM)
 
 
 def test_sweeping_again_spares_the_same(store: Path) -> None:
     make(store, "results.csv", f"{WRITER}/.process", f"{WRITER}/0", f"{WRITER}/notes.txt")
     for _ in range(2):
         with pytest.warns(UserWarning, match="not removed"):
-            remove_store(str(store), RANDOM, made=True)
+            remove_store(str(store), RANDOM)
         assert found(store) == [f"{WRITER}/notes.txt", "results.csv"]
 
 
@@ -259,7 +259,7 @@ def test_a_removed_file_that_is_still_open_is_waited_for(
     timer = threading.Timer(0.2, path.unlink)  # its last user closes it
     timer.start()
     start = time.monotonic()
-    remove_store(str(store), RANDOM, made=True)
+    remove_store(str(store), RANDOM)
     assert 0.1 < time.monotonic() - start < sweep._PATIENCE
     assert not store.exists()
     timer.join()
@@ -273,7 +273,7 @@ def test_a_file_that_stays_open_is_named_in_the_end(
     monkeypatch.setattr(sweep, "_PATIENCE", 0.1)
     make(store, *RECORD, f"{WRITER}/.process", f"{WRITER}/0", f"{folder}{name}")
     with pytest.warns(UserWarning, match=rf"not removed.*{name}\)"):
-        remove_store(str(store), RANDOM, made=True)
+        remove_store(str(store), RANDOM)
     assert [Path(left).name for left in found(store) if not left.endswith(".process")] == [name]
 
 
@@ -296,7 +296,7 @@ def test_a_file_made_while_its_directory_is_removed_is_swept_the_next_time(
     assert foreign == []
     assert len(busy) == 1
     assert found(store) == [f".{WRITER}.gone/.process", f".{WRITER}.gone/1"]
-    remove_store(str(store), RANDOM, made=True)
+    remove_store(str(store), RANDOM)
     assert not store.exists()
 
 
@@ -310,7 +310,7 @@ def test_a_writers_directory_that_cannot_be_renamed_is_emptied_where_it_is(
 
     monkeypatch.setattr("os.rename", rename)
     make(store, *STORE)
-    remove_store(str(store), RANDOM, made=True)
+    remove_store(str(store), RANDOM)
     assert not store.exists()
 
 
@@ -329,7 +329,7 @@ def test_a_store_opened_in_this_place_meanwhile_is_spared(
         real(path)
 
     monkeypatch.setattr("os.rmdir", rmdir)
-    remove_store(str(store), RANDOM, made=True)
+    remove_store(str(store), RANDOM)
     assert found(store) == sorted(fresh)
 
 
@@ -347,5 +347,5 @@ def test_a_directory_that_cannot_go_is_left_empty_without_a_warning(
         real(path)
 
     monkeypatch.setattr("os.rmdir", rmdir)
-    remove_store(str(store), RANDOM, made=True)
+    remove_store(str(store), RANDOM)
     assert found(store) == []

@@ -94,4 +94,4 @@ def clear_dead(base: str) -> None:
             with gate(path, seconds=0) as same:
                 record = read_record(path) if same else None
                 if record is not None and record.clear and is_gone(path):
-                    Directory(path, record.store_id, markers=record.markers).remove(made=True)
+                    Directory(path, record.store_id, markers=record.markers).remove()

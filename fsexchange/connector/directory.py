@@ -176,7 +176,7 @@ class Directory:
         self._give_up()
 
     def clear(self) -> None:
-        """Remove every object, and the directory if it was made with the store.
+        """Remove every object, and the directory if nothing of others is in it.
 
         A process that has an object mapped keeps it. Files that fsexchange did not make stay, with
         a warning. If the store is gone, or has another owner by now, nothing is done. After an
@@ -185,19 +185,18 @@ class Directory:
         try:
             with contextlib.suppress(FileNotFoundError), gate(self.path) as same:
                 record = read_record(self.path) if same else None
-                if record is not None and self._is_mine(record):
-                    self.remove(made=record.made)
+                # Without a record: the process that cleared it was killed with the last to do.
+                ending = layout.ending(self.path, self.store_id)
+                if self._is_mine(record) or (record is None and os.path.lexists(ending)):
+                    self.remove()
         except OSError as error:
             if isinstance(error, StoreError):
                 raise
             raise store_error(error, "clear the store at", self._witness) from error
         self._give_up()
 
-    def remove(self, *, made: bool) -> None:
-        """Remove the store, whoever owns it, and the directory if it was made with it.
-
-        The caller holds the gate.
-        """
+    def remove(self) -> None:
+        """Remove the store, whoever owns it. The caller holds its gate."""
         # First the witness goes: then a missing object is a closed store.
         ending = layout.ending(self.path, self.store_id)
         try:
@@ -215,7 +214,7 @@ class Directory:
                 return  # where there is no gate, the process that got the witness clears
             with contextlib.suppress(FileExistsError):
                 files.create(ending, [], 0)  # a cleaner of old files has removed the witness
-        sweep.remove_store(self.path, self.store_id, made=made)
+        sweep.remove_store(self.path, self.store_id)
 
     def _is_mine(self, record: Owner | None) -> bool:
         """Return whether the record is still this store's, and its owner's if that is this hold.

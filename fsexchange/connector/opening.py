@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import stat
 import warnings
 
 from fsexchange.connector import layout, sweep
@@ -26,11 +25,6 @@ from fsexchange.filesystem import files
 from fsexchange.filesystem.advice import store_error
 from fsexchange.filesystem.kinds import find_filesystem
 from fsexchange.filesystem.process import Process
-
-# Mode of a directory that was made for a store which is yet to be made, perhaps by another process.
-# The sticky bit tells it from one that was there before, and comes with mkdir(2). A directory may
-# also inherit the set-group-ID bit.
-_JUST_MADE = 0o1700
 
 
 def open_directory(path: str, *, clear: bool, markers: bool, trust: bool) -> Directory:
@@ -73,16 +67,14 @@ def attach_directory(path: str, store_id: str, *, markers: bool, trust: bool) ->
 
 
 def _make(path: str) -> None:
-    """Make the directory, and its parents with mode 0700, unless they are there."""
-    parents = [path]
-    while not os.path.exists(os.path.dirname(parents[-1])):
-        parents.append(os.path.dirname(parents[-1]))
+    """Make the directory and its parents, all with mode 0700, unless they are there."""
+    missing = [path]
+    while not os.path.exists(os.path.dirname(missing[-1])):
+        missing.append(os.path.dirname(missing[-1]))
     try:
-        for parent in reversed(parents[1:]):
+        for folder in reversed(missing):
             with contextlib.suppress(FileExistsError):
-                os.mkdir(parent, 0o700)
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(path, _JUST_MADE)
+                os.mkdir(folder, 0o700)
     except OSError as error:
         raise store_error(error, "make the store's directory", path) from error
 
@@ -128,9 +120,7 @@ def _open(path: str, *, clear: bool, markers: bool) -> Directory | None:
 def _own(path: str, *, clear: bool, markers: bool, network: bool) -> Directory | None:
     """Make a store at `path`, in which objects may be whose record was lost."""
     store_id = _lost_id(path) or os.urandom(8).hex()
-    mode = stat.S_IMODE(os.stat(path).st_mode)
-    made = mode & ~stat.S_ISGID == _JUST_MADE
-    me = Owner(store_id, Process.this(), clear=clear, markers=markers, made=made)
+    me = Owner(store_id, Process.this(), clear=clear, markers=markers)
     if not network:
         files.unlink(layout.record(path))  # half of one, of a killed process
     try:
@@ -143,8 +133,6 @@ def _own(path: str, *, clear: bool, markers: bool, network: bool) -> Directory |
         if clear:
             life = Life(path, network=network)
             life.begin()
-        if made:
-            os.chmod(path, mode & ~stat.S_ISVTX)
         # Before anybody can look for it: an early look may hide it from a host, and to list what is
         # in it is a look, too.
         with contextlib.suppress(FileExistsError):
@@ -165,9 +153,6 @@ def _finish_clearing(path: str) -> None:
     for name in files.listing(path):
         if layout.ENDING.fullmatch(name):
             sweep.remove_objects(path)
-            record = read_record(path)
-            if record is not None and record.made:
-                os.chmod(path, _JUST_MADE)
             files.unlink(layout.record(path))
             files.unlink(f"{path}/{name}")
 

@@ -37,8 +37,6 @@ class Owner(NamedTuple):
     clear: bool
     """Whether the store ends with its owner. If not, it is cleared only when somebody asks."""
     markers: bool
-    made: bool
-    """Whether the directory was made with the store, and goes with it."""
 
     @classmethod
     def from_json(cls, text: str) -> Owner:
@@ -46,8 +44,7 @@ class Owner(NamedTuple):
         try:
             fields = json.loads(text)
             process = Process.from_json(json.dumps(fields["process"]))
-            made = fields.get("made", True)
-            return cls(fields["store_id"], process, fields["clear"], fields["markers"], made)
+            return cls(fields["store_id"], process, fields["clear"], fields["markers"])
         except (TypeError, KeyError) as error:
             raise ValueError(str(error)) from None
 

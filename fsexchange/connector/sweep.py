@@ -19,8 +19,8 @@ from fsexchange.filesystem.publish import READY
 _PATIENCE = 10.0
 
 
-def remove_store(path: str, store_id: str, *, made: bool) -> None:
-    """Remove the store at `path`; the directory as well if it was `made` and holds nothing else.
+def remove_store(path: str, store_id: str) -> None:
+    """Remove the store at `path` and, if nothing of others is in it, the directory.
 
     Writers that make files meanwhile are swept again. A warning names what remains.
     """
@@ -37,8 +37,6 @@ def remove_store(path: str, store_id: str, *, made: bool) -> None:
     # nothing any more, but what has this store's id in its name.
     files.unlink(layout.record(path))
     files.unlink(layout.ending(path, store_id))  # last: while it is there the next goes on here
-    if not made:
-        return  # it was there before the store
     while True:
         try:
             os.rmdir(path)

@@ -10,7 +10,7 @@ from fsexchange import FileConnector
 from fsexchange.connector import sweep
 
 
-def die(path: str, store_id: str, *, made: bool) -> NoReturn:
+def die(path: str, store_id: str) -> NoReturn:
     os._exit(0)
 
 
