@@ -31,7 +31,7 @@ class Lock:
             if _forks == before:
                 return
             # A child that was forked between the two lines has a copy that it does not know of.
-            os.close(self.fd)
+            self._forget()
 
     def __del__(self) -> None:
         self.close()
@@ -47,6 +47,13 @@ class Lock:
     def close(self) -> None:
         """Free the lock and close the file; doing so again does nothing."""
         _locks.discard(self)
+        if self.fd >= 0:
+            # Not by closing alone: a program that is just being started has a copy until its exec.
+            fcntl.flock(self.fd, fcntl.LOCK_UN)
+            self._forget()
+
+    def _forget(self) -> None:
+        """Close this process's copy, which leaves the lock to those who have another."""
         fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
@@ -59,7 +66,7 @@ def _before_fork() -> None:
 
 def _in_forked_child() -> None:
     for lock in tuple(_locks):
-        lock.close()
+        lock._forget()
 
 
 os.register_at_fork(before=_before_fork, after_in_child=_in_forked_child)
