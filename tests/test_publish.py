@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from fsexchange import CorruptObjectError
-from fsexchange.filesystem import files
-from fsexchange.filesystem.publish import MARKERS, READY, RENAMING, Publication, by_link, noted
+from fsexchange.filesystem import files, markers, publish
+from fsexchange.filesystem.markers import MARKERS, READY
+from fsexchange.filesystem.publish import RENAMING, Publication, by_link
 
 both = pytest.mark.parametrize("way", [RENAMING, MARKERS], ids=["rename", "markers"])
 
@@ -183,10 +184,10 @@ def test_names_in_a_listing(way: Publication, base_dir: Path) -> None:
 def test_what_fails_leaves_the_earlier_file_or_none(
     way: Publication, call: str, base_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A full disk, by any call; what an earlier marked file loses is its name alone."""
+    """A full disk, by any call."""
     path = base_dir / "file"
     once = call == "link"
-    if not once and way is RENAMING:
+    if not once:
         put(way, path, b"earlier")
     before = sorted(os.listdir(base_dir))
 
@@ -194,13 +195,18 @@ def test_what_fails_leaves_the_earlier_file_or_none(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, call, refuse)
-    if way is RENAMING or call == "pwritev":
-        with pytest.raises(OSError, match="No space"):
-            put(way, path, b"content", once=once)
-        assert sorted(os.listdir(base_dir)) == before
-    else:
-        put(way, path, b"content", once=once)  # markers need neither
+    if call == "link" and way is MARKERS:
+        put(way, path, b"content", once=once)  # needs no links
         assert get(way, path) == b"content"
+        return
+    with pytest.raises(OSError, match="No space"):
+        put(way, path, b"content", once=once)
+    monkeypatch.undo()
+    if call == "rename" and way is MARKERS:
+        before.remove("file.ready")  # too late for a marker; but a full disk does not get there
+    else:
+        assert not before or get(way, path) == b"earlier"
+    assert sorted(os.listdir(base_dir)) == before
 
 
 def _answers(errors: list[int], then: bytes) -> Callable[..., bytes]:
@@ -287,16 +293,102 @@ def test_a_marker_that_cannot_be_made_takes_its_file_along(
     assert os.listdir(base_dir) == []
 
 
-def test_a_note_stays_with_its_file_and_goes_with_its_failure(base_dir: Path) -> None:
-    note = str(base_dir / "note")
-    with noted(note):
-        assert os.path.exists(note)
-    with pytest.raises(KeyError), noted(note):  # an earlier note, which is not ours to remove
-        raise KeyError
-    assert os.path.exists(note)
-    os.unlink(note)
-    with pytest.raises(KeyError), noted(note):
-        raise KeyError
-    assert not os.path.exists(note)
-    with noted(""):
-        assert os.listdir(base_dir) == []
+@both
+@pytest.mark.parametrize("once", [False, True])
+def test_a_stamp_is_seen_and_goes_with_the_next_file(
+    way: Publication, once: bool, base_dir: Path
+) -> None:
+    path = str(base_dir / "file")
+    assert not way.is_stamped(path)
+    way.publish(path, [b"x"], 1, once=once, stamp=True)
+    assert way.is_stamped(path)
+    assert way.is_published(path)
+    way.publish(path, [b"y"], 1, once=False)
+    assert not way.is_stamped(path)
+    way.remove(path)
+    (base_dir / "file").write_bytes(b"a user's")
+    assert not way.is_stamped(path)
+    assert not way.is_published(path)
+
+
+def test_a_mount_that_keeps_no_modes_takes_no_stamp(
+    base_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As vfat and some FUSE clients do; markers say it by their content."""
+    path = str(base_dir / "file")
+    monkeypatch.setattr(publish, "mode", lambda stamp: 0o600)
+    monkeypatch.setattr(markers, "mode", lambda stamp: 0o600)
+    for once in True, False:
+        with pytest.raises(OSError, match="sticky"):
+            RENAMING.publish(path, [b"x"], 1, once=once, stamp=True)
+    assert os.listdir(base_dir) == []
+    for content in b"x", b"y":
+        MARKERS.publish(path, [content], 1, once=False, stamp=True)
+        assert MARKERS.is_stamped(path)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("once", [False, True])
+@both
+def test_a_temporary_file_that_cannot_be_removed_changes_no_outcome(
+    way: Publication, once: bool, number: int, base_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not once:
+        put(way, base_dir / "file", b"earlier")
+    unlink = os.unlink
+
+    def fail(path: str) -> None:
+        if path.endswith(".tmp"):
+            raise OSError(number, os.strerror(number))
+        unlink(path)
+
+    monkeypatch.setattr(os, "unlink", fail)
+    put(way, base_dir / "file", b"content", once=once)
+    assert get(way, base_dir / "file") == b"content"
+    monkeypatch.undo()
+    for left in base_dir.glob(".*.tmp"):
+        left.unlink()
+
+
+@pytest.mark.parametrize("rename", [True, False])
+def test_marked_files_are_replaced_with_and_without_a_rename(
+    rename: bool, base_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(MARKERS, base_dir / "file", b"earlier")
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    if not rename:
+        monkeypatch.setattr(os, "rename", refuse)
+    put(MARKERS, base_dir / "file", b"content")
+    assert get(MARKERS, base_dir / "file") == b"content"
+    assert sorted(os.listdir(base_dir)) == ["file", "file.ready"]
+
+
+def test_who_comes_second_waits_for_the_marker_of_the_first(
+    base_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It loses once the first is done, wins if that fails, and hears of one that was killed."""
+    monkeypatch.setattr(markers, "_PATIENCE", 0.5)
+    path = base_dir / "file"
+    for end in "marked", "removed":
+        path.write_bytes(b"half an obj")
+        ends = {"marked": lambda: (base_dir / "file.ready").touch(), "removed": path.unlink}
+        timer = threading.Timer(0.1, ends[end])
+        timer.start()
+        if end == "marked":
+            with pytest.raises(FileExistsError):
+                put(MARKERS, path, b"mine", once=True)
+            MARKERS.remove(str(path))
+        else:
+            put(MARKERS, path, b"mine", once=True)
+            assert get(MARKERS, path) == b"mine"
+            MARKERS.remove(str(path))
+        timer.join()
+    path.write_bytes(b"half an obj")
+    with pytest.raises(OSError, match="does not go on"):
+        put(MARKERS, path, b"mine", once=True)
+    MARKERS.remove(str(path))  # as evict does
+    put(MARKERS, path, b"mine", once=True)
+    assert get(MARKERS, path) == b"mine"

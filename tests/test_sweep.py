@@ -6,7 +6,9 @@ import errno
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,19 +36,19 @@ IN_WRITER = [
     "0",
     "18446744073709551615",
     "1.ready",
-    "2.set",
     "3.16",
     f".{RANDOM}.tmp",
-    f".claim-{RANDOM}-plain",
 ]
-PLAIN = ["plain", "plain.ready"]
+# An object with a plain name, as each way to publish it leaves it.
+PLAIN = ["plain", "marked", "marked.ready"]
+STAMPS = {"marked.ready": b"00c0ffee00c0ffee set"}
 STORE = [*RECORD, *BESIDE, *IN_NAMES, *PLAIN, *(f"{WRITER}/{name}" for name in IN_WRITER)]
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     path = tmp_path / "store"
-    path.mkdir()
+    path.mkdir(0o1700)  # as fsexchange makes it
     return path
 
 
@@ -57,7 +59,9 @@ def make(store: Path, *names: str) -> None:
         if name.endswith("/"):
             path.mkdir()
         else:
-            path.write_bytes(b"content")
+            path.write_bytes(STAMPS.get(name, b"content"))
+        if name == "plain":
+            path.chmod(0o1600)
 
 
 def found(store: Path) -> list[str]:
@@ -115,26 +119,66 @@ def test_what_a_killed_process_left_of_a_writer_goes(names: list[str], store: Pa
     assert not store.exists()
 
 
-def test_a_claim_takes_its_plain_name_along(store: Path) -> None:
-    mine = ["other", "other.ready", "plain.csv"]
-    make(store, f"{WRITER}/.process", f"{WRITER}/.claim-{RANDOM}-plain", *PLAIN, *mine)
+def test_objects_with_plain_names_go_and_users_files_stay(store: Path) -> None:
+    mine = ["other", "other.ready", "plain.csv", "plain.ready"]
+    make(store, *PLAIN, *mine)
+    (store / "marked.csv").mkdir(0o1700)  # means what it means for directories
     foreign, busy = remove_objects(str(store))
-    assert (sorted(foreign), busy) == (mine, [])
-    assert found(store) == mine
+    assert (sorted(foreign), busy) == (sorted([*mine, "marked.csv"]), [])
+    assert found(store) == sorted([*mine, "marked.csv"])
 
 
-def test_a_claim_in_a_half_removed_directory_takes_its_plain_name_along(store: Path) -> None:
-    make(store, f".{WRITER}.gone/.claim-{RANDOM}-plain", *PLAIN)
+@pytest.mark.parametrize("left", [["marked.ready"], ["plain"], ["marked", "marked.ready"]])
+def test_what_a_killed_sweeper_left_of_plain_names_goes(left: list[str], store: Path) -> None:
+    make(store, *left)
     remove_store(str(store), RANDOM)
     assert not store.exists()
 
 
-@pytest.mark.parametrize("name", [".fsexchange", f".fsexchange-{RANDOM}", "-rf", "x.ready", ""])
-def test_a_claim_on_what_is_no_plain_name_takes_nothing_along(name: str, store: Path) -> None:
-    make(store, f"{WRITER}/.process", f"{WRITER}/.claim-{RANDOM}-{name}", ".fsexchange", "x.ready")
-    foreign, _ = remove_objects(str(store))
-    assert foreign == ["x.ready"]
-    assert {".fsexchange", "x.ready"} <= set(found(store))
+@pytest.mark.parametrize(
+    "name", [f".fsexchange-{RANDOM}", ".fsexchange-names/mesh", f"{WRITER}/7", f"{WRITER}/3.16"]
+)
+def test_a_directory_under_a_name_of_a_file_of_ours_stays(name: str, store: Path) -> None:
+    make(store, *RECORD, f"{WRITER}/.process", f"{name}/mine")
+    now = name.replace(WRITER, f".{WRITER}.gone")
+    assert remove_objects(str(store)) == ([now], [])
+    with pytest.warns(UserWarning, match="not removed"):
+        remove_store(str(store), RANDOM)
+    assert found(store) == [f"{now}/mine"]
+
+
+@pytest.mark.parametrize("call", ["lstat", "listdir", "rmdir", "unlink"])
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_what_cannot_be_looked_at_is_not_given_up(
+    call: str, number: int, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file server fails for a moment: the store stays one that is ending, objects and all."""
+    make(store, *STORE)
+    monkeypatch.setattr(os, call, _failing(getattr(os, call), number))
+    with pytest.raises(OSError, match=os.strerror(number)):
+        remove_store(str(store), RANDOM)
+    monkeypatch.undo()
+    assert set(RECORD) <= set(found(store))
+    remove_store(str(store), RANDOM)
+    assert not store.exists()
+
+
+def _failing(real: Callable[..., Any], number: int) -> Callable[..., Any]:
+    def call(path: str, *rest: Any, **options: Any) -> Any:
+        if WRITER in path:
+            raise OSError(number, os.strerror(number), path)
+        return real(path, *rest, **options)
+
+    return call
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_a_directory_that_was_there_before_stays(made: bool, store: Path) -> None:
+    store.chmod(0o1700 if made else 0o700)
+    make(store, *STORE)
+    remove_store(str(store), RANDOM)
+    assert store.exists() is not made
+    assert found(store.parent) == [] if made else ["store"]
 
 
 def test_a_segment_is_emptied_for_whoever_has_it_open(store: Path) -> None:

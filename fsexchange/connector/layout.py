@@ -9,11 +9,10 @@ store_dir/                         0700
         <number>                   an object, whose key is <writer>/<number>
         <number>.<units>           a segment, of many small objects: see geometry.py
         <number>.ready             with markers: the object is whole
-        <number>.set               the object was replaced by one of another length
         .<random>.tmp              an object that is not yet published
         .process                   marks a writer's directory; says who made keys of new_key
-        .claim-<random>-<name>     the file <name> in store_dir is an object, too
     .<writer>.gone/                a writer's directory that is being removed
+    <name>                         an object with a plain name, and a stamp: see publish.py
 """
 
 from __future__ import annotations
@@ -21,17 +20,8 @@ from __future__ import annotations
 import os
 import re
 
-#: Prefix of a claim: a file that says that the plain name after it is an object of this store.
-CLAIM = ".claim-"
-
-#: Where the plain name starts in the name of a claim.
-CLAIMED_FROM = len(CLAIM) + 17
-
 #: Name of the file that marks a writer's directory; for keys of `new_key` it says who made them.
 SIGNATURE = ".process"
-
-#: Ending of the note that an object was replaced by one of another length.
-RESIZED = ".set"
 
 #: Name of the directory of names.
 NAMES = ".fsexchange-names"
@@ -50,10 +40,7 @@ LEAVING = re.compile(rf"\.{_RANDOM}\.gone")
 SEGMENT = re.compile(r"[0-9]+\.[1-9][0-9]{0,11}")
 
 #: What fsexchange makes in a writer's directory.
-IN_WRITER = re.compile(
-    rf"[0-9]+(\.ready|{re.escape(RESIZED)})?|{SEGMENT.pattern}|{_TEMPORARY}"
-    rf"|{re.escape(CLAIM)}.*|{re.escape(SIGNATURE)}"
-)
+IN_WRITER = re.compile(rf"[0-9]+(\.ready)?|{SEGMENT.pattern}|{_TEMPORARY}|{re.escape(SIGNATURE)}")
 
 #: What fsexchange makes beside the writers' directories, but for the record and plain names.
 BESIDE_WRITERS = re.compile(rf"{re.escape(_RECORD)}-({_RANDOM}|probe-{_RANDOM})|{_TEMPORARY}")
@@ -82,9 +69,9 @@ def witness(path: str, store_id: str) -> str:
     return f"{path}/{_RECORD}-{store_id}"
 
 
-def leaving(path: str, writer: str) -> str:
-    """Return where a writer's directory is moved to be removed."""
-    return f"{path}/.{writer}.gone"
+def leaving(writer: str) -> str:
+    """Return the name that a writer's directory gets to be removed."""
+    return f".{writer}.gone"
 
 
 def ending(path: str, store_id: str) -> str:

@@ -8,10 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from fsexchange.connector.directory import Directory
-from fsexchange.connector.layout import RESIZED
 from fsexchange.errors import CorruptObjectError
 from fsexchange.filesystem import files
-from fsexchange.filesystem.publish import Publication, noted
+from fsexchange.filesystem.publish import Publication
 from fsexchange.filesystem.watch import Watch, until
 
 if TYPE_CHECKING:
@@ -41,16 +40,17 @@ class OwnFiles:
             raise self._directory.error(error, "write", path) from error
 
     def publish(
-        self, path: str, pieces: Sequence[Buffer], nbytes: int, *, once: bool, note: str = ""
+        self,
+        path: str,
+        pieces: Sequence[Buffer],
+        nbytes: int,
+        *,
+        once: bool,
+        stamp: bool = False,
     ) -> None:
-        """Put a file in place under a name that others may look for; see `Publication.publish`.
-
-        `note` is the path of an empty file that says something about it.
-        """
+        """Put a file in place under a name that others may look for; see `Publication.publish`."""
         try:
-            # The note comes first, so that a crash leaves no object without its note.
-            with noted(note):
-                self._publication.publish(path, pieces, nbytes, once=once)
+            self._publication.publish(path, pieces, nbytes, once=once, stamp=stamp)
         except OSError as error:
             if once and isinstance(error, FileExistsError):
                 raise
@@ -60,17 +60,19 @@ class OwnFiles:
         """Return a file as a writable buffer of the caller's own, or None if there is none.
 
         `nbytes` is its length, or -1 if the file is not `sure`. A file of another length is a
-        `CorruptObjectError`, unless `set` has replaced it since.
+        `CorruptObjectError`, unless it has a stamp: then `set` has replaced it since.
         """
         # Small files are never mapped, so the kind of file system need not be found out for them.
         mappable = 0 <= nbytes < files.MAP_FROM or self._directory.policy.mappable
         try:
             if nbytes >= 0 or self._may_open(path):
-                return self._publication.read(path, nbytes, mappable=mappable)
+                return self._publication.read(
+                    path, nbytes, mappable=mappable, uid=self._directory.uid
+                )
         except FileNotFoundError:
             pass
         except CorruptObjectError:
-            if nbytes < 0 or not os.path.lexists(path + RESIZED):
+            if nbytes < 0 or not self._publication.is_stamped(path):
                 raise
             return self.read(path)
         except OSError as error:
@@ -83,7 +85,9 @@ class OwnFiles:
         mappable = nbytes < files.MAP_FROM or self._directory.policy.mappable
         try:
             if sure or self._may_open(path):
-                return self._publication.read_part(path, offset, nbytes, mappable=mappable)
+                return self._publication.read_part(
+                    path, offset, nbytes, mappable=mappable, uid=self._directory.uid
+                )
         except FileNotFoundError:
             pass
         except OSError as error:
@@ -104,9 +108,14 @@ class OwnFiles:
         except OSError as error:
             raise self._directory.error(error, "look at", sign) from error
 
-    def remove(self, path: str) -> bool:
-        """Remove a file; False if there is none."""
+    def remove(self, path: str, *, plain: bool = False) -> bool:
+        """Remove a file; False if there is none.
+
+        Beside files with `plain` names may be those of a user, which are none of ours.
+        """
         try:
+            if plain and not self._publication.is_published(path):
+                return False
             self._publication.remove(path)
             return True
         except FileNotFoundError:

@@ -1,58 +1,71 @@
-"""Remove what fsexchange made in a directory, and nothing else."""
+"""Remove what fsexchange made in a directory, and nothing else.
+
+An error ends it, and whoever clears the store next goes on: a file that cannot be looked at may be
+ours, and what says that the store is ending stays until all else is gone.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import stat
 import time
 import warnings
+from typing import NamedTuple
 
 from fsexchange.connector import layout
-from fsexchange.connector.keys import FileKey, checked
 from fsexchange.connector.segment import retire
-from fsexchange.errors import InvalidKeyError
 from fsexchange.filesystem import files
-from fsexchange.filesystem.publish import READY
+from fsexchange.filesystem.markers import MARKERS, READY
+from fsexchange.filesystem.publish import RENAMING
 
 # Seconds for writers still at work, and for removed files still in use.
 _PATIENCE = 10.0
 
 
+class Rest(NamedTuple):
+    """What is still in a store's directory: paths in it."""
+
+    foreign: list[str]
+    busy: list[str]
+    """What goes when its users are done."""
+
+
 def remove_store(path: str, store_id: str) -> None:
-    """Remove the store at `path` and, if nothing of others is in it, the directory.
+    """Remove the store at `path`, and the directory if fsexchange made it and it is empty.
 
     Writers that make files meanwhile are swept again. A warning names what remains.
     """
     deadline = time.monotonic() + _PATIENCE
     while True:
-        foreign, busy = remove_objects(path)
-        if not busy or time.monotonic() > deadline:
+        rest = remove_objects(path)
+        if not rest.busy or time.monotonic() > deadline:
             break
         time.sleep(0.01)
-    for name in foreign:
+    for name in rest.foreign:
         if "/" in name:  # a user's file in a writer's directory, which becomes the user's
             files.unlink(f"{path}/{os.path.dirname(name)}/{layout.SIGNATURE}")
     # Where there is no gate somebody may open another store in this place from here on: sweep
     # nothing any more, but what has this store's id in its name.
     files.unlink(layout.record(path))
     files.unlink(layout.ending(path, store_id))  # last: while it is there the next goes on here
+    left = sorted(rest.foreign + rest.busy)
+    if not left and not _is_made(path):
+        return
     while True:
         try:
-            os.rmdir(path)
-            return
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                return  # a mount point, or a parent that is not ours: empty is all we can do
-        left = sorted(files.listing(path))
-        if os.path.basename(layout.record(path)) in left:
+            if _remove_directory(path):
+                return
+        except OSError:
+            return  # the parent lets us remove nothing: empty is all we can do
+        names = sorted(files.listing(path))
+        if os.path.basename(layout.record(path)) in names:
             return  # another process has opened one
-        if foreign or busy or time.monotonic() > deadline:
+        if left or time.monotonic() > deadline:
             break
         time.sleep(0.01)  # another process is about to, or a late writer removes its own directory
-    left = sorted(foreign + busy) or left
+    left = left or names
     warnings.warn(
         f"{path} was not removed: it holds what fsexchange did not make "
         f"({', '.join(left[:3])}{', ...' if len(left) > 3 else ''})",
@@ -60,99 +73,114 @@ def remove_store(path: str, store_id: str) -> None:
     )
 
 
-def remove_objects(path: str) -> tuple[list[str], list[str]]:
-    """Remove all that fsexchange made in `path`, except what says that it ends; return the rest.
-
-    These are the names of foreign files, and names that go when their users are done.
-    """
-    foreign: list[str] = []
-    busy: list[str] = []
+def remove_objects(path: str) -> Rest:
+    """Remove all that fsexchange made in `path`, except what says that it ends."""
+    rest = Rest([], [])
     for name in files.listing(path):
         if layout.WRITER.fullmatch(name) or layout.LEAVING.fullmatch(name):
-            for left in _remove_writer(path, name):
-                passing = layout.IN_WRITER.fullmatch(left) or left.startswith(layout.IN_USE)
-                (busy if passing else foreign).append(f"{name}/{left}" if left else name)
+            _remove_writer(path, name, rest)
     for name in files.listing(f"{path}/{layout.NAMES}"):
-        try:
-            files.unlink(f"{path}/{layout.NAMES}/{name}")
-        except IsADirectoryError:
-            foreign.append(f"{layout.NAMES}/{name}")
-    for name in files.listing(path):
+        _remove_file(path, f"{layout.NAMES}/{name}", rest)
+    # In this order an object comes before its marker, which may be all that says whose it is.
+    for name in sorted(files.listing(path)):
         if name == layout.NAMES:
-            try:
-                os.rmdir(f"{path}/{name}")
-            except OSError:
-                if not foreign:
-                    busy.append(name)  # somebody is naming an object, or a file of it is in use
-        elif layout.BESIDE_WRITERS.fullmatch(name):
-            files.unlink(f"{path}/{name}")
+            if not _remove_directory(f"{path}/{name}") and not rest.foreign:
+                rest.busy.append(name)  # somebody is naming an object, or a file of it is in use
+        elif layout.BESIDE_WRITERS.fullmatch(name) or _is_stamped(f"{path}/{name}"):
+            _remove_file(path, name, rest)
         elif name.startswith(layout.IN_USE):
-            busy.append(name)
+            rest.busy.append(name)
         elif not any(
             kind.fullmatch(name) for kind in (layout.WRITER, layout.LEAVING, layout.KEPT_TO_THE_END)
         ):
-            foreign.append(name)
-    return foreign, busy
+            rest.foreign.append(name)
+    return rest
 
 
-def _remove_writer(path: str, writer: str) -> list[str]:
-    """Remove a writer's directory; if that fails, return the names in it, or "" for itself."""
+def _is_stamped(path: str) -> bool:
+    """Return whether a file is an object with a plain name, or the marker of one."""
+    return RENAMING.is_stamped(path) or MARKERS.is_stamped(path.removesuffix(READY))
+
+
+def _is_made(path: str) -> bool:
+    """Return whether fsexchange made the directory: `opening` does so with the sticky bit."""
+    try:
+        return bool(os.stat(path).st_mode & stat.S_ISVTX)
+    except FileNotFoundError:
+        return False
+
+
+def _remove_writer(path: str, writer: str, rest: Rest) -> None:
+    """Remove a writer's directory, or add to `rest` what is in it."""
     folder = f"{path}/{writer}"
     try:
-        if os.path.islink(folder) or not os.path.isdir(folder):
-            return [""] if os.path.lexists(folder) else []
+        if not stat.S_ISDIR(os.lstat(folder).st_mode):
+            rest.foreign.append(writer)
+            return
         names = os.listdir(folder)
     except FileNotFoundError:
-        return []
+        return
     if layout.LEAVING.fullmatch(writer):
-        return _empty(path, folder, names)
-    if layout.SIGNATURE not in names:
+        _empty(path, writer, names, rest)
+    elif layout.SIGNATURE not in names:
         # A user's directory that looks like a writer's, or one that a killed writer just made.
-        try:
-            os.rmdir(folder)
-        except OSError:
-            if os.path.lexists(f"{folder}/{layout.SIGNATURE}"):
-                return [layout.SIGNATURE]  # made just now
-            return [""] if os.path.lexists(folder) else []
-        return []
-    if all(layout.IN_WRITER.fullmatch(name) for name in names):
+        if not _remove_directory(folder):
+            made_just_now = files.is_there(f"{folder}/{layout.SIGNATURE}")
+            (rest.busy if made_just_now else rest.foreign).append(writer)
+    elif all(layout.IN_WRITER.fullmatch(name) for name in names):
         # Move it out of reach of its writer, which may put objects faster than we remove them.
+        leaving = layout.leaving(writer)
         try:
-            os.rename(folder, layout.leaving(path, writer))
+            os.rename(folder, f"{path}/{leaving}")
         except OSError:
-            pass  # object stores do not rename directories
-        else:
-            return _empty(path, layout.leaving(path, writer), names)
-    return _empty(path, folder, names)
+            leaving = writer  # object stores do not rename directories
+        _empty(path, leaving, names, rest)
+    else:
+        _empty(path, writer, names, rest)
 
 
-def _empty(path: str, folder: str, names: list[str]) -> list[str]:
-    """Remove a writer's directory that held `names`; if that fails, return what is in it."""
+def _empty(path: str, writer: str, names: list[str], rest: Rest) -> None:
+    """Remove a writer's directory that held `names`, or add to `rest` what is in it."""
+    folder = f"{path}/{writer}"
+    signature = f"{folder}/{layout.SIGNATURE}"
+    before = len(rest.foreign)
     for name in names:
-        if name.startswith(layout.CLAIM):
-            try:
-                plain = checked(FileKey(name[layout.CLAIMED_FROM :])).filename
-            except InvalidKeyError:
-                continue
-            files.unlink(f"{path}/{plain}{READY}")
-            files.unlink(f"{path}/{plain}")
         if layout.SEGMENT.fullmatch(name):
             retire(f"{folder}/{name}")
         if layout.IN_WRITER.fullmatch(name) and name != layout.SIGNATURE:
-            files.unlink(f"{folder}/{name}")
-    left = [name for name in files.listing(folder) if name != layout.SIGNATURE]
-    if left:
-        return left
-    files.unlink(f"{folder}/{layout.SIGNATURE}")  # last: it marks the rest as ours
-    try:
-        os.rmdir(folder)
-    except FileNotFoundError:
-        return []
-    except OSError:
+            _remove_file(path, f"{writer}/{name}", rest)
+    left = {f"{writer}/{name}" for name in files.listing(folder) if name != layout.SIGNATURE}
+    left -= set(rest.foreign[before:])
+    if not left and len(rest.foreign) == before:
+        files.unlink(signature)  # last: it marks the rest as ours
+        if _remove_directory(folder):
+            return
         # Its writer, which does not know of the end, just made a file: the directory stays ours.
         with contextlib.suppress(OSError):
-            files.create(f"{folder}/{layout.SIGNATURE}", [], 0)
-        return [name for name in files.listing(folder) if name != layout.SIGNATURE] or [
-            layout.SIGNATURE
-        ]
-    return []
+            files.create(signature, [], 0)
+        rest.busy.append(writer)
+    for name in left:
+        base = os.path.basename(name)
+        passing = layout.IN_WRITER.fullmatch(base) or base.startswith(layout.IN_USE)
+        (rest.busy if passing else rest.foreign).append(name)
+
+
+def _remove_file(path: str, name: str, rest: Rest) -> None:
+    """Remove a file of ours; a user's directory of that name is foreign."""
+    try:
+        files.unlink(f"{path}/{name}")
+    except IsADirectoryError:
+        rest.foreign.append(name)
+
+
+def _remove_directory(path: str) -> bool:
+    """Remove a directory; False if it is not empty."""
+    try:
+        os.rmdir(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True

@@ -18,6 +18,7 @@ _ADVICE = {
     errno.ENOTDIR: "a part of the path is a file: choose another directory",
     errno.EOPNOTSUPP: "it lacks a system call that this needs; try a store made with markers=True",
     errno.ENOSYS: "it lacks a system call that this needs; try a store made with markers=True",
+    errno.EBUSY: "if that process was killed, evict the key and set it again",
     errno.EIO: "the device or the file server fails: ask its administrator",
     errno.ENOENT: "its key belongs to another store, or something other than fsexchange removed it",
     errno.EEXIST: "another process sets it, too; without a rename only one may do so at a time",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from fsexchange.errors import CorruptObjectError
+from fsexchange.errors import CorruptObjectError, UntrustedDirectoryError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -101,12 +101,12 @@ def flatten(obj: Buffers) -> tuple[list[Buffer], int]:
     return pieces, total
 
 
-def create(path: str, pieces: Sequence[Buffer], nbytes: int) -> None:
+def create(path: str, pieces: Sequence[Buffer], nbytes: int, mode: int = 0o600) -> None:
     """Write `pieces`, `nbytes` in all, to a file that must not exist yet: all of them, or no file.
 
-    Three system calls, if one `pwritev` takes everything. Mode 0600, not synced to disk.
+    Three system calls, if one `pwritev` takes everything. Not synced to disk.
     """
-    fd = os.open(path, _CREATE, 0o600)
+    fd = os.open(path, _CREATE, mode)
     try:
         try:
             write(fd, pieces, nbytes)
@@ -146,15 +146,18 @@ def _write_rest(fd: int, pieces: Sequence[Buffer], written: int, offset: int) ->
             raise OSError(errno.EIO, "pwritev wrote nothing")
 
 
-def read(path: str, nbytes: int = -1, *, mappable: bool = True) -> BytesLike:
+def read(path: str, nbytes: int = -1, *, mappable: bool = True, uid: int = -1) -> BytesLike:
     """Return a whole file as a writable buffer of the caller's own.
 
-    If `nbytes` is given, a file of another length is a `CorruptObjectError`. Three system calls for
+    If `nbytes` is given, a file of another length is a `CorruptObjectError`; if `uid` is given, one
+    of another user an `UntrustedDirectoryError`. Three system calls for
     small files, four for a mapping. A mapping is private, copy-on-write: pages not written to are
     shared with all readers, pages written to are the caller's, and the file never changes.
     """
     fd = os.open(path, _READ)
     try:
+        if uid != -1:
+            check_uid(fd, uid, path)
         if 0 <= nbytes < _BYTEARRAY_UP_TO:
             # One byte more than there should be: so a longer file is noticed without an fstat.
             buffer = bytearray(nbytes + 1)
@@ -180,10 +183,14 @@ def read(path: str, nbytes: int = -1, *, mappable: bool = True) -> BytesLike:
         os.close(fd)
 
 
-def read_part(path: str, offset: int, nbytes: int, *, mappable: bool = True) -> BytesLike:
+def read_part(
+    path: str, offset: int, nbytes: int, *, mappable: bool = True, uid: int = -1
+) -> BytesLike:
     """Return `nbytes` bytes of a file from `offset` on, as `read` returns a whole file."""
     fd = os.open(path, _READ)
     try:
+        if uid != -1:
+            check_uid(fd, uid, path)
         if nbytes >= MAP_FROM and mappable and os.fstat(fd).st_size >= offset + nbytes:
             before = offset % mmap.ALLOCATIONGRANULARITY  # a mapping starts at a page: mmap(2)
             mapping = _map(fd, before + nbytes, offset - before)
@@ -193,6 +200,20 @@ def read_part(path: str, offset: int, nbytes: int, *, mappable: bool = True) -> 
         return _read_all(fd, nbytes, path)
     finally:
         os.close(fd)
+
+
+def check_uid(fd: int, uid: int, path: str) -> None:
+    """Raise `UntrustedDirectoryError` for an open file of another user than `uid`, unless -1.
+
+    Once it is open nobody can put another one in its place.
+    """
+    if uid != -1 and os.fstat(fd).st_uid != uid:
+        raise UntrustedDirectoryError(
+            f"{path} is a file of user {os.fstat(fd).st_uid}: somebody who may write to a parent "
+            "has put another directory in the place of the store; choose another store_dir",
+            path=path,
+            errno=errno.EACCES,
+        )
 
 
 def _read_all(fd: int, size: int, path: str) -> BytesLike:
@@ -263,6 +284,15 @@ def unlink(path: str) -> None:
         os.unlink(path)
     except FileNotFoundError:
         pass
+
+
+def is_there(path: str) -> bool:
+    """Return whether there is something at a path; unlike os.path.lexists, with lstat's errors."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def listing(path: str) -> Iterable[str]:

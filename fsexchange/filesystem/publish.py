@@ -1,7 +1,7 @@
 """Ways to publish a file: to put it in place, whole, under a name that others may look for.
 
-A store uses one of two, chosen when it is opened: `RENAMING`, or `MARKERS` on mounts without an
-atomic rename. Both have the same methods, which take paths and buffers and raise plain `OSError`.
+A store uses one of two, chosen when it is opened: `RENAMING`, or on mounts without an atomic rename
+`markers.MARKERS`. Both have the same methods, which take paths and buffers, and raise `OSError`.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import stat
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from fsexchange.errors import CorruptObjectError
 from fsexchange.filesystem import files
 
 if TYPE_CHECKING:
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Ending of a marker's name. The rest of the name is that of a file, which is whole.
-READY = ".ready"
-
 # By these a network file system tells a reader that the file was replaced: open the name again.
 _REPLACED = (errno.ESTALE, errno.EREMOTEIO)
 _TRIES = 10
@@ -33,28 +30,40 @@ _TRIES = 10
 class Publication(Protocol):
     """One way to publish files."""
 
-    @property
-    def marked(self) -> bool:
-        """Whether a marker says that a file is whole, as ProxyStore's readers expect it."""
-
     def create(self, path: str, pieces: Sequence[Buffer], nbytes: int) -> None:
         """Write a file under a name that nobody looks for yet; all of it or nothing."""
 
-    def publish(self, path: str, pieces: Sequence[Buffer], nbytes: int, *, once: bool) -> None:
+    def publish(
+        self,
+        path: str,
+        pieces: Sequence[Buffer],
+        nbytes: int,
+        *,
+        once: bool,
+        stamp: bool = False,
+    ) -> None:
         """Put a file in place under a name that others may look for.
 
         It replaces an earlier file. With `once` it replaces none: one of the processes that race
-        wins, and all others get `FileExistsError`.
+        wins, and all others get `FileExistsError`. A file with a `stamp` is `is_stamped`.
         """
 
-    def read(self, path: str, nbytes: int = -1, *, mappable: bool) -> BytesLike:
+    def read(self, path: str, nbytes: int = -1, *, mappable: bool, uid: int = -1) -> BytesLike:
         """Return a published file as `files.read` does; `FileNotFoundError` if there is none."""
 
-    def read_part(self, path: str, offset: int, nbytes: int, *, mappable: bool) -> BytesLike:
+    def read_part(
+        self, path: str, offset: int, nbytes: int, *, mappable: bool, uid: int = -1
+    ) -> BytesLike:
         """Return a part of a published file as `files.read_part` does."""
 
     def remove(self, path: str) -> None:
         """Remove a published file; `FileNotFoundError` if there is none."""
+
+    def is_stamped(self, path: str) -> bool:
+        """Return whether the file says by itself that it was published, with a `stamp`."""
+
+    def is_published(self, path: str) -> bool:
+        """Return whether a file with a name of the user's choice was published, by whomever."""
 
     def sign(self, path: str) -> str:
         """Return the path of the file whose existence says that `path` is published."""
@@ -66,35 +75,52 @@ class Publication(Protocol):
 class Renaming:
     """Publish by rename(2): readers see the earlier file, or all of the new one."""
 
-    marked = False
-
     def create(self, path: str, pieces: Sequence[Buffer], nbytes: int) -> None:
         files.create(path, pieces, nbytes)
 
-    def publish(self, path: str, pieces: Sequence[Buffer], nbytes: int, *, once: bool) -> None:
+    def publish(
+        self,
+        path: str,
+        pieces: Sequence[Buffer],
+        nbytes: int,
+        *,
+        once: bool,
+        stamp: bool = False,
+    ) -> None:
         if once:
-            by_link(path, pieces, nbytes)
+            by_link(path, pieces, nbytes, stamp=stamp)
             return
-        temporary = _write_beside(path, pieces, nbytes)
+        temporary = write_beside(path, pieces, nbytes, stamp=stamp)
         try:
             os.rename(temporary, path)
         except BaseException:
-            files.unlink(temporary)
+            discard(temporary)
             raise
 
-    def read(self, path: str, nbytes: int = -1, *, mappable: bool) -> BytesLike:
+    def read(self, path: str, nbytes: int = -1, *, mappable: bool, uid: int = -1) -> BytesLike:
         try:  # first without a closure, which takes 0.2 us
-            return files.read(path, nbytes, mappable=mappable)
+            return files.read(path, nbytes, mappable=mappable, uid=uid)
         except OSError as error:
             if error.errno not in _REPLACED:
                 raise
-        return _patiently(lambda: files.read(path, nbytes, mappable=mappable))
+        return patiently(lambda: files.read(path, nbytes, mappable=mappable, uid=uid))
 
-    def read_part(self, path: str, offset: int, nbytes: int, *, mappable: bool) -> BytesLike:
-        return _patiently(lambda: files.read_part(path, offset, nbytes, mappable=mappable))
+    def read_part(
+        self, path: str, offset: int, nbytes: int, *, mappable: bool, uid: int = -1
+    ) -> BytesLike:
+        return patiently(lambda: files.read_part(path, offset, nbytes, mappable=mappable, uid=uid))
 
     def remove(self, path: str) -> None:
         os.unlink(path)
+
+    def is_stamped(self, path: str) -> bool:
+        try:
+            found = os.lstat(path).st_mode
+        except FileNotFoundError:
+            return False
+        return stat.S_ISREG(found) and bool(found & stat.S_ISVTX)
+
+    is_published = is_stamped
 
     def sign(self, path: str) -> str:
         return path
@@ -103,75 +129,15 @@ class Renaming:
         return list(listing)
 
 
-class Markers:
-    """Publish by a second file `<path>.ready`, which is ProxyStore's layout on disk.
-
-    Only one process may publish under a name at a time, unless `once`. While a file is replaced,
-    there is a moment without one.
-    """
-
-    marked = True
-
-    def create(self, path: str, pieces: Sequence[Buffer], nbytes: int) -> None:
-        files.create(path, pieces, nbytes)
-        self._mark(path)
-
-    def publish(self, path: str, pieces: Sequence[Buffer], nbytes: int, *, once: bool) -> None:
-        if not once:
-            # In this order a reader that finds the same marker before and after reading has read
-            # one whole file.
-            files.unlink(path + READY)
-            files.unlink(path)
-        # With `once` the name belongs to the process that creates the file.
-        self.create(path, pieces, nbytes)
-
-    def read(self, path: str, nbytes: int = -1, *, mappable: bool) -> BytesLike:
-        return _patiently(
-            lambda: _unreplaced(path, lambda: files.read(path, nbytes, mappable=mappable))
-        )
-
-    def read_part(self, path: str, offset: int, nbytes: int, *, mappable: bool) -> BytesLike:
-        return _patiently(
-            lambda: _unreplaced(
-                path, lambda: files.read_part(path, offset, nbytes, mappable=mappable)
-            )
-        )
-
-    def remove(self, path: str) -> None:
-        files.unlink(path + READY)  # first: a marker promises a file
-        os.unlink(path)
-
-    def sign(self, path: str) -> str:
-        return path + READY
-
-    def published(self, listing: Iterable[str]) -> list[str]:
-        return [name.removesuffix(READY) for name in listing if name.endswith(READY)]
-
-    def _mark(self, path: str) -> None:
-        """Make the marker of a whole file; if that fails the file goes as well.
-
-        Each marker has other content than the one before: where mtimes are whole seconds, both may
-        have the same time.
-        """
-        token = os.urandom(8).hex().encode()
-        try:
-            files.create(path + READY, [token], len(token))
-        except FileExistsError:
-            pass
-        except BaseException:
-            files.unlink(path)
-            raise
+RENAMING = Renaming()
 
 
-RENAMING, MARKERS = Renaming(), Markers()
-
-
-def by_link(path: str, pieces: Sequence[Buffer], nbytes: int) -> None:
+def by_link(path: str, pieces: Sequence[Buffer], nbytes: int, *, stamp: bool = False) -> None:
     """Publish by link(2), which replaces nothing: `FileExistsError` for all racing writers but one.
 
     Readers never see a part of the file.
     """
-    temporary = _write_beside(path, pieces, nbytes)
+    temporary = write_beside(path, pieces, nbytes, stamp=stamp)
     try:
         os.link(temporary, path)
     except OSError as error:
@@ -183,26 +149,19 @@ def by_link(path: str, pieces: Sequence[Buffer], nbytes: int) -> None:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from None
         raise
     finally:
-        files.unlink(temporary)
+        discard(temporary)
 
 
-@contextlib.contextmanager
-def noted(note: str) -> Iterator[None]:
-    """Make the empty file `note`, if any; remove it if the block fails to put its file in place."""
-    try:
-        if note:
-            files.create(note, [], 0)
-    except FileExistsError:
-        note = ""  # it was made for an earlier file, and stays
-    try:
-        yield
-    except BaseException:
-        if note:
-            files.unlink(note)  # the file that it is about is not ours, perhaps a user's
-        raise
+def mode(stamp: bool) -> int:
+    """Return the mode of a file to make.
+
+    The stamp is the sticky bit, which means nothing for a file: inode(7). Open(2) sets it as it
+    makes the file, so there is no moment without it.
+    """
+    return stat.S_ISVTX | 0o600 if stamp else 0o600
 
 
-def _patiently(read: Callable[[], T]) -> T:
+def patiently(read: Callable[[], T]) -> T:
     """Return what `read` returns; call it again while it says that the file was replaced."""
     for _ in range(_TRIES - 1):
         try:
@@ -213,31 +172,19 @@ def _patiently(read: Callable[[], T]) -> T:
     return read()
 
 
-def _unreplaced(path: str, read: Callable[[], T]) -> T:
-    """Return what `read` reads of a marked file: one whole file, even while it is replaced."""
-    while True:
-        before = _token(path + READY)
-        try:
-            data = read()
-        except CorruptObjectError:
-            # Too short or too long, as the next file is, whose writer has taken the marker away.
-            if _token(path + READY) == before:
-                raise
-            continue
-        if _token(path + READY) == before:
-            return data
-
-
-def _token(marker: str) -> tuple[bytes, int]:
-    """Return what differs in the next marker: the content; the time, as ProxyStore's are empty."""
-    fd = os.open(marker, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(fd, 16), os.fstat(fd).st_mtime_ns
-    finally:
-        os.close(fd)
-
-
-def _write_beside(path: str, pieces: Sequence[Buffer], nbytes: int) -> str:
+def write_beside(
+    path: str, pieces: Sequence[Buffer], nbytes: int, *, stamp: bool = False, sure: bool = True
+) -> str:
+    """Write a file that is to be renamed to `path`; `sure` that others will see its stamp."""
     temporary = f"{os.path.dirname(path)}/.{os.urandom(8).hex()}.tmp"
-    files.create(temporary, pieces, nbytes)
+    files.create(temporary, pieces, nbytes, mode(stamp))
+    if stamp and sure and not RENAMING.is_stamped(temporary):
+        discard(temporary)
+        raise OSError(errno.EOPNOTSUPP, "the mount does not keep the sticky bit of a file")
     return temporary
+
+
+def discard(path: str) -> None:
+    """Remove a file that nobody needs. An error of this would hide what has happened before."""
+    with contextlib.suppress(OSError):
+        os.unlink(path)
