@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import pickle
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,11 +16,12 @@ from typing import Any
 
 import pytest
 
-from fsexchange import FileConnector, FileKey, StoreError, UntrustedDirectoryError
+from fsexchange import FileConnector, FileKey, Store, StoreError, UntrustedDirectoryError
 from fsexchange.connector import owner as owner_module
 from fsexchange.connector.owner import Life, Owner, silence
+from fsexchange.connector.trust import trusted_uid
 
-from .processes import ROOT, command, python, unprivileged
+from .processes import ROOT, command, lacking, python, unprivileged
 
 # ---- trust --------------------------------------------------------------------------------------
 
@@ -74,6 +77,143 @@ def test_unwritable_directory_and_parent_say_so(shm_dir: Path) -> None:
     if uid is not None:
         os.chown(shm_dir / "store", uid, uid)
     python("use_without_permission", shm_dir, uid=uid)
+
+
+def test_files_of_others_are_refused_where_they_can_swap_the_directory(shm_dir: Path) -> None:
+    """A parent that others may write to: they rename the store, and put theirs in its place."""
+    uid = unprivileged()
+    if uid is None:
+        lacking("root, to be two users")
+        return
+    shm_dir.chmod(0o777)
+    with Store(shm_dir / "store") as store:
+        key = store.put("mine", name="name")
+        stored: list[FileKey | str] = [key, FileKey(key.filename), "name"]
+        assert [store.get(each) for each in stored] == ["mine", "mine", "mine"]
+        stored.append(store.put_batch([1, 2])[0])  # it would stay open, and be ours
+        clone = pickle.loads(pickle.dumps(store))
+        os.rename(shm_dir / "store", shm_dir / "away")
+        shutil.copytree(shm_dir / "away", shm_dir / "store")
+        for path in (shm_dir / "store").rglob("*"):
+            os.chown(path, uid, uid)
+        for each in stored:
+            for reader in store, clone:
+                with pytest.raises(UntrustedDirectoryError, match="put another directory"):
+                    reader.get(each)
+        with pytest.raises(UntrustedDirectoryError, match="put another directory"):
+            store.connector.get_part(key, 0, 1)
+        shutil.rmtree(shm_dir / "store")
+        os.rename(shm_dir / "away", shm_dir / "store")
+        assert store.get(key) == "mine"
+
+
+@pytest.mark.parametrize(("mode", "swappable"), [(0o755, False), (0o775, True), (0o1777, False)])
+def test_which_parents_let_others_swap_the_directory(
+    mode: int, swappable: bool, shm_dir: Path
+) -> None:
+    (shm_dir / "parent" / "store").mkdir(parents=True)
+    (shm_dir / "parent").chmod(mode)
+    uid = trusted_uid(str(shm_dir / "parent" / "store"), trust=False)
+    assert uid == (os.geteuid() if swappable else -1)
+    assert trusted_uid(str(shm_dir / "parent" / "store"), trust=True) == -1
+
+
+# ---- who deletes what ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["open", "close"])
+def test_who_wants_a_store_kept_has_it_kept(way: str, base_dir: Path) -> None:
+    """A second opener's `clear=False` counts, though the owner was made with `clear=True`."""
+    owner = FileConnector(base_dir / "store")
+    other = FileConnector(base_dir / "store", clear=way == "close")
+    key = other.put(b"for later")
+    other.close(clear=False if way == "close" else None)
+    owner.close()
+    owner.close()
+    with FileConnector(base_dir / "store") as later:
+        assert not later.owned
+        assert later.get(key) == b"for later"
+        later.close(clear=True)
+    assert not (base_dir / "store").exists()
+
+
+def test_store_kept_by_a_second_process_outlives_its_owners_exit(base_dir: Path) -> None:
+    owner, key = _owner(base_dir / "store")
+    FileConnector(base_dir / "store").close(clear=False)
+    owner.terminate()
+    owner.wait()
+    assert owner.stdout is not None
+    owner.stdout.close()
+    with FileConnector(base_dir / "store") as later:
+        assert not later.owned
+        assert later.get(key) is not None
+        later.close(clear=True)
+
+
+def test_store_at_the_variable_is_kept_for_who_asks(
+    base_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = FileConnector(base_dir / "store")
+    monkeypatch.setenv("FSEXCHANGE_STORE", str(base_dir / "store"))
+    with Store(clear=False) as store:
+        key = store.put("for later")
+    owner.close()
+    with Store() as store:
+        assert store.get(key) == "for later"
+        store.connector.close(clear=True)
+
+
+def test_directory_that_was_there_before_stays(
+    base_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a job's working directory is; only what was made goes."""
+    (base_dir / "store").mkdir()
+    with Store(base_dir / "store") as store:
+        store.put(1, name="one")
+    assert os.listdir(base_dir / "store") == []
+    monkeypatch.chdir(base_dir / "store")
+    with Store(".") as store:
+        store.put(1)
+    assert os.getcwd() == str(base_dir / "store")
+
+
+def test_store_dropped_without_close_warns(base_dir: Path) -> None:
+    stores = [Store(base_dir / "store")]
+    key = stores[0].put(1)
+    hold = stores[0].connector.directory
+    with pytest.warns(ResourceWarning, match="dropped and not closed"):
+        stores.clear()
+    with FileConnector(base_dir / "store") as other:
+        assert not other.owned
+        assert other.get(key) is not None
+    hold.clear()  # as at the end of the process
+    assert not (base_dir / "store").exists()
+
+
+def test_witness_that_a_cleaner_took_is_made_again(base_dir: Path) -> None:
+    """By whoever misses it: a long job does not lose its store."""
+    with Store(base_dir / "store") as store:
+        key = store.put("content", name="name")
+        clone = pickle.loads(pickle.dumps(store))
+        for reader in store, clone:
+            (witness,) = (base_dir / "store").glob(".fsexchange-????????????????")
+            witness.unlink()
+            assert reader.get("name") == "content"
+            assert witness.exists()
+            assert pickle.loads(pickle.dumps(reader)).get(key) == "content"
+
+
+def test_opening_makes_a_store_look_used(base_dir: Path) -> None:
+    """To cleaners, which go by the latest of all times of a file."""
+    FileConnector(base_dir / "store", clear=False).close()
+    files = [path for path in (base_dir / "store").iterdir() if path.is_file()]
+    assert len(files) == 2
+    for path in files:
+        os.utime(path, (1, 1))
+    FileConnector(base_dir / "store").close()
+    for path in files:
+        assert path.stat().st_atime > 1
+    FileConnector(base_dir / "store").close(clear=True)
 
 
 # ---- owners that die ----------------------------------------------------------------------------

@@ -275,7 +275,7 @@ def test_parents_that_a_store_makes_are_its_users_alone(base_dir: Path) -> None:
     try:
         with FileConnector(base_dir / "a" / "b" / "store"):
             for path in ("a", "a/b", "a/b/store"):
-                assert (base_dir / path).stat().st_mode & 0o7777 == 0o700
+                assert (base_dir / path).stat().st_mode & 0o777 == 0o700
     finally:
         os.umask(umask)
     assert (base_dir / "a" / "b").exists()

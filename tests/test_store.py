@@ -352,10 +352,12 @@ def test_object_that_cannot_be_named_is_not_left(base_dir: Path) -> None:
             with pytest.raises(ValueError, match="name"):
                 store.put("x", name=bad)
         (Path(store.connector.store_dir) / ".fsexchange-names").rmdir()
+        (Path(store.connector.store_dir) / ".fsexchange-names").touch()
         with pytest.raises(OSError, match="cannot write"):
             store.put("x", name="good")
         left = [p for p in Path(store.connector.store_dir).rglob("*/*") if p.name[0] != "."]
         assert not left
+        (Path(store.connector.store_dir) / ".fsexchange-names").unlink()
         (Path(store.connector.store_dir) / ".fsexchange-names").mkdir()
 
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import weakref
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 from fsexchange.connector import layout
+from fsexchange.connector.attachment import Attachment, attachment_to
 from fsexchange.connector.batch import grouped
 from fsexchange.connector.geometry import SEGMENT_BELOW, UNIT, padding
 from fsexchange.connector.keys import FileKey, checked
 from fsexchange.connector.labels import Labels
 from fsexchange.connector.opening import attach_directory, open_directory
 from fsexchange.connector.ownfiles import OwnFiles
-from fsexchange.connector.segments import Extent, Segments
-from fsexchange.connector.writers import Writers
+from fsexchange.connector.segments import Extent
 from fsexchange.errors import (
     CorruptObjectError,
     FsExchangeError,
@@ -26,31 +26,17 @@ from fsexchange.errors import (
     KeyExistsError,
     MissingObjectError,
     StoreClosedError,
+    StoreError,
     WaitTimeoutError,
 )
 from fsexchange.filesystem import files
-from fsexchange.filesystem.publish import MARKERS, RENAMING
+from fsexchange.filesystem.markers import MARKERS
+from fsexchange.filesystem.publish import RENAMING
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer, Self
 
     from fsexchange.filesystem.files import Buffers, BytesLike
-
-# All connectors of this process: a forked child gives up what they have from the parent.
-_connectors: weakref.WeakSet[FileConnector] = weakref.WeakSet()
-
-
-def _in_forked_child() -> None:
-    """Give up what belongs to the parent: directories it writes to, watches that it waits for.
-
-    Open files are closed now, while their descriptors are still theirs: the child may close all
-    descriptors later, as daemons do. (To compare pids would cost each put a system call.)
-    """
-    for connector in tuple(_connectors):
-        connector._give_up()
-
-
-os.register_at_fork(after_in_child=_in_forked_child)
 
 # Stands for the key of an object that is yet to be written.
 _NO_KEY = FileKey("")
@@ -71,10 +57,10 @@ class FileConnector:
     ----------
     store_dir:
         Directory to share; made with mode 0700 if missing, its parents too. All processes must
-        see it under the same path.
+        see it under the same path. One that was there before stays when the store ends.
     clear:
-        Whether the store ends with its owner. A store made with `clear=False` is kept until
-        somebody calls `close(clear=True)`. What the owner chose counts for everyone.
+        Whether the store ends with its owner. Once any process has opened it with `clear=False`, or
+        closed it so, it is kept for everyone until somebody calls `close(clear=True)`.
     markers:
         Publish by a second file `<name>.ready` instead of a rename, for mounts without an atomic
         rename (object stores behind FUSE). It is ProxyStore's layout on disk: each library reads
@@ -135,10 +121,8 @@ class FileConnector:
         self.store_id = self.directory.store_id
         self.markers = self.directory.markers
         self._closed = False
-        self._writers = Writers(self.directory)
+        self._shared = attachment_to(self.directory)
         self._own = OwnFiles(self.directory, MARKERS if self.markers else RENAMING)
-        self._segments = Segments(self.directory)
-        _connectors.add(self)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "owner" if self.owned else "attached"
@@ -152,6 +136,16 @@ class FileConnector:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self).from_config, (self.config(),)
+
+    def __del__(self) -> None:
+        # Not cleared: keys outlive the object that made them.
+        if not getattr(self, "_closed", True) and self.clear and self.owned:
+            warnings.warn(
+                f"{self!r} was dropped and not closed: its objects stay until this process ends",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
 
     @property
     def owned(self) -> bool:
@@ -185,15 +179,15 @@ class FileConnector:
     def close(self, clear: bool | None = None) -> None:
         """Stop using this connector; in the owner's process, end the store.
 
-        With `clear` False the store is kept for good. With True it is removed, with everyone's
+        With `clear` False the store is kept for good, with True it is removed with everyone's
         objects, whichever process calls. Readers' mappings stay valid. Closing again does nothing.
         """
         if clear or (clear is None and self.clear and self.owned):
-            self.directory.clear()
-        elif self.owned:
+            self.directory.clear(kept=clear is True)
+        elif clear is False or self.owned:
             self.directory.keep()
         self._closed = True
-        self._give_up()
+        self._shared = Attachment(self.directory)  # the other connectors keep what they have
 
     def put(self, obj: Buffers) -> FileKey:
         """Write one object and return its key.
@@ -235,8 +229,7 @@ class FileConnector:
                 else:
                     keys.append(self._create(pieces, nbytes))
             if sizes:
-                name = self._next_name()
-                for n, key in zip(where, self._segments.create(name, small, sizes), strict=True):
+                for n, key in zip(where, self._create_segment(small, sizes), strict=True):
                     keys[n] = key
         except BaseException:
             with contextlib.suppress(FsExchangeError):
@@ -254,8 +247,7 @@ class FileConnector:
             return self.put_batch([[head, body] for body in bodies])
         rest = padding(nbytes)
         each = zip(repeat(head), bodies, repeat(rest)) if rest else zip(repeat(head), bodies)
-        name = self._next_name()
-        return self._segments.create(name, list(chain.from_iterable(each)), [nbytes] * len(bodies))
+        return self._create_segment(list(chain.from_iterable(each)), [nbytes] * len(bodies))
 
     def reserve(self, head: bytes, nbytes: int) -> FileKey:
         """Make an object of `nbytes` bytes, `head` and then zeros, and return its key.
@@ -317,7 +309,7 @@ class FileConnector:
         """
         key = checked(key)
         path = self._path(key)
-        return self._segments.get(key) if key.offset else self._own.read(path, key.nbytes)
+        return self._shared.segments.get(key) if key.offset else self._own.read(path, key.nbytes)
 
     def get_part(self, key: FileKey, offset: int, nbytes: int) -> BytesLike | None:
         """Return `nbytes` bytes of an object from `offset` on, without reading the others.
@@ -336,7 +328,7 @@ class FileConnector:
         path = self._path(key)
         if not key.offset:
             return self._own.read_part(path, offset, nbytes, sure=key.nbytes >= 0)
-        data = self._segments.get(key)
+        data = self._shared.segments.get(key)
         if data is not None and offset + nbytes > len(data):
             raise CorruptObjectError(
                 f"{key} ends after {len(data)} bytes, before byte {offset + nbytes}", path=path
@@ -365,7 +357,7 @@ class FileConnector:
         own, groups = grouped(keys)
         for n, key in own:
             found[n] = self.get(key)
-        return found, self._segments.read_extents(groups)
+        return found, self._shared.segments.read_extents(groups)
 
     def maps(self, nbytes: int) -> bool:
         """Return whether `get` maps an object of `nbytes` bytes with its own file."""
@@ -389,9 +381,9 @@ class FileConnector:
         key = checked(key)
         path = self._path(key)
         if key.offset:
-            self._segments.evict(key)
-        elif self._own.remove(path) and "/" not in key.filename and self._writers.has_claims():
-            files.unlink(self._writers.claim(key.filename, private=False))
+            self._shared.segments.evict(key)
+        else:
+            self._own.remove(path, plain="/" not in key.filename)
 
     def evict_batch(self, keys: Sequence[FileKey]) -> None:
         """Remove several objects; no error for those that are not there."""
@@ -399,12 +391,12 @@ class FileConnector:
         own, groups = grouped(keys)
         for _, key in own:
             self.evict(key)
-        self._segments.evict_groups(groups)
+        self._shared.segments.evict_groups(groups)
 
     def new_key(self, obj: object = None) -> FileKey:
         """Return a key for an object that any process can `set` later. `obj` is ignored."""
         self.check_open()
-        return FileKey(self._writers.next_key_name())
+        return FileKey(self._shared.writers.next_key_name())
 
     def set(self, key: FileKey, obj: Buffers, *, write_once: bool | None = None) -> None:
         """Put an object in place under a key; readers see none of it or all of it.
@@ -429,15 +421,11 @@ class FileConnector:
             )
         pieces, nbytes = files.flatten(obj)
         once = self.write_once if write_once is None else write_once
-        note = ""
-        if "/" not in key.filename:
-            # A plain name: without a claim the owner could not tell its file from a user's. With
-            # `once` each setter has a claim of its own, because those that lose remove theirs.
-            note = self._writers.claim(key.filename, private=once)
-        elif key.nbytes not in (-1, nbytes):
-            note = path + layout.RESIZED  # readers with the old length look for it
+        # By the stamp readers with the old length know that the object was replaced, and the owner
+        # tells an object under a plain name from a user's file.
+        stamp = "/" not in key.filename or key.nbytes not in (-1, nbytes)
         try:
-            self._own.publish(path, pieces, nbytes, once=once, note=note)
+            self._own.publish(path, pieces, nbytes, once=once, stamp=stamp)
         except FileExistsError:
             raise KeyExistsError(
                 f"{key} is set already and stays as it is (write_once)", path=path
@@ -499,23 +487,37 @@ class FileConnector:
 
     def _next_name(self) -> str:
         self.check_open()
-        return self._writers.next_name()
+        return self._shared.writers.next_name()
 
     def _create(self, pieces: Sequence[Buffer], nbytes: int) -> FileKey:
         filename = self._next_name()
-        self._own.create(f"{self.store_dir}/{filename}", pieces, nbytes)
+        try:
+            self._own.create(f"{self.store_dir}/{filename}", pieces, nbytes)
+        except StoreError as error:
+            filename = self._next_name_after(error)
+            self._own.create(f"{self.store_dir}/{filename}", pieces, nbytes)
         return FileKey(filename, nbytes)
+
+    def _create_segment(self, pieces: list[Buffer], sizes: Sequence[int]) -> list[FileKey]:
+        try:
+            return self._shared.segments.create(self._next_name(), pieces, sizes)
+        except StoreError as error:
+            return self._shared.segments.create(self._next_name_after(error), pieces, sizes)
+
+    def _next_name_after(self, error: StoreError) -> str:
+        """Return a name in another directory if ours is gone; else raise the error.
+
+        A cleaner of old files may remove it, in a process that puts seldom.
+        """
+        if error.errno != errno.ENOENT or isinstance(error, StoreClosedError):
+            raise error
+        self._shared.writers.renew()
+        return self._next_name()
 
     def _is_there(self, path: str, key: FileKey) -> bool:
         if key.offset:
-            return self._segments.exists(key)
+            return self._shared.segments.exists(key)
         return self._own.is_there(path, sure=key.nbytes >= 0)
-
-    def _give_up(self) -> None:
-        """Give up the directories that this process writes to, and what it has open."""
-        self._writers.clear()
-        self._own.close()
-        self._segments.close()
 
     def _check(self) -> None:
         """Raise `StoreClosedError` unless this connector is open and the store is there."""

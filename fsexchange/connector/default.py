@@ -11,17 +11,18 @@ from typing import Any
 from fsexchange.connector import layout
 from fsexchange.connector.directory import Directory
 from fsexchange.connector.gate import gate
-from fsexchange.connector.owner import is_gone, read_record
+from fsexchange.connector.owner import is_gone, keep, read_record
 from fsexchange.connector.trust import check_trust
 from fsexchange.errors import StoreClosedError
 from fsexchange.filesystem import files
 from fsexchange.filesystem.kinds import find_filesystem
 
 
-def default_store(hosts: Collection[str] = ()) -> dict[str, Any]:
+def default_store(hosts: Collection[str] = (), *, clear: bool = True) -> dict[str, Any]:
     """Return the `FileConnector` arguments of a store for which no directory is named.
 
-    Those that attach to the store at `$FSEXCHANGE_STORE`, an error if it is gone. Else a new path
+    Those that attach to the store at `$FSEXCHANGE_STORE`, an error if it is gone; without `clear`
+    it is kept from now on. Else a new path
     in `$FSEXCHANGE_DIR`; else one in memory, or where that has less than 1 GiB free, for temporary
     files. The latter only on one host: `ValueError` for the names of several `hosts`.
 
@@ -38,6 +39,9 @@ def default_store(hosts: Collection[str] = ()) -> dict[str, Any]:
                 path=path,
                 errno=errno.ENOENT,
             )
+        if not clear:
+            with gate(path):
+                keep(path, record.store_id)
         return {"store_dir": path, "store_id": record.store_id}
     base = _named("FSEXCHANGE_DIR")
     if base is None:

@@ -22,9 +22,9 @@ from fsexchange.connector.owner import (
     Owner,
     is_gone,
     read_record,
-    renew_record,
     silence,
 )
+from fsexchange.connector.owner import keep as keep_store
 from fsexchange.errors import FsExchangeError, StoreClosedError, StoreError
 from fsexchange.filesystem import files
 from fsexchange.filesystem.advice import store_error
@@ -39,7 +39,7 @@ class Directory:
     """One process's hold on a store's directory, as its owner or attached to it.
 
     Made by `open_directory` and `attach_directory`. Threads may share it; a forked child is
-    attached, never an owner.
+    attached, never an owner. `uid` is the user whose files alone are read, see `trusted_uid`.
     """
 
     def __init__(
@@ -48,12 +48,14 @@ class Directory:
         store_id: str,
         *,
         markers: bool,
+        uid: int = -1,
         owner: Owner | None = None,
         life: Life | None = None,
     ) -> None:
         self.path = path
         self.store_id = store_id
         self.markers = markers
+        self.uid = uid
         self._witness = layout.witness(path, store_id)
         self._policy: Policy | None = None
         self._ending = False  # whether this process has begun to clear the store
@@ -87,8 +89,28 @@ class Directory:
             os.close(os.open(self._witness, os.O_RDONLY | os.O_CLOEXEC))
         except OSError as error:
             if error.errno in _GONE:
+                if self._is_only_out_of_sight():
+                    return
                 raise closed_error(self.path, self.store_id) from None
             raise store_error(error, "look into the store at", self._witness) from error
+
+    def _is_only_out_of_sight(self) -> bool:
+        """Return whether the store is there without its witness; then make that again.
+
+        Cleaners of old files remove it. A store that is cleared has no witness as well, but then
+        the other one, and as long as that is there a record.
+        """
+        try:
+            if files.is_there(layout.ending(self.path, self.store_id)):
+                return False
+            record = read_record(self.path)
+            if record is None or record.store_id != self.store_id:
+                return False
+            with contextlib.suppress(FileExistsError):
+                files.create(self._witness, [], 0)
+        except OSError:
+            return False
+        return True
 
     def error(self, error: OSError, doing: str, path: str) -> FsExchangeError:
         """Return the `StoreError` for an error at `path`; if the store is gone, that it is."""
@@ -101,11 +123,10 @@ class Directory:
                 return closed
         return store_error(error, doing, path)
 
-    def make_writer(self, *, signed: bool) -> tuple[str, Lock | None]:
+    def make_writer(self, *, signed: bool) -> str:
         """Make a directory in the store that only this process writes to, and return its name.
 
-        If `signed`, a file in it says which process made it, and is locked for as long as that
-        process lives, where locks can be trusted.
+        If `signed`, a file in it says which process made it.
         """
         name = os.urandom(8).hex()
         path = f"{self.path}/{name}"
@@ -125,12 +146,24 @@ class Directory:
         text = Process.this().to_json().encode() if signed else b""
         try:
             files.create(signature, [text] if text else [], len(text))
-            lock = Lock(signature, os.O_RDWR) if signed and not self.policy.network else None
-            if lock is not None:
-                lock.take()
         except OSError as error:
             raise self.error(error, "sign the directory", path) from error
-        return name, lock
+        return name
+
+    def lock_writer(self, name: str) -> Lock | None:
+        """Lock the signature of a directory that this process made, to show that it lives.
+
+        None where locks cannot be trusted.
+        """
+        if self.policy.network:
+            return None
+        signature = f"{self.path}/{name}/{layout.SIGNATURE}"
+        try:
+            lock = Lock(signature, os.O_RDWR)
+            lock.take()
+        except OSError as error:
+            raise self.error(error, "lock", signature) from error
+        return lock
 
     def describe(self, filename: str) -> str:
         """Return what is known of the processes that could set an object, for a time-out."""
@@ -164,30 +197,34 @@ class Directory:
             return "is gone" if same and is_gone(self.path) else "seems to be alive"
 
     def keep(self) -> None:
-        """End this process's ownership and leave the store to everyone, for good."""
-        owner = self._owner
+        """Leave the store to everyone, for good, whoever owns it, and end this ownership."""
         try:
-            if owner is not None and owner.clear:
-                with contextlib.suppress(FileNotFoundError), gate(self.path) as same:
-                    if same and self._is_mine(read_record(self.path)):
-                        renew_record(self.path, owner._replace(clear=False))
+            with contextlib.suppress(FileNotFoundError), gate(self.path) as same:
+                if same:
+                    keep_store(self.path, self.store_id)
         except OSError as error:
+            if isinstance(error, StoreError):
+                raise
             raise self.error(error, "keep the store at", layout.record(self.path)) from error
         self._give_up()
 
-    def clear(self) -> None:
-        """Remove every object, and the directory if nothing of others is in it.
+    def clear(self, *, kept: bool = False) -> None:
+        """Remove every object, and the directory if fsexchange made it and nothing else is in it.
 
         A process that has an object mapped keeps it. Files that fsexchange did not make stay, with
-        a warning. If the store is gone, or has another owner by now, nothing is done. After an
-        error this can be called again.
+        a warning. If the store is gone, or has another owner by now, nothing is done; nor if it is
+        to be kept, unless one that is `kept` is meant. After an error this can be called again.
         """
         try:
             with contextlib.suppress(FileNotFoundError), gate(self.path) as same:
                 record = read_record(self.path) if same else None
                 # Without a record: the process that cleared it was killed with the last to do.
                 ending = layout.ending(self.path, self.store_id)
-                if self._is_mine(record) or (record is None and os.path.lexists(ending)):
+                if record is None:
+                    meant = same and files.is_there(ending)
+                else:
+                    meant = self._is_mine(record) and (record.clear or kept)
+                if meant:
                     self.remove()
         except OSError as error:
             if isinstance(error, StoreError):

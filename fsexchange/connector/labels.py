@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 from collections.abc import Callable
 
 from fsexchange.connector.ownfiles import OwnFiles
+from fsexchange.errors import StoreError
 
 
 class Labels:
@@ -29,7 +33,15 @@ class Labels:
     def set(self, name: str, text: bytes) -> None:
         """Make a label, or replace its text: readers see the earlier text or the new one."""
         self._check()
-        self._own_files.publish(self.path(name), [text], len(text), once=False)
+        try:
+            self._own_files.publish(self.path(name), [text], len(text), once=False)
+        except StoreError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            # A cleaner of old files removed the directory, which had been empty for long.
+            with contextlib.suppress(OSError):
+                os.mkdir(self._folder, 0o700)
+            self._own_files.publish(self.path(name), [text], len(text), once=False)
 
     def remove(self, name: str) -> bool:
         """Remove a label; False if there is none."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
+import time
 import warnings
 
 from fsexchange.connector import layout, sweep
@@ -14,12 +16,13 @@ from fsexchange.connector.owner import (
     SILENT_AFTER,
     Life,
     Owner,
+    keep,
     make_record,
     read_record,
     renew_record,
     silence,
 )
-from fsexchange.connector.trust import check_trust
+from fsexchange.connector.trust import check_trust, trusted_uid
 from fsexchange.errors import StoreClosedError, StoreError
 from fsexchange.filesystem import files
 from fsexchange.filesystem.advice import store_error
@@ -35,8 +38,9 @@ def open_directory(path: str, *, clear: bool, markers: bool, trust: bool) -> Dir
             # An owner that is just clearing the store may remove the directory at any moment.
             try:
                 check_trust(path, trust=trust)  # each time: another user may have made it anew
+                uid = trusted_uid(path, trust=trust)
                 with gate(path) as same:
-                    hold = _open(path, clear=clear, markers=markers) if same else None
+                    hold = _open(path, clear=clear, markers=markers, uid=uid) if same else None
             except OSError as error:
                 if error.errno not in (errno.ENOENT, errno.ESTALE):
                     raise
@@ -54,6 +58,7 @@ def attach_directory(path: str, store_id: str, *, markers: bool, trust: bool) ->
     """Attach to this very store; `StoreClosedError` if it is gone, even if another is there now."""
     try:
         check_trust(path, trust=trust)
+        uid = trusted_uid(path, trust=trust)
     except FileNotFoundError:
         raise StoreClosedError(
             f"there is no {path} on {os.uname().nodename}: the store's owner has closed it, or "
@@ -61,25 +66,29 @@ def attach_directory(path: str, store_id: str, *, markers: bool, trust: bool) ->
             path=path,
             errno=errno.ENOENT,
         ) from None
-    hold = Directory(path, store_id, markers=markers)
+    hold = Directory(path, store_id, markers=markers, uid=uid)
     hold.check()
     return hold
 
 
 def _make(path: str) -> None:
-    """Make the directory and its parents, all with mode 0700, unless they are there."""
+    """Make the directory and its parents, all with mode 0700, unless they are there.
+
+    The sticky bit changes nothing in a directory of one user's: inode(7). It says to whoever clears
+    the store that the directory goes as well.
+    """
     missing = [path]
     while not os.path.exists(os.path.dirname(missing[-1])):
         missing.append(os.path.dirname(missing[-1]))
     try:
         for folder in reversed(missing):
             with contextlib.suppress(FileExistsError):
-                os.mkdir(folder, 0o700)
+                os.mkdir(folder, stat.S_ISVTX | 0o700 if folder == path else 0o700)
     except OSError as error:
         raise store_error(error, "make the store's directory", path) from error
 
 
-def _open(path: str, *, clear: bool, markers: bool) -> Directory | None:
+def _open(path: str, *, clear: bool, markers: bool, uid: int) -> Directory | None:
     """Make, adopt or join the store at `path`; None if another process is just at it.
 
     The caller holds the gate: where that can be trusted, no other process is.
@@ -89,7 +98,7 @@ def _open(path: str, *, clear: bool, markers: bool) -> Directory | None:
         _finish_clearing(path)
     record = read_record(path)
     if record is None:
-        return _own(path, clear=clear, markers=markers, network=network)
+        return _own(path, clear=clear, markers=markers, uid=uid, network=network)
     if markers and not record.markers:
         raise StoreError(
             f"the store at {path} was made without markers by {record.process}; leave out "
@@ -98,26 +107,28 @@ def _open(path: str, *, clear: bool, markers: bool) -> Directory | None:
             errno=errno.EINVAL,
         )
     witness = layout.witness(path, record.store_id)
-    if network and not os.path.lexists(witness):
+    if network and not files.is_there(witness):
         return None  # its owner is just making or clearing it
-    if not os.path.lexists(witness):
+    if not files.is_there(witness):
         files.create(witness, [], 0)  # its maker was killed, or a cleaner of old files took it
-    hold = Directory(path, record.store_id, markers=record.markers)
+    _touch(path, witness)
+    hold = Directory(path, record.store_id, markers=record.markers, uid=uid)
     if not record.clear:
         return hold
-    if network:
-        _warn_of_silence(path, record)
-        return hold
-    life = Life(path, network=False)
-    if not life.begin():
+    life = Life(path, network=network)
+    if network or not life.begin():
+        if network:
+            _warn_of_silence(path, record)
+        if not clear:
+            keep(path, record.store_id)
         return hold
     heir = record._replace(process=Process.this(), clear=clear)
     with contextlib.suppress(OSError):  # the lock makes the owner; the record is for people
         renew_record(path, heir)
-    return Directory(path, heir.store_id, markers=heir.markers, owner=heir, life=life)
+    return Directory(path, heir.store_id, markers=heir.markers, uid=uid, owner=heir, life=life)
 
 
-def _own(path: str, *, clear: bool, markers: bool, network: bool) -> Directory | None:
+def _own(path: str, *, clear: bool, markers: bool, uid: int, network: bool) -> Directory | None:
     """Make a store at `path`, in which objects may be whose record was lost."""
     store_id = _lost_id(path) or os.urandom(8).hex()
     me = Owner(store_id, Process.this(), clear=clear, markers=markers)
@@ -145,7 +156,7 @@ def _own(path: str, *, clear: bool, markers: bool, network: bool) -> Directory |
             life.end()
         files.unlink(layout.record(path))
         raise
-    return Directory(path, store_id, markers=markers, owner=me, life=life)
+    return Directory(path, store_id, markers=markers, uid=uid, owner=me, life=life)
 
 
 def _finish_clearing(path: str) -> None:
@@ -155,6 +166,15 @@ def _finish_clearing(path: str) -> None:
             sweep.remove_objects(path)
             files.unlink(layout.record(path))
             files.unlink(f"{path}/{name}")
+
+
+def _touch(path: str, witness: str) -> None:
+    """Make the files that must live look new to cleaners of old files: a store is in use."""
+    with contextlib.suppress(OSError):
+        os.utime(witness)
+        record = layout.record(path)
+        # Its mtime is the heartbeat of its owner; the change itself renews the ctime.
+        os.utime(record, ns=(time.time_ns(), os.stat(record).st_mtime_ns))
 
 
 def _lost_id(path: str) -> str | None:

@@ -89,6 +89,16 @@ def renew_record(path: str, owner: Owner) -> None:
         os.close(fd)
 
 
+def keep(path: str, store_id: str) -> None:
+    """Have the store at `path` kept for good, whoever owns it; nothing if it is another one.
+
+    The caller holds the gate of the store, so that nobody is clearing it meanwhile.
+    """
+    record = read_record(path)
+    if record is not None and record.store_id == store_id and record.clear:
+        renew_record(path, record._replace(clear=False))
+
+
 class Life:
     """What shows others that the owner of the store at `path` lives, until it ends.
 

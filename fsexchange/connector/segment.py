@@ -25,6 +25,7 @@ import numpy as np
 
 from fsexchange.connector.geometry import CHUNK, UNIT, Geometry, Ints, geometry_of, units_for
 from fsexchange.errors import CorruptObjectError
+from fsexchange.filesystem import files
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -61,13 +62,14 @@ class Segment:
 
     __slots__ = ("_fd", "_path", "_pread", "_writable", "geometry")
 
-    def __init__(self, path: str, flags: int) -> None:
+    def __init__(self, path: str, flags: int, uid: int = -1) -> None:
         self._fd = -1
         self._path = path
         self.geometry: Geometry = geometry_of(path)
         self._pread = _pread_aligned if flags & os.O_DIRECT else os.pread
         self._writable = bool(flags & os.O_RDWR)
         self._fd = os.open(path, flags)
+        files.check_uid(self._fd, uid, path)
 
     def __del__(self) -> None:
         if self._fd >= 0:

@@ -138,7 +138,8 @@ class Segments:
         segment = self._open.get(filename)
         if segment is None:
             network = self._directory.policy.network
-            segment = _open_segment(f"{self._directory.path}/{filename}", network=network)
+            path = f"{self._directory.path}/{filename}"
+            segment = _open_segment(path, network=network, uid=self._directory.uid)
             if not network:
                 if len(self._open) >= _MOST_OPEN:
                     self._open.clear()
@@ -146,15 +147,15 @@ class Segments:
         return segment
 
 
-def _open_segment(path: str, *, network: bool) -> Segment:
+def _open_segment(path: str, *, network: bool, uid: int) -> Segment:
     # `other` is for file systems that have no O_DIRECT, and for files that cannot be written to.
     best, other = (READ | os.O_DIRECT, READ) if network else (WRITE, READ)
     try:
-        return Segment(path, best)
+        return Segment(path, best, uid)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.EROFS, errno.EACCES):
             raise
-    return Segment(path, other)
+    return Segment(path, other, uid)
 
 
 def _extents(starts: Ints, ends: Ints) -> Iterator[tuple[int, int]]:

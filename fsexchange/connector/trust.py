@@ -10,6 +10,23 @@ from fsexchange.errors import StoreError, UntrustedDirectoryError
 from fsexchange.filesystem.advice import store_error
 
 
+def trusted_uid(path: str, *, trust: bool) -> int:
+    """Return the user whose files alone are to be read in a directory, or -1 for anybody's.
+
+    Other users can put a directory of theirs in its place at any time if they own a parent, or may
+    write to one that is not sticky: rename(2), EPERM.
+    """
+    me = os.geteuid()
+    parent = os.path.realpath(path)
+    while not trust and parent != "/":
+        parent = os.path.dirname(parent)
+        status = os.stat(parent)
+        writable = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        if status.st_uid not in (0, me) or (writable and not status.st_mode & stat.S_ISVTX):
+            return me
+    return -1
+
+
 def check_trust(path: str, *, trust: bool) -> None:
     """Raise unless `path` is a directory that only the calling user can change.
 

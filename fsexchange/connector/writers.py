@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections import OrderedDict
 
-from fsexchange.connector import layout
 from fsexchange.connector.directory import Directory
 from fsexchange.filesystem.locks import Lock
-
-# In the name of a claim that all calls of `set` for one plain name share, in one process.
-_SHARED = 16 * "0"
 
 
 class _Writer:
     """One directory, and the number of the next file in it."""
 
-    def __init__(self, name: str, lock: Lock | None) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
         self.numbers = itertools.count()
-        self.lock = lock
+
+
+# The directories that this process used last, by store and purpose. A task that gets a store, puts
+# and drops it would else leave a new directory each time.
+_MOST_KEPT = 16
+_kept: OrderedDict[tuple[str, str, str], _Writer] = OrderedDict()
+
+# A forked child makes its own.
+os.register_at_fork(after_in_child=_kept.clear)
 
 
 class Writers:
@@ -36,37 +41,36 @@ class Writers:
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
         self._writers: dict[str, _Writer] = {}
+        self._lock: Lock | None = None
 
     def next_name(self) -> str:
         """Return the name of a new object of `put`."""
-        writer = self._writers.get("put") or self._make("put")
+        writer = self._writers.get("put") or self._take("put")
         return f"{writer.name}/{next(writer.numbers)}"
 
     def next_key_name(self) -> str:
-        """Return the name of an object that any process can set, in a signed directory."""
-        writer = self._writers.get("new_key") or self._make("new_key", signed=True)
+        """Return the name of an object that any process can set.
+
+        Its directory says which process made it, and that this lives.
+        """
+        writer = self._writers.get("new_key") or self._take("new_key")
         return f"{writer.name}/{next(writer.numbers)}"
 
-    def claim(self, filename: str, *, private: bool) -> str:
-        """Return the path of a claim: a note that the file of this plain name is an object.
-
-        A private one is for one call of `set`, which removes it if it loses a race.
-        """
-        writer = self._writers.get("set") or self._make("set")
-        token = os.urandom(8).hex() if private else _SHARED
-        return f"{self._directory.path}/{writer.name}/{layout.CLAIM}{token}-{filename}"
-
-    def has_claims(self) -> bool:
-        """Return whether this process has claimed plain names."""
-        return "set" in self._writers
-
-    def clear(self) -> None:
+    def renew(self) -> None:
         """Begin anew, with other directories."""
-        while self._writers:
-            _, writer = self._writers.popitem()
-            if writer.lock is not None:
-                writer.lock.close()
+        for purpose in tuple(self._writers):
+            del self._writers[purpose]
+            _kept.pop((self._directory.path, self._directory.store_id, purpose), None)
+        self._lock = None
 
-    def _make(self, purpose: str, *, signed: bool = False) -> _Writer:
-        writer = self._writers[purpose] = _Writer(*self._directory.make_writer(signed=signed))
+    def _take(self, purpose: str) -> _Writer:
+        """Return the directory that this process used last, or make one."""
+        signed = purpose == "new_key"
+        kept = (self._directory.path, self._directory.store_id, purpose)
+        writer = _kept.pop(kept, None) or _Writer(self._directory.make_writer(signed=signed))
+        if signed:
+            self._lock = self._directory.lock_writer(writer.name)
+        _kept[kept] = self._writers[purpose] = writer
+        while len(_kept) > _MOST_KEPT:
+            _kept.popitem(last=False)
         return writer

@@ -52,7 +52,10 @@ def share(
     offer: tuple[dict[str, Any], bool, int] | Exception
     if comm.rank == root:
         try:
-            place = default_store(hosts) if store_dir is None else {"store_dir": store_dir}
+            if store_dir is None:
+                place = default_store(hosts, clear=options["clear"])
+            else:
+                place = {"store_dir": store_dir}
             connector = FileConnector(**place, **options)
             offer = connector.config(), connector.owned and connector.clear, inline_limit
         except Exception as error:  # whatever it is, the others wait for the offer

@@ -76,7 +76,7 @@ class Store:
     ) -> None:
         if not isinstance(connector, FileConnector):
             if connector is None:
-                connector = FileConnector(**default_store(), clear=clear)
+                connector = FileConnector(**default_store(clear=clear), clear=clear)
             else:
                 connector = FileConnector(connector, clear=clear)
         self.connector = connector
