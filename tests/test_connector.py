@@ -514,6 +514,61 @@ def test_file_that_a_user_saves_under_an_evicted_plain_name_survives(base_dir: P
     assert (base_dir / "store" / "result.dat").read_bytes() == b"mine"
 
 
+@pytest.mark.parametrize("markers", [False, True])
+@pytest.mark.parametrize("once", [False, True])
+def test_plain_names_leave_nothing_behind(once: bool, markers: bool, base_dir: Path) -> None:
+    """No notes pile up, and what a user saves under the name later is the user's."""
+    store, key = base_dir / "store", FileKey("result.dat")
+    owner = FileConnector(store, write_once=once, markers=markers)
+    other = FileConnector.from_config(owner.config())
+    for n in range(100):
+        (owner, other)[n % 2].set(key, b"object")
+        (owner, other)[n // 2 % 2].evict(key)
+    assert {path.name[:11] for path in store.rglob("*")} == {".fsexchange"}
+    (store / "result.dat").write_bytes(b"mine")
+    owner.evict(key)  # of a user's file: it was never set
+    other.evict(key)
+    owner.evict(FileKey("notes.txt"))
+    assert (store / "result.dat").read_bytes() == b"mine"
+    other.close()
+    with pytest.warns(UserWarning, match="result.dat"):
+        owner.close()
+    assert (store / "result.dat").read_bytes() == b"mine"
+    assert os.listdir(store) == ["result.dat"]
+
+
+def test_racing_set_and_evict_of_a_plain_name_leave_no_users_file(shm_dir: Path) -> None:
+    key = FileKey("mesh")
+    for _ in range(20):
+        with FileConnector(shm_dir / "store") as owner:
+            other = FileConnector.from_config(owner.config())
+
+            def work(connector: FileConnector) -> None:
+                for _ in range(20):
+                    connector.set(key, b"x")
+                    connector.evict(key)
+                connector.set(key, b"x")
+
+            threads = [threading.Thread(target=work, args=(each,)) for each in (owner, other)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            other.close()
+        assert not (shm_dir / "store").exists()
+
+
+def test_object_that_was_replaced_by_a_longer_one_leaves_no_note(base_dir: Path) -> None:
+    with FileConnector(base_dir / "store") as connector:
+        for n in range(1, 20):
+            key = connector.put(b"x")
+            connector.set(key, b"x" * 2 * n)
+            assert connector.get(key) == b"x" * 2 * n
+            connector.evict(key)
+        writer = key.filename.partition("/")[0]
+        assert os.listdir(base_dir / "store" / writer) == [".process"]
+
+
 def test_batches_get_what_a_subclass_gets(shm_dir: Path) -> None:
     class Reversed(FileConnector):
         def get(self, key: FileKey) -> bytes | None:

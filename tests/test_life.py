@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -227,6 +228,28 @@ def test_default_store_of_a_killed_owner_goes_with_the_next(
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
+
+
+def test_readmes_line_for_slurms_epilog_removes_stores_of_dead_owners_alone(shm_dir: Path) -> None:
+    if shutil.which("flock") is None:
+        lacking("flock(1)")
+    readme = (Path(ROOT) / "README.md").read_text()
+    found = re.search("Epilog, `(.*?)`", readme)
+    assert found is not None
+    line = found[1].replace("/dev/shm", str(shm_dir))
+    assert (
+        subprocess.run(["sh", "-c", line], capture_output=True).returncode == 0
+    )  # or a node drains
+    living, dead = shm_dir / "fsexchange-living", shm_dir / "fsexchange-dead"
+    owners = [owner(living)[0], owner(dead)[0]]
+    end(owners[1])
+    try:
+        with wait_to_own(dead) as heir:
+            heir.directory._life.end()  # type: ignore[union-attr]
+            assert subprocess.run(["sh", "-c", line], capture_output=True).returncode == 0
+            assert os.listdir(shm_dir) == [living.name]
+    finally:
+        end(owners[0])
 
 
 def test_attached_ones_are_told_when_a_store_was_cleared_by_hand(base_dir: Path) -> None:
