@@ -237,16 +237,13 @@ def test_readmes_line_for_slurms_epilog_removes_stores_of_dead_owners_alone(shm_
     found = re.search("Epilog, `(.*?)`", readme)
     assert found is not None
     line = found[1].replace("/dev/shm", str(shm_dir))
-    assert (
-        subprocess.run(["sh", "-c", line], capture_output=True).returncode == 0
-    )  # or a node drains
     living, dead = shm_dir / "fsexchange-living", shm_dir / "fsexchange-dead"
     owners = [owner(living)[0], owner(dead)[0]]
     end(owners[1])
     try:
-        with wait_to_own(dead) as heir:
-            heir.directory._life.end()  # type: ignore[union-attr]
-            assert subprocess.run(["sh", "-c", line], capture_output=True).returncode == 0
+        for _ in range(2):  # the second time it finds none
+            done = subprocess.run(["sh", "-c", line], capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr  # else Slurm drains the node
             assert os.listdir(shm_dir) == [living.name]
     finally:
         end(owners[0])
