@@ -152,6 +152,26 @@ def _system_calls_of(program: str, shm_dir: Path, *args: str) -> list[tuple[str,
     raise AssertionError("the marks were not seen")
 
 
+@pytest.mark.parametrize(
+    "verb",
+    [
+        *("put", "put_batch", "get", "get of 70,000", "get of 1 MiB", "get_part"),
+        "get from a segment",
+    ],
+)
+def test_signal_handler_that_raises_in_a_verb_leaves_nothing(verb: str, shm_dir: Path) -> None:
+    """No descriptor, file or mapping, at whatever moment it raises, and its exception comes out.
+
+    Between the end of a `put` and its caller nobody can help: by one handler in 5,000 on Python
+    3.10, by none in 40,000 on 3.11 to 3.13. Without care it is one in three.
+    """
+    done = python("raise_in_a_verb", shm_dir / "store", verb, "2000")
+    raised, *left = map(int, done.stdout.split())
+    assert raised > 100
+    assert max(left) <= raised / 100
+    assert done.stderr == ""
+
+
 def test_kill_of_a_writer_in_mid_put(shm_dir: Path) -> None:
     """Half a gigabyte, killed while the file grows."""
     with FileConnector(shm_dir / "store") as owner:

@@ -11,7 +11,7 @@ from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 from fsexchange.connector import layout
-from fsexchange.connector.batch import grouped
+from fsexchange.connector.batch import grouped, keys_in_segment
 from fsexchange.connector.geometry import SEGMENT_BELOW, UNIT, padding
 from fsexchange.connector.keys import FileKey, checked
 from fsexchange.connector.labels import Labels
@@ -235,9 +235,10 @@ class FileConnector:
                 else:
                     keys.append(self._create(pieces, nbytes))
             if sizes:
-                name = self._next_name()
-                for n, key in zip(where, self._segments.create(name, small, sizes), strict=True):
+                # As in `_create`, the keys first.
+                for n, key in zip(where, keys_in_segment(self._next_name(), sizes), strict=True):
                     keys[n] = key
+                self._segments.create(keys[where[0]].filename, small)
         except BaseException:
             with contextlib.suppress(FsExchangeError):
                 self.evict_batch([key for key in keys if key is not _NO_KEY])
@@ -254,8 +255,9 @@ class FileConnector:
             return self.put_batch([[head, body] for body in bodies])
         rest = padding(nbytes)
         each = zip(repeat(head), bodies, repeat(rest)) if rest else zip(repeat(head), bodies)
-        name = self._next_name()
-        return self._segments.create(name, list(chain.from_iterable(each)), [nbytes] * len(bodies))
+        keys = keys_in_segment(self._next_name(), [nbytes] * len(bodies))
+        self._segments.create(keys[0].filename, list(chain.from_iterable(each)))
+        return keys
 
     def reserve(self, head: bytes, nbytes: int) -> FileKey:
         """Make an object of `nbytes` bytes, `head` and then zeros, and return its key.
@@ -264,11 +266,12 @@ class FileConnector:
         raises.
         """
         key = self.put(head)
-        path = self.path(key)
+        path = f"{self.store_dir}/{key.filename}"
         try:
             os.truncate(path, nbytes)
         except BaseException as error:  # nobody will ever have the key
-            self.evict(key)
+            with contextlib.suppress(FsExchangeError):
+                self.evict(key)
             if not isinstance(error, OSError):
                 raise
             raise self.directory.error(error, "write", path) from error
@@ -502,9 +505,9 @@ class FileConnector:
         return self._writers.next_name()
 
     def _create(self, pieces: Sequence[Buffer], nbytes: int) -> FileKey:
-        filename = self._next_name()
-        self._own.create(f"{self.store_dir}/{filename}", pieces, nbytes)
-        return FileKey(filename, nbytes)
+        key = FileKey(self._next_name(), nbytes)
+        self._own.create(f"{self.store_dir}/{key.filename}", pieces, nbytes)
+        return key  # made before its object: an interruption between would leave one without a key
 
     def _is_there(self, path: str, key: FileKey) -> bool:
         if key.offset:

@@ -25,6 +25,7 @@ import numpy as np
 
 from fsexchange.connector.geometry import CHUNK, UNIT, Geometry, Ints, geometry_of, units_for
 from fsexchange.errors import CorruptObjectError
+from fsexchange.filesystem.release import Releases
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -36,8 +37,14 @@ READ, WRITE = os.O_RDONLY | os.O_CLOEXEC, os.O_RDWR | os.O_CLOEXEC
 
 # falloc.h
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
-_fallocate = ctypes.CDLL(None).fallocate
+_libc = ctypes.CDLL(None)
+_fallocate = _libc.fallocate
 _fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+_close = _libc.close
+_close.argtypes = [ctypes.c_int, ctypes.py_object]  # the last for `Releases`
+
+# The files of all segments that are open.
+_open = Releases()
 
 
 def retire(path: str) -> None:
@@ -59,19 +66,17 @@ def retire(path: str) -> None:
 class Segment:
     """A segment, open until the last reference to it goes. Threads may share it."""
 
-    __slots__ = ("_fd", "_path", "_pread", "_writable", "geometry")
+    __slots__ = ("__weakref__", "_fd", "_path", "_pread", "_writable", "geometry")
 
     def __init__(self, path: str, flags: int) -> None:
-        self._fd = -1
         self._path = path
         self.geometry: Geometry = geometry_of(path)
         self._pread = _pread_aligned if flags & os.O_DIRECT else os.pread
         self._writable = bool(flags & os.O_RDWR)
-        self._fd = os.open(path, flags)
-
-    def __del__(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
+        fd = ctypes.c_int(-1)
+        _open.add(self, _close, fd)
+        (fd.value,) = map(os.open, (path,), (flags,))  # as `files` says
+        self._fd = fd.value
 
     def read(self, offset: int, nbytes: int) -> bytearray | None:
         """Return an object, or None if it is evicted."""

@@ -2,6 +2,10 @@
 
 These functions take paths and buffers, and know nothing of keys and stores. They raise plain
 `OSError`, and `CorruptObjectError` for a file of the wrong length.
+
+They open by `(fd,) = map(os.open, ...)`. CPython runs signal handlers after a call: one that raises
+would come between `os.open(...)` and the assignment, and nobody would ever close the file. Here the
+call is made while `fd` is unpacked, and no handler runs before the next call.
 """
 
 from __future__ import annotations
@@ -10,14 +14,15 @@ import ctypes
 import errno
 import mmap
 import os
-import weakref
 from collections.abc import Iterable, Sequence
+from itertools import starmap
 from pickle import PickleBuffer
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from fsexchange.errors import CorruptObjectError
+from fsexchange.filesystem.release import Releases
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -48,7 +53,7 @@ _mmap = _libc.mmap
 _mmap.restype = ctypes.c_void_p
 _mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
 _munmap = _libc.munmap
-_munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.py_object]  # the last for `Releases`
 _MAP_FAILED = ctypes.c_void_p(-1).value
 _MAP_NORESERVE = 0x4000  # asm-generic/mman.h; Python has it from 3.13 on
 
@@ -66,7 +71,7 @@ def _most_mappings() -> int:
 
 
 _MOST_MAPPINGS = _most_mappings()
-_mapped: set[int] = set()
+_mapped = Releases()
 
 
 def flatten(obj: Buffers) -> tuple[list[Buffer], int]:
@@ -106,7 +111,7 @@ def create(path: str, pieces: Sequence[Buffer], nbytes: int) -> None:
 
     Three system calls, if one `pwritev` takes everything. Mode 0600, not synced to disk.
     """
-    fd = os.open(path, _CREATE, 0o600)
+    (fd,) = map(os.open, (path,), (_CREATE,), (0o600,))
     try:
         try:
             write(fd, pieces, nbytes)
@@ -123,8 +128,11 @@ def create(path: str, pieces: Sequence[Buffer], nbytes: int) -> None:
 def write(fd: int, pieces: Sequence[Buffer], nbytes: int, offset: int = 0) -> None:
     """Write contiguous `pieces`, `nbytes` in all, from `offset` on."""
     written = 0
-    for at in range(0, len(pieces), _IOV_MAX):
-        written += os.pwritev(fd, pieces[at : at + _IOV_MAX], offset + written)
+    if 0 < len(pieces) <= _IOV_MAX:
+        written = os.pwritev(fd, pieces, offset)
+    else:
+        for at in range(0, len(pieces), _IOV_MAX):
+            written += os.pwritev(fd, pieces[at : at + _IOV_MAX], offset + written)
     if written != nbytes:
         # Any one of several calls may have written too little: then write all again.
         _write_rest(fd, pieces, written if len(pieces) <= _IOV_MAX else 0, offset)
@@ -153,7 +161,7 @@ def read(path: str, nbytes: int = -1, *, mappable: bool = True) -> BytesLike:
     small files, four for a mapping. A mapping is private, copy-on-write: pages not written to are
     shared with all readers, pages written to are the caller's, and the file never changes.
     """
-    fd = os.open(path, _READ)
+    (fd,) = map(os.open, (path,), (_READ,))
     try:
         if 0 <= nbytes < _BYTEARRAY_UP_TO:
             # One byte more than there should be: so a longer file is noticed without an fstat.
@@ -182,7 +190,7 @@ def read(path: str, nbytes: int = -1, *, mappable: bool = True) -> BytesLike:
 
 def read_part(path: str, offset: int, nbytes: int, *, mappable: bool = True) -> BytesLike:
     """Return `nbytes` bytes of a file from `offset` on, as `read` returns a whole file."""
-    fd = os.open(path, _READ)
+    (fd,) = map(os.open, (path,), (_READ,))
     try:
         if nbytes >= MAP_FROM and mappable and os.fstat(fd).st_size >= offset + nbytes:
             before = offset % mmap.ALLOCATIONGRANULARITY  # a mapping starts at a page: mmap(2)
@@ -220,23 +228,8 @@ def _read_all(fd: int, size: int, path: str) -> BytesLike:
 class _Mapping:
     """Owner of one mapping; numpy arrays made from it keep it alive."""
 
-    def __init__(self, address: int, nbytes: int, *, writable: bool) -> None:
-        # https://numpy.org/doc/stable/reference/arrays.interface.html
-        self.__array_interface__ = {
-            "data": (address, not writable),
-            "shape": (nbytes,),
-            "typestr": "|u1",
-            "version": 3,
-        }
-        _mapped.add(address)
-        finalizer = weakref.finalize(self, _unmap, address, nbytes)
-        # Other exit handlers may still use the array; the kernel unmaps it at the end anyway.
-        finalizer.atexit = False
-
-
-def _unmap(address: int, nbytes: int) -> None:
-    _mapped.discard(address)  # before the kernel may give the address to another thread
-    _munmap(address, nbytes)
+    __array_interface__: dict[str, object]
+    """https://numpy.org/doc/stable/reference/arrays.interface.html"""
 
 
 def _map(fd: int, nbytes: int, offset: int = 0) -> memoryview | None:
@@ -248,12 +241,22 @@ def _map(fd: int, nbytes: int, offset: int = 0) -> memoryview | None:
     """
     if len(_mapped) >= _MOST_MAPPINGS:
         return None
+    mapping, address, size = _Mapping(), ctypes.c_void_p(), ctypes.c_size_t()
+    _mapped.add(mapping, _munmap, address, size)  # of no bytes it does nothing
     flags = mmap.MAP_PRIVATE | _MAP_NORESERVE
     for writable in (True, False):
         protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-        address = _mmap(None, nbytes, protection, flags, fd, offset)
-        if address != _MAP_FAILED:
-            return np.asarray(_Mapping(address, nbytes, writable=writable)).data
+        wanted = (None, nbytes, protection, flags, fd, offset)
+        (address.value,) = starmap(_mmap, (wanted,))
+        size.value = nbytes  # where it failed the address is -1, from which nothing is unmapped
+        if address.value != _MAP_FAILED:
+            mapping.__array_interface__ = {
+                "data": (address.value, not writable),
+                "shape": (nbytes,),
+                "typestr": "|u1",
+                "version": 3,
+            }
+            return np.asarray(mapping).data
     return None
 
 
