@@ -292,12 +292,7 @@ class FileConnector:
                 filename=key.filename,
             )
         try:
-            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                for offset, piece in pieces:
-                    files.write(fd, [piece], memoryview(piece).nbytes, offset)
-            finally:
-                os.close(fd)  # here NFS and quotas report what was not written
+            files.fill(path, pieces)
         except OSError as error:
             raise self.directory.error(error, "write", path) from error
 

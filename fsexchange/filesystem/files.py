@@ -43,6 +43,7 @@ _BYTEARRAY_UP_TO = 1 << 16
 _IOV_MAX = os.sysconf("SC_IOV_MAX")
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_WRITE = os.O_WRONLY | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_CLOEXEC
 
 # Python's own mmap object keeps a duplicate of the file descriptor for as long as the mapping
@@ -115,13 +116,18 @@ def create(path: str, pieces: Sequence[Buffer], nbytes: int) -> None:
     try:
         try:
             write(fd, pieces, nbytes)
-        finally:
-            # Write errors may show only here (NFS, quotas); the descriptor is gone either way,
-            # so close is checked but never repeated: close(2).
-            os.close(fd)
+        except BaseException:
+            os.closerange(fd, fd + 1)  # raises nothing: the first error says more
+            raise
+        # Write errors may show only here (NFS, quotas); the descriptor is gone either way,
+        # so close is checked but never repeated: close(2).
+        os.close(fd)
     except BaseException:
         # Ctrl-C counts: nobody will ever have the key of half a file.
-        unlink(path)
+        try:
+            os.unlink(path)
+        except OSError:
+            pass
         raise
 
 
@@ -152,6 +158,18 @@ def _write_rest(fd: int, pieces: Sequence[Buffer], written: int, offset: int) ->
         written = os.pwritev(fd, rest[: -_IOV_MAX - 1 : -1], offset)
         if written == 0:
             raise OSError(errno.EIO, "pwritev wrote nothing")
+
+
+def fill(path: str, pieces: Iterable[tuple[int, Buffer]]) -> None:
+    """Write each piece, a contiguous buffer, at its offset in a file that is there."""
+    (fd,) = map(os.open, (path,), (_WRITE,))
+    try:
+        for offset, piece in pieces:
+            write(fd, [piece], memoryview(piece).nbytes, offset)
+    except BaseException:
+        os.closerange(fd, fd + 1)
+        raise
+    os.close(fd)  # checked, as in `create`
 
 
 def read(path: str, nbytes: int = -1, *, mappable: bool = True) -> BytesLike:
@@ -185,7 +203,10 @@ def read(path: str, nbytes: int = -1, *, mappable: bool = True) -> BytesLike:
                 return mapping
         return _read_all(fd, size, path)
     finally:
-        os.close(fd)
+        try:
+            os.close(fd)
+        except OSError:
+            pass  # as FUSE may say; it must not hide the outcome
 
 
 def read_part(path: str, offset: int, nbytes: int, *, mappable: bool = True) -> BytesLike:
@@ -200,7 +221,10 @@ def read_part(path: str, offset: int, nbytes: int, *, mappable: bool = True) -> 
         os.lseek(fd, offset, os.SEEK_SET)
         return _read_all(fd, nbytes, path)
     finally:
-        os.close(fd)
+        try:
+            os.close(fd)
+        except OSError:
+            pass  # as in `read`
 
 
 def _read_all(fd: int, size: int, path: str) -> BytesLike:
