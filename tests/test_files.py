@@ -87,7 +87,10 @@ def test_write_stopped_by_the_file_size_limit_leaves_no_file(tmp_path: Path) -> 
     [
         (["pwritev,pwritev2:error=ENOSPC"], "ENOSPC False"),
         (["pwritev,pwritev2:error=ENOSPC", "unlink:error=EIO"], "ENOSPC True"),
-        (["pwritev,pwritev2:error=ENOSPC", "close:error=EIO", "close_range:error=EIO"], "ENOSPC False"),
+        (
+            ["pwritev,pwritev2:error=ENOSPC", "close:error=EIO", "close_range:error=EIO"],
+            "ENOSPC False",
+        ),
         (["close:error=EDQUOT:when=1"], "EDQUOT False"),
         (["close:error=EDQUOT:when=1", "unlink:error=EIO"], "EDQUOT True"),
         (["close:error=EIO:when=2+"], "created\nb'content' b'on'"),
