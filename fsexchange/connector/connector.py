@@ -8,6 +8,7 @@ import os
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, repeat
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 from fsexchange.connector import layout
@@ -320,14 +321,15 @@ class FileConnector:
     def get_part(self, key: FileKey, offset: int, nbytes: int) -> BytesLike | None:
         """Return `nbytes` bytes of an object from `offset` on, without reading the others.
 
-        None if there is no object. Raises what `get` raises, and `CorruptObjectError` if the object
-        ends before.
+        None if there is no object. Raises what `get` raises, `CorruptObjectError` if the object
+        ends before, and `ValueError` for a negative number.
 
         >>> with FileConnector("/dev/shm/fsexchange-doctest") as connector:
         ...     key = connector.put(b"an object")
         ...     bytes(connector.get_part(key, 3, 6))
         b'object'
         """
+        offset, nbytes = index(offset), index(nbytes)  # the sum of two of numpy's could overflow
         if offset < 0 or nbytes < 0:
             raise ValueError(f"no part of an object: {nbytes} bytes from {offset} on")
         key = checked(key)

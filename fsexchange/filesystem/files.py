@@ -42,6 +42,9 @@ _BYTEARRAY_UP_TO = 1 << 16
 # The most buffers in one call: limits.h, writev(2).
 _IOV_MAX = os.sysconf("SC_IOV_MAX")
 
+# The longest file that there can be.
+_LONGEST = (1 << 63) - 1
+
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _WRITE = os.O_WRONLY | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_CLOEXEC
@@ -187,7 +190,6 @@ def read(path: str, nbytes: int = -1, *, mappable: bool = True) -> BytesLike:
             if os.readv(fd, [buffer]) == nbytes:
                 del buffer[nbytes:]
                 return buffer
-            os.lseek(fd, 0, os.SEEK_SET)
         size = os.fstat(fd).st_size
         if nbytes not in (-1, size):
             raise CorruptObjectError(
@@ -210,16 +212,24 @@ def read(path: str, nbytes: int = -1, *, mappable: bool = True) -> BytesLike:
 
 
 def read_part(path: str, offset: int, nbytes: int, *, mappable: bool = True) -> BytesLike:
-    """Return `nbytes` bytes of a file from `offset` on, as `read` returns a whole file."""
+    """Return `nbytes` bytes of a file from `offset` on, as `read` returns a whole file.
+
+    `CorruptObjectError` if the file ends before.
+    """
+    end = offset + nbytes
     (fd,) = map(os.open, (path,), (_READ,))
     try:
-        if nbytes >= MAP_FROM and mappable and os.fstat(fd).st_size >= offset + nbytes:
-            before = offset % mmap.ALLOCATIONGRANULARITY  # a mapping starts at a page: mmap(2)
-            mapping = _map(fd, before + nbytes, offset - before)
-            if mapping is not None:
-                return mapping[before:]
-        os.lseek(fd, offset, os.SEEK_SET)
-        return _read_all(fd, nbytes, path)
+        # Before memory is taken for what is not there; and to read nothing shows nothing.
+        if not 0 < nbytes < MAP_FROM or end > _LONGEST:
+            size = os.fstat(fd).st_size
+            if size < end:
+                raise _too_short(path, end, size)
+            if nbytes and mappable:
+                before = offset % mmap.ALLOCATIONGRANULARITY  # a mapping starts at a page: mmap(2)
+                mapping = _map(fd, before + nbytes, offset - before)
+                if mapping is not None:
+                    return mapping[before:]
+        return _read_all(fd, nbytes, path, offset)
     finally:
         try:
             os.close(fd)
@@ -227,26 +237,31 @@ def read_part(path: str, offset: int, nbytes: int, *, mappable: bool = True) -> 
             pass  # as in `read`
 
 
-def _read_all(fd: int, size: int, path: str) -> BytesLike:
+def _read_all(fd: int, nbytes: int, path: str, offset: int = 0) -> BytesLike:
     buffer: BytesLike = (
-        bytearray(size)
-        if size < _BYTEARRAY_UP_TO
-        else np.empty(size, np.uint8).data  # unlike a bytearray, not filled with zeros first
+        bytearray(nbytes)
+        if nbytes < _BYTEARRAY_UP_TO
+        else np.empty(nbytes, np.uint8).data  # unlike a bytearray, not filled with zeros first
     )
     view = memoryview(buffer)
     done = 0
-    while done < size:
-        got = os.readv(fd, [view[done:]])  # at most 0x7ffff000 bytes a call: read(2)
+    while done < nbytes:
+        got = os.preadv(fd, [view[done:]], offset + done)  # 0x7ffff000 bytes at most: read(2)
         if got == 0:
-            raise CorruptObjectError(
-                f"{path} ended after {done} of {size} bytes while it was read",
-                path=path,
-                expected=size,
-                actual=done,
-            )
+            raise _too_short(path, offset + nbytes, os.fstat(fd).st_size)
         done += got
     view.release()
     return buffer
+
+
+def _too_short(path: str, end: int, size: int) -> CorruptObjectError:
+    return CorruptObjectError(
+        f"{path} ends after {size} bytes, before byte {end}: ask for what is there, or put the "
+        "object again if it was truncated",
+        path=path,
+        expected=end,
+        actual=size,
+    )
 
 
 class _Mapping:
