@@ -18,6 +18,7 @@ from fsexchange.connector.keys import FileKey, checked
 from fsexchange.connector.labels import Labels
 from fsexchange.connector.opening import attach_directory, open_directory
 from fsexchange.connector.ownfiles import OwnFiles
+from fsexchange.connector.place import place
 from fsexchange.connector.segments import Extent, Segments
 from fsexchange.connector.writers import Writers
 from fsexchange.errors import (
@@ -90,6 +91,8 @@ class FileConnector:
 
     Raises
     ------
+    ValueError
+        `store_dir` is empty, or cannot be a path here.
     UntrustedDirectoryError
         The directory could be changed by others.
     StoreClosedError
@@ -119,9 +122,7 @@ class FileConnector:
         trust_directory: bool = False,
         store_id: str | None = None,
     ) -> None:
-        if not os.fspath(store_dir):
-            raise ValueError("store_dir is empty; pass the path of a directory")
-        self.store_dir = os.path.abspath(os.fspath(store_dir))
+        self.store_dir = place(store_dir)
         self.clear = clear
         self.write_once = write_once
         self.trust_directory = trust_directory
