@@ -33,6 +33,12 @@ def test_no_inodes_left_is_an_error_and_leaves_nothing(shm_dir: Path) -> None:
     python("use_up_inodes", shm_dir / "small", before=before)
 
 
+def test_put_without_inodes_gives_back_what_it_took(shm_dir: Path) -> None:
+    before = small_tmpfs(shm_dir / "small", 40)
+    before = [word.replace("size=40m", "size=40m,nr_inodes=30") for word in before]
+    python("put_without_inodes", shm_dir / "small", before=before)
+
+
 @pytest.mark.parametrize("verb", ["put", "set", "replace", "evict", "close"])
 @pytest.mark.parametrize("options", OPTIONS, ids=IDS)
 def test_kill_at_any_system_call_leaves_the_whole_object_or_none(

@@ -109,27 +109,33 @@ class Directory:
         """
         name = os.urandom(8).hex()
         path = f"{self.path}/{name}"
+        signature = f"{path}/{layout.SIGNATURE}"
+        text = Process.this().to_json().encode() if signed else b""
+        lock = None
         try:
-            os.mkdir(path, 0o700)
-        except OSError as error:
+            try:
+                os.mkdir(path, 0o700)
+            except OSError as error:
+                self.check()
+                raise store_error(error, "make the directory", path) from error
+            # The store may have been cleared just before the mkdir, and its owner not look again.
             self.check()
-            raise store_error(error, "make the directory", path) from error
-        try:
-            self.check()
+            try:
+                files.create(signature, [text] if text else [], len(text))
+                if signed and not self.policy.network:
+                    lock = Lock(signature, os.O_RDWR)
+                    lock.take()
+            except OSError as error:
+                raise self.error(error, "sign the directory", path) from error
         except BaseException:
-            # The store was cleared just before the mkdir, and its owner may not look again.
+            # Each further try would make another, on a full disk with the last inode just freed.
+            if lock is not None:
+                lock.close()
+            with contextlib.suppress(OSError):
+                files.unlink(signature)
             with contextlib.suppress(OSError):
                 os.rmdir(path)
             raise
-        signature = f"{path}/{layout.SIGNATURE}"
-        text = Process.this().to_json().encode() if signed else b""
-        try:
-            files.create(signature, [text] if text else [], len(text))
-            lock = Lock(signature, os.O_RDWR) if signed and not self.policy.network else None
-            if lock is not None:
-                lock.take()
-        except OSError as error:
-            raise self.error(error, "sign the directory", path) from error
         return name, lock
 
     def describe(self, filename: str) -> str:
