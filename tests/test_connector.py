@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fsexchange import (
@@ -261,6 +262,34 @@ class TestContract:
             path.write_bytes(b"longer" * size)
             with pytest.raises(CorruptObjectError):
                 connector.get(key)
+
+    @pytest.mark.parametrize("kind", ["put", "set", "in a batch", "large"])
+    def test_part_is_there_or_an_error(self, connector: FileConnector, kind: str) -> None:
+        content = os.urandom(3 << 20 if kind == "large" else 1000)
+        key = {
+            "set": lambda: connector.new_key(),
+            "in a batch": lambda: connector.put_batch([content, b"next"])[0],
+        }.get(kind, lambda: connector.put(content))()
+        if kind == "set":
+            connector.set(key, content)
+        end = len(content)
+        for offset, nbytes in [(0, end), (0, 0), (end, 0), (end - 1, 1), (7, end - 20), (99, 99)]:
+            part = content[offset : offset + nbytes]
+            assert connector.get_part(key, offset, nbytes) == part
+            numpys: Any = np.int64(offset), np.int64(nbytes)
+            assert connector.get_part(key, *numpys) == part
+        far = [(1 << power) + n for power in (20, 31, 47, 62, 63, 64, 70) for n in (-1, 0, 1)]
+        beyond = [(end + 1, 0), (end, 1), (end - 1, 2), (7, end), (1 << 62, 1 << 62)]
+        beyond += [(at, 1) for at in far if at >= end] + [(1, n) for n in far if n >= end]
+        for offset, nbytes in beyond:
+            with pytest.raises(CorruptObjectError, match=f"before byte {offset + nbytes}"):
+                connector.get_part(key, offset, nbytes)
+        for offset, nbytes in [(-1, 1), (1, -1), (-(1 << 70), 1), (-end, end)]:
+            with pytest.raises(ValueError, match="no part"):
+                connector.get_part(key, offset, nbytes)
+        connector.evict(key)
+        for offset, nbytes in [(0, 1), *beyond]:
+            assert connector.get_part(key, offset, nbytes) is None
 
     def test_evict_while_another_thread_gets(self, connector: FileConnector) -> None:
         """Never an exception but the documented results: the whole object or None."""

@@ -33,6 +33,12 @@ def test_no_inodes_left_is_an_error_and_leaves_nothing(shm_dir: Path) -> None:
     python("use_up_inodes", shm_dir / "small", before=before)
 
 
+def test_put_without_inodes_gives_back_what_it_took(shm_dir: Path) -> None:
+    before = small_tmpfs(shm_dir / "small", 40)
+    before = [word.replace("size=40m", "size=40m,nr_inodes=30") for word in before]
+    python("put_without_inodes", shm_dir / "small", before=before)
+
+
 @pytest.mark.parametrize("verb", ["put", "set", "replace", "evict", "close"])
 @pytest.mark.parametrize("options", OPTIONS, ids=IDS)
 def test_kill_at_any_system_call_leaves_the_whole_object_or_none(
@@ -106,7 +112,9 @@ def test_kill_at_any_system_call_on_shared_files(verb: str, shm_dir: Path) -> No
                 assert one in (None, content)
             left.add(60 - got.count(None))
             assert owner.get_batch(owner.put_batch([b"goes", b"on"])) == [b"goes", b"on"]
-            owner.evict_batch(keys)
+            # What the killed one evicted nobody evicts again, unless that was all.
+            there = [key for key, one in zip(keys, got, strict=True) if one is not None]
+            owner.evict_batch(there or keys)
             assert not Path(owner.path(keys[0])).exists()
         assert not store.exists()
     assert 60 in left
@@ -150,6 +158,26 @@ def _system_calls_of(program: str, shm_dir: Path, *args: str) -> list[tuple[str,
             calls.append((found[1], counts[found[1]]))
         inside = inside or "fsexchange-begin" in line
     raise AssertionError("the marks were not seen")
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        *("put", "put_batch", "get", "get of 70,000", "get of 1 MiB", "get_part"),
+        "get from a segment",
+    ],
+)
+def test_signal_handler_that_raises_in_a_verb_leaves_nothing(verb: str, shm_dir: Path) -> None:
+    """No descriptor, file or mapping, at whatever moment it raises, and its exception comes out.
+
+    Between the end of a `put` and its caller nobody can help: by one handler in 5,000 on Python
+    3.10, by none in 40,000 on 3.11 to 3.13. Without care it is one in three.
+    """
+    done = python("raise_in_a_verb", shm_dir / "store", verb, "2000")
+    raised, *left = map(int, done.stdout.split())
+    assert raised > 100
+    assert max(left) <= raised / 100
+    assert done.stderr == ""
 
 
 def test_kill_of_a_writer_in_mid_put(shm_dir: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from fsexchange import CorruptObjectError
 from fsexchange.filesystem import files
 
-from .processes import lacking, needs_room, python
+from .processes import lacking, needs_room, python, strace
 
 STRIDED = memoryview(bytes(range(100)))[::3]
 SQUARE = np.arange(12, dtype="<i4").reshape(3, 4)
@@ -80,6 +80,29 @@ def test_file_is_not_created_over_another(tmp_path: Path) -> None:
 def test_write_stopped_by_the_file_size_limit_leaves_no_file(tmp_path: Path) -> None:
     """EFBIG comes after a short write, as ENOSPC does."""
     python("write_beyond_a_limit", tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("faults", "outcome"),
+    [
+        (["pwritev,pwritev2:error=ENOSPC"], "ENOSPC False"),
+        (["pwritev,pwritev2:error=ENOSPC", "unlink:error=EIO"], "ENOSPC True"),
+        (
+            ["pwritev,pwritev2:error=ENOSPC", "close:error=EIO", "close_range:error=EIO"],
+            "ENOSPC False",
+        ),
+        (["close:error=EDQUOT:when=1"], "EDQUOT False"),
+        (["close:error=EDQUOT:when=1", "unlink:error=EIO"], "EDQUOT True"),
+        (["close:error=EIO:when=2+"], "created\nb'content' b'on'"),
+        (["readv:error=ESTALE", "close:error=EIO:when=2+"], "created\nESTALE"),
+    ],
+)
+def test_first_error_wins_and_none_of_cleaning_up_counts(
+    faults: list[str], outcome: str, tmp_path: Path
+) -> None:
+    options = [word for fault in faults for word in ("-e", f"inject={fault}")]
+    tracer = strace("-qq", "-o", "/dev/null", "-P", str(tmp_path / "x"), *options)
+    assert python("create_and_read", tmp_path / "x", before=tracer).stdout.strip() == outcome
 
 
 def test_interrupted_write_leaves_no_file(shm_dir: Path) -> None:

@@ -5,13 +5,24 @@ from __future__ import annotations
 import enum
 import pickle
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
 
-from fsexchange import FileConnector, FileKey, InvalidKeyError
+from fsexchange import (
+    CorruptObjectError,
+    FileConnector,
+    FileKey,
+    InvalidKeyError,
+    MissingObjectError,
+    StoreError,
+    WaitTimeoutError,
+)
+from fsexchange.connector.batch import grouped
 from fsexchange.connector.keys import KEY_SIZE, MAX_FILENAME, checked
 
 GOOD = [
@@ -90,6 +101,18 @@ def test_text_that_is_no_key_is_refused(text: str) -> None:
         FileKey.parse(text)
 
 
+@pytest.mark.parametrize("text", [None, b"a:1", bytearray(b"a"), 7, ["a"], FileKey("a"), np.str_])
+def test_what_is_no_text_is_refused(text: Any) -> None:
+    with pytest.raises(InvalidKeyError, match="not the text of a key"):
+        FileKey.parse(text)
+
+
+@pytest.mark.parametrize("binary", [None, 64, "x" * KEY_SIZE, np.zeros(KEY_SIZE), [0]])
+def test_what_is_no_record_is_refused(binary: Any) -> None:
+    with pytest.raises(InvalidKeyError, match="binary form"):
+        FileKey.unpack(binary)
+
+
 @pytest.mark.parametrize(
     "record", [b"", bytes(KEY_SIZE), b"\xff" * KEY_SIZE, b"../x".ljust(KEY_SIZE, b"\0")]
 )
@@ -110,6 +133,80 @@ def test_length_that_no_object_has_is_refused(nbytes: Any) -> None:
             use(FileKey("a", nbytes))
     with pytest.raises(InvalidKeyError):
         FileKey.parse("a:9999999999999999999")
+
+
+class Unshowable:
+    def __repr__(self) -> str:
+        raise RuntimeError("not to be shown")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [FileKey("a", 10**5000), FileKey("../x", 10**5000), Unshowable(), FileKey(Unshowable())],  # type: ignore[arg-type]
+)
+def test_key_that_cannot_be_shown_is_refused_all_the_same(key: Any) -> None:
+    with pytest.raises(InvalidKeyError):
+        checked(key)
+    with pytest.raises(InvalidKeyError):
+        grouped([FileKey("a"), key])
+
+
+@pytest.mark.parametrize("numbers", [(1.0, 10**400), ([1], [2, 3]), (2**63, -1), (2**63, 2**63)])
+def test_batch_of_what_are_no_numbers_is_refused(numbers: Any) -> None:
+    for keys in (
+        [FileKey("a", n) for n in numbers],
+        [FileKey("00c0ffee00c0ffee/7.100", 10, n) for n in numbers],
+    ):
+        with pytest.raises(InvalidKeyError):
+            grouped(keys)
+
+
+FILENAMES: list[Any] = [
+    *("a", "..", "../x", "", "00c0ffee00c0ffee/7", "00c0ffee00c0ffee/7.100", "x\0", "\udcff"),
+    *(None, 7, b"a", ["a"], np.str_("a"), np.array(["a"]), "00c0ffee00c0ffee/7.999999999999"),
+]
+NUMBERS: list[Any] = [
+    *(0, 1, -1, -2, 64, 4096, 65_536, 2**31, 2**53, 2**63 - 1, 2**63, 2**64, -(2**63), 10**400),
+    *(True, np.int64(64), np.uint8(3), np.float64(1), 1.0, float("nan"), None, "1", b"1", [], [1]),
+    *(np.array(4096), np.array([4096]), complex(1), Unshowable()),
+]
+
+
+def test_whatever_is_passed_as_a_key_does_what_is_documented(shm_dir: Path) -> None:
+    random = Random(11)
+    with FileConnector(shm_dir / "store") as connector:
+        packed = connector.put_batch([bytes(100)] * 100)
+        own = connector.put(bytes(100))
+        others = connector.put_batch([b"other", b"s"])
+        connector.get_batch([own, *packed, *others])  # their segments are open
+        names = [*FILENAMES, own.filename, *[packed[0].filename] * 5]
+        verbs: list[Callable[[Any], object]] = [
+            connector.get,
+            connector.exists,
+            lambda key: connector.get_part(key, 0, 50),
+            lambda key: connector.get_part(key, random.choice([0, 2**62]), 2**62),
+            lambda key: connector.get_batch([key, own, key]),
+            lambda key: connector.get_batch([key, packed[50], packed[60]]),
+            lambda key: connector.evict_batch([key, FileKey("b"), packed[0]]),
+            lambda key: connector.wait(key, timeout=0),
+            lambda key: connector.fill(key, [(0, b"")]),
+            connector.path,
+            connector.evict,
+            FileKey.pack,
+        ]
+        refused = 0
+        for _ in range(5000):
+            key = FileKey(random.choice(names), random.choice(NUMBERS), random.choice(NUMBERS))
+            if random.random() < 0.3:
+                key = random.choice(packed[:50])._replace(nbytes=random.choice(NUMBERS))
+            try:
+                random.choice(verbs)(key)
+            except InvalidKeyError:
+                refused += 1
+            except (CorruptObjectError, MissingObjectError, StoreError, WaitTimeoutError):
+                pass
+        assert refused > 1000
+        assert connector.get_batch(others) == [b"other", b"s"]
 
 
 class Mesh(str, enum.Enum):

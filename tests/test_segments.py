@@ -309,6 +309,10 @@ def test_evicting_frees_a_full_disk(shm_dir: Path) -> None:
     )
 
 
+def test_flags_that_are_written_in_part_are_an_error(shm_dir: Path) -> None:
+    python("evict_beyond_a_limit", shm_dir / "store")
+
+
 def test_empty_objects_at_the_very_end_of_a_file(connector: FileConnector) -> None:
     contents = [bytes([n % 251]) * 64 for n in range(1022)]
     *keys, one, two = connector.put_batch([*contents, b"", b""])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
 
-from fsexchange.connector.geometry import Ints
+from fsexchange.connector.geometry import UNIT, Geometry, Ints, all_units_for
 from fsexchange.connector.keys import FileKey, checked, segment_geometry
 
 
@@ -26,6 +28,19 @@ class Batch(NamedTuple):
     own: list[tuple[int, FileKey]]
     """The numbers and keys of the objects that have their own files."""
     groups: list[Group]
+
+
+def keys_in_segment(name: str, sizes: Sequence[int]) -> list[FileKey]:
+    """Return the keys of objects of `sizes` bytes in a new segment, whose name starts with `name`.
+
+    They lie in it one after the other, with `padding` after each.
+    """
+    units = all_units_for(np.array(sizes))
+    ends = np.cumsum(units)
+    geometry = Geometry(int(ends[-1]))
+    starts = (geometry.start + UNIT * (ends - units)).tolist()
+    rows = zip(repeat(f"{name}.{geometry.units}"), sizes, starts)
+    return list(map(partial(tuple.__new__, FileKey), rows))
 
 
 def grouped(keys: Sequence[FileKey]) -> Batch:

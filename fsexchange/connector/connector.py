@@ -6,18 +6,20 @@ import contextlib
 import errno
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, repeat
-from typing import TYPE_CHECKING, Any
+from operator import index
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fsexchange.connector import layout
 from fsexchange.connector.attachment import Attachment, attachment_to
-from fsexchange.connector.batch import grouped
+from fsexchange.connector.batch import grouped, keys_in_segment
 from fsexchange.connector.geometry import SEGMENT_BELOW, UNIT, padding
 from fsexchange.connector.keys import FileKey, checked
 from fsexchange.connector.labels import Labels
 from fsexchange.connector.opening import attach_directory, open_directory
 from fsexchange.connector.ownfiles import OwnFiles
+from fsexchange.connector.place import place
 from fsexchange.connector.segments import Extent
 from fsexchange.errors import (
     CorruptObjectError,
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer, Self
 
     from fsexchange.filesystem.files import Buffers, BytesLike
+
+T = TypeVar("T")
 
 # Stands for the key of an object that is yet to be written.
 _NO_KEY = FileKey("")
@@ -75,6 +79,8 @@ class FileConnector:
 
     Raises
     ------
+    ValueError
+        `store_dir` is empty, or cannot be a path here.
     UntrustedDirectoryError
         The directory could be changed by others.
     StoreClosedError
@@ -84,9 +90,9 @@ class FileConnector:
 
     Notes
     -----
-    Threads may share a connector; it takes no lock. The next process that opens a dead owner's
-    store without a `store_id` adopts it, objects included. An owner on this host counts as dead
-    when its process has ended, one on another host when it has been silent for five minutes.
+    Threads may share a connector; it takes no lock. On a file system of one host the next process
+    that opens a dead owner's store without a `store_id` adopts it, objects included. On others
+    nobody can know an owner dead: a warning says for how long it has been silent.
 
     >>> with FileConnector("/dev/shm/fsexchange-doctest") as connector:
     ...     key = connector.put(b"an object")
@@ -104,9 +110,7 @@ class FileConnector:
         trust_directory: bool = False,
         store_id: str | None = None,
     ) -> None:
-        if not os.fspath(store_dir):
-            raise ValueError("store_dir is empty; pass the path of a directory")
-        self.store_dir = os.path.abspath(os.fspath(store_dir))
+        self.store_dir = place(store_dir)
         self.clear = clear
         self.write_once = write_once
         self.trust_directory = trust_directory
@@ -229,8 +233,13 @@ class FileConnector:
                 else:
                     keys.append(self._create(pieces, nbytes))
             if sizes:
-                for n, key in zip(where, self._create_segment(small, sizes), strict=True):
-                    keys[n] = key
+                # As in `_create`, the keys first.
+                def create(name: str) -> None:
+                    for n, key in zip(where, keys_in_segment(name, sizes), strict=True):
+                        keys[n] = key
+                    self._shared.segments.create(keys[where[0]].filename, small)
+
+                self._with_name(create)
         except BaseException:
             with contextlib.suppress(FsExchangeError):
                 self.evict_batch([key for key in keys if key is not _NO_KEY])
@@ -247,7 +256,14 @@ class FileConnector:
             return self.put_batch([[head, body] for body in bodies])
         rest = padding(nbytes)
         each = zip(repeat(head), bodies, repeat(rest)) if rest else zip(repeat(head), bodies)
-        return self._create_segment(list(chain.from_iterable(each)), [nbytes] * len(bodies))
+        pieces = list(chain.from_iterable(each))
+
+        def create(name: str) -> list[FileKey]:
+            keys = keys_in_segment(name, [nbytes] * len(bodies))
+            self._shared.segments.create(keys[0].filename, pieces)
+            return keys
+
+        return self._with_name(create)
 
     def reserve(self, head: bytes, nbytes: int) -> FileKey:
         """Make an object of `nbytes` bytes, `head` and then zeros, and return its key.
@@ -256,11 +272,12 @@ class FileConnector:
         raises.
         """
         key = self.put(head)
-        path = self.path(key)
+        path = f"{self.store_dir}/{key.filename}"
         try:
             os.truncate(path, nbytes)
         except BaseException as error:  # nobody will ever have the key
-            self.evict(key)
+            with contextlib.suppress(FsExchangeError):
+                self.evict(key)
             if not isinstance(error, OSError):
                 raise
             raise self.directory.error(error, "write", path) from error
@@ -281,12 +298,7 @@ class FileConnector:
                 filename=key.filename,
             )
         try:
-            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                for offset, piece in pieces:
-                    files.write(fd, [piece], memoryview(piece).nbytes, offset)
-            finally:
-                os.close(fd)  # here NFS and quotas report what was not written
+            files.fill(path, pieces)
         except OSError as error:
             raise self.directory.error(error, "write", path) from error
 
@@ -314,14 +326,15 @@ class FileConnector:
     def get_part(self, key: FileKey, offset: int, nbytes: int) -> BytesLike | None:
         """Return `nbytes` bytes of an object from `offset` on, without reading the others.
 
-        None if there is no object. Raises what `get` raises, and `CorruptObjectError` if the object
-        ends before.
+        None if there is no object. Raises what `get` raises, `CorruptObjectError` if the object
+        ends before, and `ValueError` for a negative number.
 
         >>> with FileConnector("/dev/shm/fsexchange-doctest") as connector:
         ...     key = connector.put(b"an object")
         ...     bytes(connector.get_part(key, 3, 6))
         b'object'
         """
+        offset, nbytes = index(offset), index(nbytes)  # the sum of two of numpy's could overflow
         if offset < 0 or nbytes < 0:
             raise ValueError(f"no part of an object: {nbytes} bytes from {offset} on")
         key = checked(key)
@@ -490,29 +503,34 @@ class FileConnector:
         return self._shared.writers.next_name()
 
     def _create(self, pieces: Sequence[Buffer], nbytes: int) -> FileKey:
-        filename = self._next_name()
+        key = FileKey(self._next_name(), nbytes)
         try:
-            self._own.create(f"{self.store_dir}/{filename}", pieces, nbytes)
+            self._own.create(f"{self.store_dir}/{key.filename}", pieces, nbytes)
         except StoreError as error:
-            filename = self._next_name_after(error)
-            self._own.create(f"{self.store_dir}/{filename}", pieces, nbytes)
-        return FileKey(filename, nbytes)
+            if not self._make_new_directory(error):
+                raise
+            key = FileKey(self._next_name(), nbytes)
+            self._own.create(f"{self.store_dir}/{key.filename}", pieces, nbytes)
+        return key  # made before its object: an interruption between would leave one without a key
 
-    def _create_segment(self, pieces: list[Buffer], sizes: Sequence[int]) -> list[FileKey]:
+    def _with_name(self, create: Callable[[str], T]) -> T:
+        """Return what `create` returns for the name of a new object."""
         try:
-            return self._shared.segments.create(self._next_name(), pieces, sizes)
+            return create(self._next_name())
         except StoreError as error:
-            return self._shared.segments.create(self._next_name_after(error), pieces, sizes)
+            if not self._make_new_directory(error):
+                raise
+            return create(self._next_name())
 
-    def _next_name_after(self, error: StoreError) -> str:
-        """Return a name in another directory if ours is gone; else raise the error.
+    def _make_new_directory(self, error: StoreError) -> bool:
+        """Return whether the error says that the directory of this process is gone.
 
-        A cleaner of old files may remove it, in a process that puts seldom.
+        A cleaner of old files removes that of a process that puts seldom: another one is made.
         """
-        if error.errno != errno.ENOENT or isinstance(error, StoreClosedError):
-            raise error
-        self._shared.writers.renew()
-        return self._next_name()
+        gone = error.errno == errno.ENOENT and not isinstance(error, StoreClosedError)
+        if gone:
+            self._shared.writers.renew()
+        return gone
 
     def _is_there(self, path: str, key: FileKey) -> bool:
         if key.offset:

@@ -12,6 +12,7 @@ from fsexchange.connector import layout
 from fsexchange.connector.directory import Directory
 from fsexchange.connector.gate import gate
 from fsexchange.connector.owner import is_gone, keep, read_record
+from fsexchange.connector.place import place
 from fsexchange.connector.trust import check_trust
 from fsexchange.errors import StoreClosedError
 from fsexchange.filesystem import files
@@ -64,7 +65,7 @@ def _named(variable: str) -> str | None:
     path = os.path.expanduser(value)
     if "$" in path or path.startswith("~"):
         raise ValueError(f"${variable} is {value!r}, which nothing has expanded; set it to a path")
-    return os.path.abspath(path)
+    return place(path)
 
 
 def _room_for_temporary_files() -> str:

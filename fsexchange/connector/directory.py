@@ -130,24 +130,27 @@ class Directory:
         """
         name = os.urandom(8).hex()
         path = f"{self.path}/{name}"
-        try:
-            os.mkdir(path, 0o700)
-        except OSError as error:
-            self.check()
-            raise store_error(error, "make the directory", path) from error
-        try:
-            self.check()
-        except BaseException:
-            # The store was cleared just before the mkdir, and its owner may not look again.
-            with contextlib.suppress(OSError):
-                os.rmdir(path)
-            raise
         signature = f"{path}/{layout.SIGNATURE}"
         text = Process.this().to_json().encode() if signed else b""
         try:
-            files.create(signature, [text] if text else [], len(text))
-        except OSError as error:
-            raise self.error(error, "sign the directory", path) from error
+            try:
+                os.mkdir(path, 0o700)
+            except OSError as error:
+                self.check()
+                raise store_error(error, "make the directory", path) from error
+            # The store may have been cleared just before the mkdir, and its owner not look again.
+            self.check()
+            try:
+                files.create(signature, [text] if text else [], len(text))
+            except OSError as error:
+                raise self.error(error, "sign the directory", path) from error
+        except BaseException:
+            # Each further try would make another, on a full disk with the last inode just freed.
+            with contextlib.suppress(OSError):
+                files.unlink(signature)
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
+            raise
         return name
 
     def lock_writer(self, name: str) -> Lock | None:

@@ -58,9 +58,9 @@ class FileKey(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> FileKey:
         """Return the key that `str` wrote as `text`; `InvalidKeyError` for anything else."""
-        found = _TEXT.fullmatch(text.strip())
+        found = _TEXT.fullmatch(text.strip()) if isinstance(text, str) else None
         if found is None:
-            raise InvalidKeyError(f"not the text of a key: {text[:80]!r}", filename=text)
+            raise InvalidKeyError(f"not the text of a key: {_shown(text)}", filename=None)
         filename, nbytes, offset = found.groups()
         return checked(cls(filename, -1 if nbytes is None else int(nbytes), int(offset or 0)))
 
@@ -72,11 +72,13 @@ class FileKey(NamedTuple):
     @classmethod
     def unpack(cls, binary: bytes | bytearray | memoryview) -> FileKey:
         """Return the key that `pack` wrote; `InvalidKeyError` for anything else."""
-        if len(binary) != KEY_SIZE:
+        try:
+            name, nbytes, offset = _BINARY.unpack(binary)
+        except (TypeError, struct.error):
             raise InvalidKeyError(
-                f"the binary form of a key has {KEY_SIZE} bytes, not {len(binary)}", filename=None
-            )
-        name, nbytes, offset = _BINARY.unpack(binary)
+                f"not the binary form of a key, which has {KEY_SIZE} bytes: {_shown(binary)}",
+                filename=None,
+            ) from None
         return checked(cls(name.rstrip(b"\0").decode("latin-1"), nbytes, offset))
 
 
@@ -111,10 +113,16 @@ def checked(key: Any) -> FileKey:
             )
     except (AttributeError, TypeError):
         filename, reason = None, "not a key: it has no file name, or no length in bytes"
-    shown = repr(key)
-    if len(shown) > 120:
-        shown = shown[:100] + "..."
-    raise InvalidKeyError(f"{shown}: {reason}", filename=filename)
+    raise InvalidKeyError(f"{_shown(key)}: {reason}", filename=filename)
+
+
+def _shown(obj: object) -> str:
+    """Return the start of an object's `repr`."""
+    try:
+        text = repr(obj)
+    except Exception:  # of another's class, or an int of thousands of digits
+        return f"a {type(obj).__name__}"
+    return text if len(text) <= 120 else text[:100] + "..."
 
 
 @lru_cache(256)

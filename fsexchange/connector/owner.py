@@ -81,12 +81,7 @@ def make_record(path: str, owner: Owner) -> None:
 
 def renew_record(path: str, owner: Owner) -> None:
     """Write what has changed into the record; the file, and so its lock, stays."""
-    data = owner.to_json().encode()
-    fd = os.open(layout.record(path), os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        files.write(fd, [data], len(data))
-    finally:
-        os.close(fd)
+    files.fill(layout.record(path), [(0, owner.to_json().encode())])
 
 
 def keep(path: str, store_id: str) -> None:

@@ -26,6 +26,7 @@ import numpy as np
 from fsexchange.connector.geometry import CHUNK, UNIT, Geometry, Ints, geometry_of, units_for
 from fsexchange.errors import CorruptObjectError
 from fsexchange.filesystem import files
+from fsexchange.filesystem.release import Releases
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -37,8 +38,14 @@ READ, WRITE = os.O_RDONLY | os.O_CLOEXEC, os.O_RDWR | os.O_CLOEXEC
 
 # falloc.h
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
-_fallocate = ctypes.CDLL(None).fallocate
+_libc = ctypes.CDLL(None)
+_fallocate = _libc.fallocate
 _fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+_close = _libc.close
+_close.argtypes = [ctypes.c_int, ctypes.py_object]  # the last for `Releases`
+
+# The files of all segments that are open.
+_open = Releases()
 
 
 def retire(path: str) -> None:
@@ -48,10 +55,10 @@ def retire(path: str) -> None:
     """
     geometry = geometry_of(path)
     with contextlib.suppress(OSError):
-        fd = os.open(path, WRITE | os.O_NOFOLLOW)
+        (fd,) = map(os.open, (path,), (WRITE | os.O_NOFOLLOW,))
         try:
             if os.fstat(fd).st_size >= geometry.start:
-                os.pwrite(fd, _FREE * geometry.units, geometry.flag(0))
+                files.write(fd, [_FREE * geometry.units], geometry.units, geometry.flag(0))
                 os.ftruncate(fd, geometry.start)
         finally:
             os.close(fd)
@@ -60,20 +67,18 @@ def retire(path: str) -> None:
 class Segment:
     """A segment, open until the last reference to it goes. Threads may share it."""
 
-    __slots__ = ("_fd", "_path", "_pread", "_writable", "geometry")
+    __slots__ = ("__weakref__", "_fd", "_path", "_pread", "_writable", "geometry")
 
     def __init__(self, path: str, flags: int, uid: int = -1) -> None:
-        self._fd = -1
         self._path = path
         self.geometry: Geometry = geometry_of(path)
         self._pread = _pread_aligned if flags & os.O_DIRECT else os.pread
         self._writable = bool(flags & os.O_RDWR)
-        self._fd = os.open(path, flags)
+        fd = ctypes.c_int(-1)
+        _open.add(self, _close, fd)
+        (fd.value,) = map(os.open, (path,), (flags,))  # as `files` says
+        self._fd = fd.value
         files.check_uid(self._fd, uid, path)
-
-    def __del__(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
 
     def read(self, offset: int, nbytes: int) -> bytearray | None:
         """Return an object, or None if it is evicted."""
@@ -104,27 +109,47 @@ class Segment:
 
     def evict(self, offset: int, end: int) -> bool:
         """Evict all objects from `offset` to `end`; return whether the segment has none left."""
+        if self._writable:
+            return self._evict(self._fd, offset, end)
+        (fd,) = map(os.open, (self._path,), (WRITE | os.O_DSYNC,))
+        try:
+            return self._evict(fd, offset, end)
+        finally:
+            os.closerange(fd, fd + 1)  # what was written is on the server
+
+    def _evict(self, fd: int, offset: int, end: int) -> bool:
         geometry = self.geometry
         first = geometry.unit(offset)
         count = units_for(end - offset)
-        fd = self._fd if self._writable else os.open(self._path, WRITE | os.O_DSYNC)
-        try:
-            os.pwrite(fd, _FREE * count, geometry.flag(first))
-            if count > CHUNK and self._are_free(geometry.flag(0), geometry.units):
-                os.ftruncate(fd, geometry.start)  # then an open file keeps no space
-                return True
-            some_free = False
-            for chunk in range(first // CHUNK, (first + count - 1) // CHUNK + 1):
-                flags = geometry.flag(chunk * CHUNK)
-                if self._are_free(flags, geometry.units_of_chunk(chunk)):
-                    some_free = True
-                    os.pwrite(fd, _FREE, chunk)
-                    # Where the file system cannot do this, the space is freed with the file.
-                    _fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, *geometry.space_of_chunk(chunk))
-        finally:
-            if fd != self._fd:
-                os.close(fd)
-        return some_free and self._are_free(0, geometry.chunks)
+        files.write(fd, [_FREE * count], count, geometry.flag(first))
+        if count > CHUNK and self._are_free(geometry.flag(0), geometry.units):
+            os.ftruncate(fd, geometry.start)  # then an open file keeps no space
+            return True
+        chunks = range(first // CHUNK, (first + count - 1) // CHUNK + 1)
+        freed = [self._free(fd, chunk) for chunk in chunks]
+        return any(freed) and self._free_all(fd)
+
+    def _free(self, fd: int, chunk: int) -> bool:
+        """Give the space of a chunk back, and mark it, if all of its units are free; False if not.
+
+        The mark comes last: space that a killed process did not give back is given back later.
+        """
+        geometry = self.geometry
+        if not self._are_free(geometry.flag(chunk * CHUNK), geometry.units_of_chunk(chunk)):
+            return False
+        # Where the file system cannot do this, the space is freed with the file.
+        _fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, *geometry.space_of_chunk(chunk))
+        files.write(fd, [_FREE], 1, chunk)
+        return True
+
+    def _free_all(self, fd: int) -> bool:
+        """Return whether all chunks are free, as far as the first that is not.
+
+        A process that was killed before it marked a chunk has left the mark to us: nobody else may
+        ever evict an object of that chunk, and the segment would stay.
+        """
+        marks = self._pread(self._fd, self.geometry.chunks, 0)
+        return all(mark == _FREE[0] or self._free(fd, n) for n, mark in enumerate(marks))
 
     def _are_free(self, offset: int, count: int) -> bool:
         flags = self._pread(self._fd, count, offset)

@@ -6,14 +6,13 @@ import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import repeat
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
 from fsexchange.connector.batch import Group
 from fsexchange.connector.directory import Directory
-from fsexchange.connector.geometry import UNIT, Geometry, Ints, all_units_for
+from fsexchange.connector.geometry import UNIT, Ints, all_units_for, geometry_of
 from fsexchange.connector.keys import FileKey
 from fsexchange.connector.segment import READ, WRITE, Segment
 from fsexchange.filesystem import files
@@ -53,24 +52,18 @@ class Segments:
         self._directory = directory
         self._open: dict[str, Segment] = {}
 
-    def create(self, name: str, pieces: list[Buffer], sizes: Sequence[int]) -> list[FileKey]:
-        """Write objects to a new segment, whose name starts with `name`; return their keys.
+    def create(self, filename: str, pieces: list[Buffer]) -> None:
+        """Write the segment of this name, that of its keys; see `keys_in_segment`.
 
         `pieces` are contiguous buffers: those of the first object, its `padding`, those of the
-        next, and so on. `sizes` are the lengths of the objects.
+        next, and so on.
         """
-        units = all_units_for(np.array(sizes))
-        ends = np.cumsum(units)
-        geometry = Geometry(int(ends[-1]))
-        filename = f"{name}.{geometry.units}"
         path = f"{self._directory.path}/{filename}"
+        geometry = geometry_of(path)
         try:
             files.create(path, [bytes(geometry.start), *pieces], geometry.end)
         except OSError as error:
             raise self._directory.error(error, "write", path) from error
-        starts = (geometry.start + UNIT * (ends - units)).tolist()
-        rows = zip(repeat(filename), sizes, starts)
-        return list(map(partial(tuple.__new__, FileKey), rows))
 
     def get(self, key: FileKey) -> bytearray | None:
         """Return an object, or None if it is evicted."""

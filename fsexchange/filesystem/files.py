@@ -2,6 +2,10 @@
 
 These functions take paths and buffers, and know nothing of keys and stores. They raise plain
 `OSError`, and `CorruptObjectError` for a file of the wrong length.
+
+They open by `(fd,) = map(os.open, ...)`. CPython runs signal handlers after a call: one that raises
+would come between `os.open(...)` and the assignment, and nobody would ever close the file. Here the
+call is made while `fd` is unpacked, and no handler runs before the next call.
 """
 
 from __future__ import annotations
@@ -10,14 +14,15 @@ import ctypes
 import errno
 import mmap
 import os
-import weakref
 from collections.abc import Iterable, Sequence
+from itertools import starmap
 from pickle import PickleBuffer
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from fsexchange.errors import CorruptObjectError, UntrustedDirectoryError
+from fsexchange.filesystem.release import Releases
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -37,7 +42,11 @@ _BYTEARRAY_UP_TO = 1 << 16
 # The most buffers in one call: limits.h, writev(2).
 _IOV_MAX = os.sysconf("SC_IOV_MAX")
 
+# The longest file that there can be.
+_LONGEST = (1 << 63) - 1
+
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_WRITE = os.O_WRONLY | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_CLOEXEC
 
 # Python's own mmap object keeps a duplicate of the file descriptor for as long as the mapping
@@ -48,7 +57,7 @@ _mmap = _libc.mmap
 _mmap.restype = ctypes.c_void_p
 _mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
 _munmap = _libc.munmap
-_munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.py_object]  # the last for `Releases`
 _MAP_FAILED = ctypes.c_void_p(-1).value
 _MAP_NORESERVE = 0x4000  # asm-generic/mman.h; Python has it from 3.13 on
 
@@ -66,7 +75,7 @@ def _most_mappings() -> int:
 
 
 _MOST_MAPPINGS = _most_mappings()
-_mapped: set[int] = set()
+_mapped = Releases()
 
 
 def flatten(obj: Buffers) -> tuple[list[Buffer], int]:
@@ -106,25 +115,33 @@ def create(path: str, pieces: Sequence[Buffer], nbytes: int, mode: int = 0o600) 
 
     Three system calls, if one `pwritev` takes everything. Not synced to disk.
     """
-    fd = os.open(path, _CREATE, mode)
+    (fd,) = map(os.open, (path,), (_CREATE,), (mode,))
     try:
         try:
             write(fd, pieces, nbytes)
-        finally:
-            # Write errors may show only here (NFS, quotas); the descriptor is gone either way,
-            # so close is checked but never repeated: close(2).
-            os.close(fd)
+        except BaseException:
+            os.closerange(fd, fd + 1)  # raises nothing: the first error says more
+            raise
+        # Write errors may show only here (NFS, quotas); the descriptor is gone either way,
+        # so close is checked but never repeated: close(2).
+        os.close(fd)
     except BaseException:
         # Ctrl-C counts: nobody will ever have the key of half a file.
-        unlink(path)
+        try:
+            os.unlink(path)
+        except OSError:
+            pass
         raise
 
 
 def write(fd: int, pieces: Sequence[Buffer], nbytes: int, offset: int = 0) -> None:
     """Write contiguous `pieces`, `nbytes` in all, from `offset` on."""
     written = 0
-    for at in range(0, len(pieces), _IOV_MAX):
-        written += os.pwritev(fd, pieces[at : at + _IOV_MAX], offset + written)
+    if 0 < len(pieces) <= _IOV_MAX:
+        written = os.pwritev(fd, pieces, offset)
+    else:
+        for at in range(0, len(pieces), _IOV_MAX):
+            written += os.pwritev(fd, pieces[at : at + _IOV_MAX], offset + written)
     if written != nbytes:
         # Any one of several calls may have written too little: then write all again.
         _write_rest(fd, pieces, written if len(pieces) <= _IOV_MAX else 0, offset)
@@ -146,6 +163,18 @@ def _write_rest(fd: int, pieces: Sequence[Buffer], written: int, offset: int) ->
             raise OSError(errno.EIO, "pwritev wrote nothing")
 
 
+def fill(path: str, pieces: Iterable[tuple[int, Buffer]]) -> None:
+    """Write each piece, a contiguous buffer, at its offset in a file that is there."""
+    (fd,) = map(os.open, (path,), (_WRITE,))
+    try:
+        for offset, piece in pieces:
+            write(fd, [piece], memoryview(piece).nbytes, offset)
+    except BaseException:
+        os.closerange(fd, fd + 1)
+        raise
+    os.close(fd)  # checked, as in `create`
+
+
 def read(path: str, nbytes: int = -1, *, mappable: bool = True, uid: int = -1) -> BytesLike:
     """Return a whole file as a writable buffer of the caller's own.
 
@@ -154,7 +183,7 @@ def read(path: str, nbytes: int = -1, *, mappable: bool = True, uid: int = -1) -
     small files, four for a mapping. A mapping is private, copy-on-write: pages not written to are
     shared with all readers, pages written to are the caller's, and the file never changes.
     """
-    fd = os.open(path, _READ)
+    (fd,) = map(os.open, (path,), (_READ,))
     try:
         if uid != -1:
             check_uid(fd, uid, path)
@@ -164,7 +193,6 @@ def read(path: str, nbytes: int = -1, *, mappable: bool = True, uid: int = -1) -
             if os.readv(fd, [buffer]) == nbytes:
                 del buffer[nbytes:]
                 return buffer
-            os.lseek(fd, 0, os.SEEK_SET)
         size = os.fstat(fd).st_size
         if nbytes not in (-1, size):
             raise CorruptObjectError(
@@ -180,26 +208,40 @@ def read(path: str, nbytes: int = -1, *, mappable: bool = True, uid: int = -1) -
                 return mapping
         return _read_all(fd, size, path)
     finally:
-        os.close(fd)
+        try:
+            os.close(fd)
+        except OSError:
+            pass  # as FUSE may say; it must not hide the outcome
 
 
 def read_part(
     path: str, offset: int, nbytes: int, *, mappable: bool = True, uid: int = -1
 ) -> BytesLike:
-    """Return `nbytes` bytes of a file from `offset` on, as `read` returns a whole file."""
-    fd = os.open(path, _READ)
+    """Return `nbytes` bytes of a file from `offset` on, as `read` returns a whole file.
+
+    `CorruptObjectError` if the file ends before.
+    """
+    end = offset + nbytes
+    (fd,) = map(os.open, (path,), (_READ,))
     try:
         if uid != -1:
             check_uid(fd, uid, path)
-        if nbytes >= MAP_FROM and mappable and os.fstat(fd).st_size >= offset + nbytes:
-            before = offset % mmap.ALLOCATIONGRANULARITY  # a mapping starts at a page: mmap(2)
-            mapping = _map(fd, before + nbytes, offset - before)
-            if mapping is not None:
-                return mapping[before:]
-        os.lseek(fd, offset, os.SEEK_SET)
-        return _read_all(fd, nbytes, path)
+        # Before memory is taken for what is not there; and to read nothing shows nothing.
+        if not 0 < nbytes < MAP_FROM or end > _LONGEST:
+            size = os.fstat(fd).st_size
+            if size < end:
+                raise _too_short(path, end, size)
+            if nbytes and mappable:
+                before = offset % mmap.ALLOCATIONGRANULARITY  # a mapping starts at a page: mmap(2)
+                mapping = _map(fd, before + nbytes, offset - before)
+                if mapping is not None:
+                    return mapping[before:]
+        return _read_all(fd, nbytes, path, offset)
     finally:
-        os.close(fd)
+        try:
+            os.close(fd)
+        except OSError:
+            pass  # as in `read`
 
 
 def check_uid(fd: int, uid: int, path: str) -> None:
@@ -216,48 +258,38 @@ def check_uid(fd: int, uid: int, path: str) -> None:
         )
 
 
-def _read_all(fd: int, size: int, path: str) -> BytesLike:
+def _read_all(fd: int, nbytes: int, path: str, offset: int = 0) -> BytesLike:
     buffer: BytesLike = (
-        bytearray(size)
-        if size < _BYTEARRAY_UP_TO
-        else np.empty(size, np.uint8).data  # unlike a bytearray, not filled with zeros first
+        bytearray(nbytes)
+        if nbytes < _BYTEARRAY_UP_TO
+        else np.empty(nbytes, np.uint8).data  # unlike a bytearray, not filled with zeros first
     )
     view = memoryview(buffer)
     done = 0
-    while done < size:
-        got = os.readv(fd, [view[done:]])  # at most 0x7ffff000 bytes a call: read(2)
+    while done < nbytes:
+        got = os.preadv(fd, [view[done:]], offset + done)  # 0x7ffff000 bytes at most: read(2)
         if got == 0:
-            raise CorruptObjectError(
-                f"{path} ended after {done} of {size} bytes while it was read",
-                path=path,
-                expected=size,
-                actual=done,
-            )
+            raise _too_short(path, offset + nbytes, os.fstat(fd).st_size)
         done += got
     view.release()
     return buffer
 
 
+def _too_short(path: str, end: int, size: int) -> CorruptObjectError:
+    return CorruptObjectError(
+        f"{path} ends after {size} bytes, before byte {end}: ask for what is there, or put the "
+        "object again if it was truncated",
+        path=path,
+        expected=end,
+        actual=size,
+    )
+
+
 class _Mapping:
     """Owner of one mapping; numpy arrays made from it keep it alive."""
 
-    def __init__(self, address: int, nbytes: int, *, writable: bool) -> None:
-        # https://numpy.org/doc/stable/reference/arrays.interface.html
-        self.__array_interface__ = {
-            "data": (address, not writable),
-            "shape": (nbytes,),
-            "typestr": "|u1",
-            "version": 3,
-        }
-        _mapped.add(address)
-        finalizer = weakref.finalize(self, _unmap, address, nbytes)
-        # Other exit handlers may still use the array; the kernel unmaps it at the end anyway.
-        finalizer.atexit = False
-
-
-def _unmap(address: int, nbytes: int) -> None:
-    _mapped.discard(address)  # before the kernel may give the address to another thread
-    _munmap(address, nbytes)
+    __array_interface__: dict[str, object]
+    """https://numpy.org/doc/stable/reference/arrays.interface.html"""
 
 
 def _map(fd: int, nbytes: int, offset: int = 0) -> memoryview | None:
@@ -269,12 +301,22 @@ def _map(fd: int, nbytes: int, offset: int = 0) -> memoryview | None:
     """
     if len(_mapped) >= _MOST_MAPPINGS:
         return None
+    mapping, address, size = _Mapping(), ctypes.c_void_p(), ctypes.c_size_t()
+    _mapped.add(mapping, _munmap, address, size)  # of no bytes it does nothing
     flags = mmap.MAP_PRIVATE | _MAP_NORESERVE
     for writable in (True, False):
         protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-        address = _mmap(None, nbytes, protection, flags, fd, offset)
-        if address != _MAP_FAILED:
-            return np.asarray(_Mapping(address, nbytes, writable=writable)).data
+        wanted = (None, nbytes, protection, flags, fd, offset)
+        (address.value,) = starmap(_mmap, (wanted,))
+        size.value = nbytes  # where it failed the address is -1, from which nothing is unmapped
+        if address.value != _MAP_FAILED:
+            mapping.__array_interface__ = {
+                "data": (address.value, not writable),
+                "shape": (nbytes,),
+                "typestr": "|u1",
+                "version": 3,
+            }
+            return np.asarray(mapping).data
     return None
 
 

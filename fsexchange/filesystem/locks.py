@@ -27,7 +27,7 @@ class Lock:
         _locks.add(self)
         while True:
             before = _forks
-            self.fd = os.open(path, flags | os.O_CLOEXEC)
+            (self.fd,) = map(os.open, (path,), (flags | os.O_CLOEXEC,))  # as `files` says
             if _forks == before:
                 return
             # A child that was forked between the two lines has a copy that it does not know of.

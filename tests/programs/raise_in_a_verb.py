@@ -1,0 +1,83 @@
+"""Call a verb again and again, and a signal handler that raises at a random moment of each.
+
+Print how often it raised, and how many descriptors, files and mappings are left over.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from fsexchange import FileConnector
+
+
+class Interrupted(Exception):  # noqa: N818  (it is not an error)
+    """Raised by the handler."""
+
+
+def handler(*_: object) -> None:
+    raise Interrupted
+
+
+store, verb, rounds = sys.argv[1], sys.argv[2], int(sys.argv[3])
+connector = FileConnector(store)
+small, middling, large = (connector.put(bytes(size)) for size in (100, 70_000, 1 << 20))
+keys = [small, middling, large]
+segments = [connector.put_batch([b"one", b"two"]) for _ in range(40)]  # not all stay open
+batches = list(segments)
+turn = 0
+
+
+def get_from_the_next_segment() -> None:
+    global turn
+    turn += 1
+    connector.get(segments[turn % 40][0])
+
+
+def interrupted(work: Callable[[], object], seconds: float) -> bool:
+    try:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            work()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    except Interrupted:
+        return True
+    return False
+
+
+def open_files() -> int:
+    links = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+    return len([link for link in links if link.startswith(store)])
+
+
+# Keys are collected without a moment at which they are neither in the file nor in the list.
+verbs: dict[str, Callable[[], object]] = {
+    "put": lambda: keys.extend(map(connector.put, (b"new",))),
+    "put_batch": lambda: batches.extend(map(connector.put_batch, ([b"new", b"too"],))),
+    "get": lambda: connector.get(small),
+    "get of 70,000": lambda: connector.get(middling),
+    "get of 1 MiB": lambda: connector.get(large),
+    "get_part": lambda: connector.get_part(large, 1, 1000),
+    "get from a segment": get_from_the_next_segment,
+}
+work = verbs[verb]
+start = time.perf_counter()
+for _ in range(100):
+    work()
+longest = (time.perf_counter() - start) / 100
+signal.signal(signal.SIGALRM, handler)
+moments = random.Random(1)
+raised = sum(interrupted(work, moments.uniform(1e-6, longest)) for _ in range(rounds))
+signal.signal(signal.SIGALRM, signal.SIG_IGN)
+named = {key.filename for key in [*keys, *(key for batch in batches for key in batch)]}
+files = [name for _, _, names in os.walk(store) for name in names if name[0] != "."]
+connector.close()  # the record, and segments that are open for the next
+print(
+    raised, open_files(), len(files) - len(named), Path("/proc/self/maps").read_text().count(store)
+)
