@@ -25,6 +25,7 @@ from fsexchange import (
 )
 
 from .processes import python
+from .test_watch import instances
 
 CONFIGS: list[dict[str, Any]] = [{}, {"markers": True}, {"write_once": True}]
 
@@ -216,3 +217,14 @@ def test_result_evicted_is_gone(store: Store) -> None:
     assert not future.done()
     with pytest.raises(WaitTimeoutError, match="evicted again"):
         future.result(timeout=0.01)
+
+
+def test_futures_that_come_one_by_one_share_their_watches(store: Store) -> None:
+    """Each brings a connector of its own; a user has 128 inotify instances."""
+    futures = [pickle.loads(pickle.dumps(store.future())) for _ in range(200)]
+    for n, future in enumerate(futures):
+        timer = threading.Timer(0.002, future.set_result, (n,))
+        timer.start()
+        assert future.result(timeout=60) == n
+        timer.join()
+    assert instances() <= 4

@@ -41,7 +41,7 @@ _connectors: weakref.WeakSet[FileConnector] = weakref.WeakSet()
 
 
 def _in_forked_child() -> None:
-    """Give up what belongs to the parent: directories it writes to, watches that it waits for.
+    """Give up what belongs to the parent: the directories it writes to, and its open segments.
 
     Open files are closed now, while their descriptors are still theirs: the child may close all
     descriptors later, as daemons do. (To compare pids would cost each put a system call.)
@@ -514,7 +514,6 @@ class FileConnector:
     def _give_up(self) -> None:
         """Give up the directories that this process writes to, and what it has open."""
         self._writers.clear()
-        self._own.close()
         self._segments.close()
 
     def _check(self) -> None:
