@@ -26,6 +26,7 @@ from fsexchange import (
     StoreClosedError,
 )
 from fsexchange.store.cache import Cache
+from fsexchange.store.names import Names
 
 from .processes import python
 
@@ -112,6 +113,31 @@ def test_wait_for_a_name_and_for_its_object(store: Store) -> None:
     store.evict(key)
     with pytest.raises(MissingObjectError):
         store.wait(key)
+
+
+def test_wait_for_a_name_and_for_its_object_shares_the_time(
+    base_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the name took is not there for the object, which is yet to be set."""
+    now = [100.0]
+    monkeypatch.setattr("fsexchange.store.store.time.monotonic", lambda: now[0])
+    asked: list[float | None] = []
+    with Store(base_dir / "store") as store:
+        store.names["mesh"] = store.connector.new_key()
+
+        def wait_for_name(self: Names, name: str, timeout: float | None) -> None:
+            asked.append(timeout)
+            now[0] += 7
+
+        def wait_for_object(self: FileConnector, key: FileKey, timeout: float | None) -> None:
+            asked.append(timeout)
+
+        monkeypatch.setattr(Names, "wait", wait_for_name)
+        monkeypatch.setattr(FileConnector, "wait", wait_for_object)
+        for timeout in (10, 5, None):
+            store.wait("mesh", timeout)
+        store.wait(store.connector.new_key(), 4)
+    assert asked == [10, 3, 5, 0, None, None, 4]
 
 
 def test_without_an_argument_it_is_private_and_temporary(monkeypatch: pytest.MonkeyPatch) -> None:
