@@ -261,8 +261,8 @@ class Store:
     def wait(self, key: FileKey | str | Ref[Any], timeout: float | None = None) -> None:
         """Wait until there is an object under this key or name.
 
-        `WaitTimeoutError` after `timeout` seconds; None waits for ever. See `FileConnector.wait`
-        for the other errors, and for how soon it returns.
+        `WaitTimeoutError` after `timeout` seconds; None waits as long as the owner of the store
+        lives. See `FileConnector.wait` for the other errors, and for how soon it returns.
         """
         start = time.monotonic()
         if isinstance(key, str):
