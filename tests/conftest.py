@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from fsexchange.filesystem import watch
+
 from .jobs import mpirun_path
 from .processes import lacking
 
@@ -55,8 +57,10 @@ def _helpers_of_multiprocessing() -> None:
 @pytest.fixture(autouse=True)
 def _no_leaks() -> Iterator[None]:
     """No test leaves open files or child processes behind."""
+    watch._idle.clear()  # kept for the next
     files, children = _open_files(), _children()
     yield
+    watch._idle.clear()
     gc.collect()
     assert _children() <= children
     assert _open_files() <= files

@@ -24,7 +24,8 @@ from fsexchange import (
     WaitTimeoutError,
 )
 
-from .processes import python
+from .processes import fork, python
+from .test_watch import instances
 
 CONFIGS: list[dict[str, Any]] = [{}, {"markers": True}, {"write_once": True}]
 
@@ -112,6 +113,75 @@ def test_exception_that_cannot_travel_is_told_by_another(store: Store, kind: str
     with pytest.raises(RemoteError, match="holds a lock|1 and 2") as caught:
         future.result()
     assert "in _fail" in str(caught.value.__cause__)
+
+
+class StrangeError(Exception):
+    """Its `__reduce__` does not what it should."""
+
+    def __init__(self, text: str, reduced: Any) -> None:
+        super().__init__(text)
+        self.reduced = reduced
+
+    def __reduce__(self) -> Any:
+        if isinstance(self.reduced, BaseException):
+            raise self.reduced
+        return self.reduced
+
+
+@pytest.mark.parametrize(
+    "reduced",
+    [
+        (int, (3,)),
+        (str, ("text",)),
+        (type, ("AnError", (Exception,), {})),
+        (dict, ()),
+        None,
+        (),
+        "no such name",
+        7,
+        ValueError("no"),
+        RecursionError(),
+    ],
+    ids=repr,
+)
+def test_exception_that_becomes_another_object_is_told_by_its_text(
+    reduced: Any, shm_dir: Path
+) -> None:
+    with Store(shm_dir / "store") as store:
+        future = store.future()
+        future.set_exception(StrangeError("the mesh is torn", reduced))
+        for raises in (future.result, future.ref.get, lambda: store.get(future.ref.key)):
+            with pytest.raises(RemoteError, match="StrangeError: the mesh is torn"):
+                raises()
+        assert isinstance(future.exception(), RemoteError)
+
+
+_HERE = os.getpid()
+
+
+def _an_error_here(text: str) -> Any:
+    return ValueError(text) if os.getpid() == _HERE else text
+
+
+def test_exception_that_becomes_another_object_elsewhere(shm_dir: Path) -> None:
+    """It passes in the process that sets it."""
+    with Store(shm_dir / "store") as store:
+        future = store.future()
+        future.set_exception(StrangeError("the mesh is torn", (_an_error_here, ("torn",))))
+
+        def work() -> None:
+            with pytest.raises(RemoteError, match="StrangeError: the mesh is torn"):
+                future.result()
+
+        assert os.waitpid(fork(work), 0)[1] == 0
+
+
+def test_what_is_no_exception_is_refused(store: Store) -> None:
+    future = store.future()
+    for wrong in ("text", ValueError, None):
+        with pytest.raises(TypeError, match="not an exception"):
+            future.set_exception(wrong)  # type: ignore[arg-type]
+    assert not future.done()
 
 
 def _race(future: Future[int], start: Any, results: Any) -> None:
@@ -216,3 +286,14 @@ def test_result_evicted_is_gone(store: Store) -> None:
     assert not future.done()
     with pytest.raises(WaitTimeoutError, match="evicted again"):
         future.result(timeout=0.01)
+
+
+def test_futures_that_come_one_by_one_share_their_watches(store: Store) -> None:
+    """Each brings a connector of its own; a user has 128 inotify instances."""
+    futures = [pickle.loads(pickle.dumps(store.future())) for _ in range(200)]
+    for n, future in enumerate(futures):
+        timer = threading.Timer(0.002, future.set_result, (n,))
+        timer.start()
+        assert future.result(timeout=60) == n
+        timer.join()
+    assert instances() <= 4

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,9 +15,13 @@ from fsexchange import (
     FileKey,
     InvalidKeyError,
     MissingObjectError,
+    SerializationError,
     Store,
     StoreClosedError,
+    StoreError,
 )
+from fsexchange.connector.ownfiles import OwnFiles
+from fsexchange.store.store import _NO_DEFAULT
 
 from .processes import python
 
@@ -118,6 +124,115 @@ def test_name_is_replaced_at_once(store: Store) -> None:
     assert seen <= {*keys, None} if store.connector.markers else seen <= {*keys}
     assert store.get("current") == 9
     assert store.get(keys[0]) == 0  # what it stood for before stays
+
+
+def test_replace_evicts_the_object_that_had_the_name(store: Store) -> None:
+    """A loop that saves its state under one name keeps one object, in the cache as well."""
+    for n in range(5):
+        key = store.put([n], name="state", replace=True)
+        assert store.names["state"] == key
+        assert store.get("state") == [n]
+    files = list(Path(store.connector.path(key)).parent.iterdir())
+    assert sorted(path.name for path in files if path.name[0] != ".") == sorted(
+        [Path(key.filename).name] + store.connector.markers * [Path(key.filename).name + ".ready"]
+    )
+    store.put([5], name="state")  # without it the old object stays
+    assert store.get(key) == [4]
+
+
+def test_replace_needs_a_name(store: Store) -> None:
+    with pytest.raises(ValueError, match="name"):
+        store.put(1, replace=True)
+
+
+def test_replace_forgets_what_is_cached(base_dir: Path) -> None:
+    with Store(base_dir / "store", cache=1000) as store:
+        key = store.put(1, name="state")
+        assert store.get(key) == 1
+        store.put(2, name="state", replace=True)
+        assert store.get(key, default=None) is None
+
+
+def test_a_name_of_an_object_that_is_gone_can_be_replaced(store: Store) -> None:
+    store.evict(store.put(1, name="state"))
+    store.put(2, name="state", replace=True)
+    assert store.get("state") == 2
+
+
+def test_failed_replacement_leaves_the_old_object(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = store.put("old", name="state")
+    with pytest.raises(SerializationError):
+        store.put(threading.Lock(), name="state", replace=True)
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise StoreError("no space left", errno=errno.ENOSPC)
+
+    for verb in ("create", "publish"):  # of the object, of its name
+        with monkeypatch.context() as patch:
+            patch.setattr(OwnFiles, verb, refuse)
+            with pytest.raises(StoreError):
+                store.put("new", name="state", replace=True)
+        assert store.names["state"] == old
+        assert store.get("state") == "old"
+    left = [path.name for path in Path(store.connector.path(old)).parent.iterdir()]
+    assert [name for name in left if name.isdigit()] == [Path(old.filename).name]
+
+
+def test_old_object_that_cannot_be_removed_is_told(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the new one has the name."""
+    old = store.put("old", name="state")
+
+    def refuse(self: OwnFiles, path: str) -> bool:
+        raise StoreError("the server fails", errno=errno.EIO)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OwnFiles, "remove", refuse)
+        with pytest.raises(StoreError, match="the server fails"):
+            store.put("new", name="state", replace=True)
+    assert store.get("state") == "new"
+    assert store.get(old) == "old"
+
+
+def test_put_that_is_interrupted_when_it_has_the_name_leaves_its_object(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C just after the rename: the name never stands for an object that is gone."""
+    real = OwnFiles.publish
+
+    def publish(self: OwnFiles, *args: Any, **kwargs: Any) -> None:
+        real(self, *args, **kwargs)
+        raise KeyboardInterrupt
+
+    store.put("old", name="state")
+    with monkeypatch.context() as patch:
+        patch.setattr(OwnFiles, "publish", publish)
+        with pytest.raises(KeyboardInterrupt):
+            store.put("new", name="state", replace=True)
+    assert store.get("state") == "new"
+
+
+def test_readers_find_one_or_the_other_while_it_is_replaced(store: Store) -> None:
+    """Nobody gets MissingObjectError; with markers there is a moment without the name."""
+    store.put(0, name="state")
+    done = threading.Event()
+
+    def replace() -> None:
+        for n in range(300):
+            store.put(n, name="state", replace=True)
+        done.set()
+
+    thread = threading.Thread(target=replace)
+    thread.start()
+    seen = []
+    while not done.is_set():
+        seen.append(store.get("state", default=-1 if store.connector.markers else _NO_DEFAULT))
+    thread.join()
+    got = [n for n in seen if n != -1]
+    assert got == sorted(got)
 
 
 def test_name_of_an_evicted_object_says_so(store: Store) -> None:

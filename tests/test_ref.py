@@ -62,6 +62,55 @@ def test_evicted_is_gone_for_everyone(base_dir: Path) -> None:
         late.get()
 
 
+def test_ref_of_an_array_is_an_array_to_numpy(base_dir: Path) -> None:
+    with Store(base_dir / "store") as store:
+        ref = store.ref(np.arange(6.0).reshape(2, 3))
+        assert np.asarray(ref).dtype == np.float64
+        assert np.shares_memory(np.asarray(ref), ref.get())
+        np.testing.assert_array_equal(ref, ref.get())
+        assert np.sum(ref) == 15
+        assert (np.ones((2, 2)) @ ref).shape == (2, 3)
+        copy = np.array(ref)
+        copy[:] = 7
+        assert ref.get()[0, 0] == 0
+        assert np.asarray(ref, dtype=np.float32).dtype == np.float32
+        assert not np.shares_memory(np.array(ref, copy=True), ref.get())
+        assert np.concatenate([ref, ref]).shape == (4, 3)
+        assert np.asarray(store.ref([1, 2])).tolist() == [1, 2]  # as that of the list itself
+        assert np.asarray(store.ref(3.5)) == 3.5
+
+
+def test_ref_of_an_array_honours_copy(base_dir: Path) -> None:
+    """As numpy 2 passes it on; numpy 1 never does, and copies if it must for copy=False."""
+    with Store(base_dir / "store") as store:
+        ref = store.ref(np.arange(6.0))
+        assert ref.__array__() is ref.get()
+        assert ref.__array__(np.float32).dtype == np.float32
+        assert not np.shares_memory(ref.__array__(copy=True), ref.get())
+        assert ref.__array__(np.dtype(float), copy=False) is ref.get()
+        if np.lib.NumpyVersion(np.__version__) >= "2.0.0":
+            with pytest.raises(ValueError, match="copy"):
+                np.asarray(ref, np.float32, copy=False)
+            with pytest.raises(ValueError, match="copy"):
+                store.ref([1, 2]).__array__(copy=False)
+
+
+def test_ref_of_a_subclass_keeps_it_for_those_who_ask(base_dir: Path) -> None:
+    with Store(base_dir / "store") as store:
+        ref = store.ref(np.ma.masked_array([1, 2], [False, True]))
+        assert isinstance(np.asanyarray(ref), np.ma.MaskedArray)
+        assert type(np.asarray(ref)) is np.ndarray
+
+
+def test_ref_of_what_is_gone_is_an_error_to_numpy(base_dir: Path) -> None:
+    """Not an array of one object without a word."""
+    with Store(base_dir / "store") as store:
+        ref = store.ref(np.arange(6.0))
+        ref.evict()
+        with pytest.raises(MissingObjectError):
+            np.asarray(ref)
+
+
 def _total(refs: list[Ref[npt.NDArray[np.float64]]]) -> float:
     return float(sum(ref.get().sum() for ref in refs))
 

@@ -31,6 +31,8 @@ from fsexchange import (
 )
 from fsexchange.connector.default import default_store
 from fsexchange.serialize import deserialize, dumps, serialize
+from fsexchange.serialize.alike import common_head
+from fsexchange.serialize.arrays import ARRAY_OF, HEAD_OF
 
 from .data.flat_modules import written
 from .processes import PROGRAMS, ROOT, command, python
@@ -553,3 +555,15 @@ def test_the_second_of_a_kind_is_as_the_first(dtype: str) -> None:
             read_only = array.copy(order)
             read_only.flags.writeable = False
             assert deserialize(bytearray(dumps(read_only))).tobytes() == array.tobytes()
+
+
+def test_heads_of_ever_new_shapes_take_no_memory() -> None:
+    """They are kept for the latest 256 shapes and types, whoever made or read the arrays."""
+    for n in range(1, 1000):
+        data = bytearray(dumps(np.zeros((n, 3))))
+        assert deserialize(data).shape == (n, 3)
+        assert common_head([np.zeros((n, 5))] * 2)
+        assert len(HEAD_OF) <= 256
+        assert len(ARRAY_OF) <= 256
+    assert HEAD_OF
+    assert ARRAY_OF

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -25,6 +26,7 @@ from fsexchange import (
     StoreClosedError,
 )
 from fsexchange.store.cache import Cache
+from fsexchange.store.names import Names
 
 from .processes import python
 
@@ -111,6 +113,31 @@ def test_wait_for_a_name_and_for_its_object(store: Store) -> None:
     store.evict(key)
     with pytest.raises(MissingObjectError):
         store.wait(key)
+
+
+def test_wait_for_a_name_and_for_its_object_shares_the_time(
+    base_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the name took is not there for the object, which is yet to be set."""
+    now = [100.0]
+    monkeypatch.setattr("fsexchange.store.store.time.monotonic", lambda: now[0])
+    asked: list[float | None] = []
+    with Store(base_dir / "store") as store:
+        store.names["mesh"] = store.connector.new_key()
+
+        def wait_for_name(self: Names, name: str, timeout: float | None) -> None:
+            asked.append(timeout)
+            now[0] += 7
+
+        def wait_for_object(self: FileConnector, key: FileKey, timeout: float | None) -> None:
+            asked.append(timeout)
+
+        monkeypatch.setattr(Names, "wait", wait_for_name)
+        monkeypatch.setattr(FileConnector, "wait", wait_for_object)
+        for timeout in (10, 5, None):
+            store.wait("mesh", timeout)
+        store.wait(store.connector.new_key(), 4)
+    assert asked == [10, 3, 5, 0, None, None, 4]
 
 
 def test_without_an_argument_it_is_private_and_temporary(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,6 +350,47 @@ def test_cache_does_not_hide_that_the_store_was_closed(base_dir: Path) -> None:
 def test_forked_child_has_a_cache_of_its_own(shm_dir: Path) -> None:
     """Whatever thread held the lock of its parent's."""
     python("fork_under_a_lock", shm_dir / "store", timeout=20)
+
+
+def test_cache_in_a_signal_handler(shm_dir: Path) -> None:
+    """The handler runs between any two lines of the cache, in the thread that is in them."""
+    python("signal_a_cache", shm_dir / "store", "5", timeout=40)
+
+
+def test_cache_that_another_thread_uses_is_done_without(base_dir: Path) -> None:
+    """Nobody waits for it, and what was evicted meanwhile never comes back."""
+    with Store(base_dir / "store", cache=5000) as store:
+        key, other = store.put(1), store.put(2)
+        cache = store._cache
+        assert cache is not None
+        assert store.get(key) == 1
+        with cache._lock:
+            assert store.get(key) == 1
+            assert store.get(other) == 2
+            store.evict(key)
+            assert cache.get(key) is None
+        assert cache.get(key) is None
+        assert cache.get(other) is None
+        with pytest.raises(MissingObjectError):
+            store.get(key)
+
+
+def test_stores_with_a_cache_leave_nothing_in_memory(base_dir: Path) -> None:
+    def use() -> None:
+        with Store(base_dir / "own", cache=1000) as own:
+            own.get(own.put(1))
+        Store(base_dir / "store", cache=1000).get(key)  # attached, and dropped without a close
+
+    with Store(base_dir / "store") as store:
+        key = store.put(1)
+        for _ in range(10):
+            use()
+        gc.collect()
+        before = len(gc.get_objects())
+        for _ in range(1000):
+            use()
+        gc.collect()
+        assert len(gc.get_objects()) - before < 500
 
 
 def test_name_that_moves_on_is_never_missing(base_dir: Path) -> None:

@@ -21,6 +21,7 @@ from fsexchange.connector.opening import attach_directory, open_directory
 from fsexchange.connector.ownfiles import OwnFiles
 from fsexchange.connector.place import place
 from fsexchange.connector.segments import Extent
+from fsexchange.connector.vigil import Vigil
 from fsexchange.errors import (
     CorruptObjectError,
     FsExchangeError,
@@ -127,6 +128,7 @@ class FileConnector:
         self._closed = False
         self._shared = attachment_to(self.directory)
         self._own = OwnFiles(self.directory, MARKERS if self.markers else RENAMING)
+        self._vigil = Vigil(self.directory)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "owner" if self.owned else "attached"
@@ -159,7 +161,7 @@ class FileConnector:
     @property
     def labels(self) -> Labels:
         """Short texts under names of the caller's choice, for the names of objects."""
-        return Labels(self._own, f"{self.store_dir}/{layout.NAMES}", self._check)
+        return Labels(self._own, f"{self.store_dir}/{layout.NAMES}", self._check, self.guard)
 
     def config(self) -> dict[str, Any]:
         """Return what `from_config` needs to attach to this very store, from any process."""
@@ -453,29 +455,50 @@ class FileConnector:
         Raises
         ------
         WaitTimeoutError
-            There is none after `timeout` seconds (None: wait for ever). It says whether the makers
-            of the key and the store are alive.
+            There is none after `timeout` seconds. It says whether the makers of the key and the
+            store are alive.
         MissingObjectError
             The key is from `put`, so its object was there and has been evicted for good.
         StoreClosedError
-            The store is gone.
+            The store is gone, or nobody may come: without a `timeout` it waits no longer than the
+            owner of the store lives, unless the store is kept. Where hosts share the file system
+            nobody can know, so there it warns of a silent owner, and goes on.
         """
         key = checked(key)
         path = self._path(key)
 
+        def look() -> bool:
+            return self._is_there(path, key)
+
+        guard = self.guard(timeout, look)
+
         def check() -> None:
-            self._check()
+            guard()
             if key.nbytes >= 0:
                 raise MissingObjectError(f"{key} was evicted from {self.store_dir}", path=path)
 
-        folder = os.path.dirname(path)
-        if not self._own.wait(lambda: self._is_there(path, key), folder, timeout, check):
+        if not self._own.wait(look, os.path.dirname(path), timeout, check):
             raise WaitTimeoutError(
                 f"{key} in {self.store_dir} was never set, or evicted again, within {timeout:g} s; "
                 + self.directory.describe(key.filename),
                 path=path,
                 timeout=timeout,
             )
+
+    def guard(self, timeout: float | None, look: Callable[[], bool]) -> Callable[[], None]:
+        """Return what to call now and then during a wait, which raises what `wait` raises.
+
+        Without a `timeout` it finds out whether the owner lives. Before it says that nobody may
+        come, it calls `look`, which returns whether what is waited for has come.
+        """
+        patient = self._vigil.begin(look) if timeout is None else None
+
+        def check() -> None:
+            self._check()
+            if patient is not None:
+                patient()
+
+        return check
 
     def path(self, key: FileKey) -> str:
         """Return the path of a key's object, even if it is not there; `InvalidKeyError`."""

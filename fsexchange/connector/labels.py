@@ -6,9 +6,13 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable
+from typing import TypeAlias
 
 from fsexchange.connector.ownfiles import OwnFiles
 from fsexchange.errors import StoreError
+
+#: `FileConnector.guard`.
+Guard: TypeAlias = Callable[[float | None, Callable[[], bool]], Callable[[], None]]
 
 
 class Labels:
@@ -18,11 +22,14 @@ class Labels:
     `StoreError` where the file system refuses, `StoreClosedError` if the store is gone.
     """
 
-    def __init__(self, own_files: OwnFiles, folder: str, check: Callable[[], None]) -> None:
+    def __init__(
+        self, own_files: OwnFiles, folder: str, check: Callable[[], None], guard: Guard
+    ) -> None:
         self._own_files = own_files
         self._folder = folder
         # Another store in the same place would have the same directory of labels.
         self._check = check
+        self._guard = guard
 
     def get(self, name: str) -> bytes | None:
         """Return the text of a label, or None if there is none."""
@@ -55,12 +62,18 @@ class Labels:
         return [name for name in self._own_files.names(self._folder) if not name.startswith(".")]
 
     def wait(self, name: str, timeout: float | None) -> bool:
-        """Return True once there is a label, False after `timeout` seconds; None: wait for ever."""
+        """Return True once there is a label, False after `timeout` seconds; None: wait for ever.
+
+        Raises `StoreClosedError` as `FileConnector.wait` does.
+        """
         path = self.path(name)
+
+        def look() -> bool:
+            return self._own_files.is_there(path, sure=False)
+
         self._check()
-        return self._own_files.wait(
-            lambda: self._own_files.is_there(path, sure=False), self._folder, timeout, self._check
-        )
+        check = self._guard(timeout, look)
+        return self._own_files.wait(look, self._folder, timeout, check)
 
     def path(self, name: str) -> str:
         """Return the path of a label's file, for messages."""

@@ -11,7 +11,7 @@ from fsexchange.connector.directory import Directory
 from fsexchange.errors import CorruptObjectError
 from fsexchange.filesystem import files
 from fsexchange.filesystem.publish import Publication
-from fsexchange.filesystem.watch import Watch, until
+from fsexchange.filesystem.watch import until
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -30,7 +30,6 @@ class OwnFiles:
     def __init__(self, directory: Directory, publication: Publication) -> None:
         self._directory = directory
         self._publication = publication
-        self._watches: list[Watch] = []
 
     def create(self, path: str, pieces: Sequence[Buffer], nbytes: int) -> None:
         """Write a file under a name that nobody looks for yet."""
@@ -145,13 +144,9 @@ class OwnFiles:
             look,
             folder,
             deadline=None if timeout is None else time.monotonic() + timeout,
-            watches=None if self._directory.policy.network else self._watches,
+            watched=not self._directory.policy.network,
             check=check,
         )
-
-    def close(self) -> None:
-        """Close the watches that are idle; they are opened again when they are needed."""
-        self._watches.clear()
 
     def _may_open(self, path: str) -> bool:
         return self._directory.policy.may_open(self._publication.sign(path))

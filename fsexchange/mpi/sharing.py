@@ -90,10 +90,9 @@ def share(
 
 def _travels(error: Exception) -> bool:
     try:
-        pickle.loads(pickle.dumps(error))
+        return isinstance(pickle.loads(pickle.dumps(error)), Exception)
     except Exception:
         return False
-    return True
 
 
 def _attach(config: dict[str, Any]) -> FileConnector:

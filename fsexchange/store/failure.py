@@ -16,6 +16,8 @@ class Failure:
     """An exception and its traceback as text; `Store.get` raises the exception."""
 
     def __init__(self, error: BaseException) -> None:
+        if not isinstance(error, BaseException):
+            raise TypeError(f"not an exception: {error!r}")
         self.error = error
         self.traceback = "".join(traceback.format_exception(error))[-_MOST_TEXT:]
 
@@ -27,7 +29,7 @@ class Failure:
     def __reduce__(self) -> tuple[Any, ...]:
         try:
             data = dumps(self.error)
-            deserialize(data)  # some exceptions can be pickled but not unpickled
+            _load_error(data)  # some exceptions can be pickled but not unpickled
         except Exception:
             data = dumps(RemoteError(self.last_line))
         return _load_failure, (data, self.traceback)
@@ -42,7 +44,14 @@ def _load_failure(data: bytes, text: str) -> Failure:
     failure = Failure.__new__(Failure)
     failure.traceback = text
     try:
-        failure.error = deserialize(data)
+        failure.error = _load_error(data)
     except Exception:  # its class cannot be imported here, but its message can be shown
         failure.error = RemoteError(text.rstrip().rpartition("\n")[2])
     return failure
+
+
+def _load_error(data: bytes) -> BaseException:
+    error = deserialize(data)
+    if not isinstance(error, BaseException):  # its `__reduce__` decides what it becomes
+        raise TypeError(f"not an exception: {error!r}")
+    return error

@@ -58,10 +58,11 @@ class Future(Generic[T]):
         Raises
         ------
         WaitTimeoutError
-            Nothing was set within `timeout` seconds (None: wait for ever). The message says
-            whether the process that made the future and the owner of the store are alive.
+            Nothing was set within `timeout` seconds. The message says whether the process that made
+            the future and the owner of the store are alive.
         StoreClosedError
-            The store is gone, so nothing will be set any more.
+            The store is gone, so nothing will be set any more. Without a `timeout` also: its owner
+            was killed, see `FileConnector.wait`.
         """
         if not self.ref.loaded:
             self.ref.store.wait(self.ref.key, timeout)

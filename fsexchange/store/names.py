@@ -71,7 +71,10 @@ class Names(MutableMapping[str, FileKey]):
         return f"{type(self).__name__}({self._where!r}{count})"
 
     def wait(self, name: str, timeout: float | None = None) -> None:
-        """Return once there is such a name; `WaitTimeoutError` after `timeout` seconds."""
+        """Return once there is such a name; `WaitTimeoutError` after `timeout` seconds.
+
+        `StoreClosedError` as `FileConnector.wait`.
+        """
         label = check_name(name)
         if not self._labels.wait(label, timeout):
             raise WaitTimeoutError(

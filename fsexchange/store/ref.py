@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
+import numpy as np
+
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from fsexchange.connector.keys import FileKey
     from fsexchange.store.failure import Failure
 
@@ -39,8 +43,8 @@ class Ref(Generic[T]):
     """A handle on an object in a store; `get` reads the object.
 
     Made by `Store.ref` and `Future.ref`. It pickles to a few hundred bytes, is hashable, and equals
-    any other Ref of the same object. Deleting a Ref does not delete the object: evict it, or close
-    the store.
+    any other Ref of the same object. numpy takes a Ref of an array for that array. Deleting a Ref
+    does not delete the object: evict it, or close the store.
 
     Notes
     -----
@@ -84,6 +88,14 @@ class Ref(Generic[T]):
         """Remove the object from the store, for everyone; a loaded object stays valid."""
         self.store.evict(self.key)
 
+    def __array__(
+        self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
+    ) -> npt.NDArray[Any]:
+        """Return the object as an array, so that `np.asarray(ref)` is `np.asarray(ref.get())`."""
+        if copy is None:
+            return np.asanyarray(self.get(), dtype)
+        return np.array(self.get(), dtype, copy=copy, subok=True)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.key} in {self.store.store_dir})"
 
@@ -91,7 +103,7 @@ class Ref(Generic[T]):
         return isinstance(other, Ref) and self._identity() == other._identity()
 
     def __hash__(self) -> int:
-        return hash(self._identity())
+        return hash(self.key.filename)  # random, and its hash is kept
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.store, self.key)

@@ -99,13 +99,20 @@ class Store:
         """Stop using this store; the owner's process removes it with all its objects."""
         self.connector.close()
 
-    def put(self, obj: Any, *, name: str | None = None, checksum: bool = False) -> FileKey:
+    def put(
+        self, obj: Any, *, name: str | None = None, replace: bool = False, checksum: bool = False
+    ) -> FileKey:
         """Write one object and return its key.
 
         Parameters
         ----------
         name:
             Give the object this name, too; an object that had the name before loses it.
+        replace:
+            Evict the object that had the name before, once the new one has it. `get` by the name
+            finds one of the two at any time; who holds the old key finds nothing. If several
+            processes replace at the same time, the last one has the name, and objects of the others
+            may stay without one.
         checksum:
             Guard the elements of arrays by a CRC-32, too: about a second for 1 GiB, and another
             for each `get`.
@@ -115,18 +122,26 @@ class Store:
         SerializationError
             The object cannot be pickled.
         StoreError
-            The file system refuses; nothing is left of the object.
+            The file system refuses; nothing is left of the object, and an old one stays. If it is
+            the old one that cannot be removed, the new one has the name all the same.
         """
         if name is None:
+            if replace:
+                raise ValueError("replace=True replaces the object of a name; pass name=, too")
             return self.connector.put(serialize(obj, checksum=checksum))
         check_name(name)
         key = self.connector.put(serialize(obj, checksum=checksum))
         try:
+            old = self._find(name) if replace else None
             self.names[name] = key
         except BaseException:
             with contextlib.suppress(FsExchangeError):
-                self.connector.evict(key)
+                # Ctrl-C may come when it has the name already.
+                if self._find(name) != key:
+                    self.connector.evict(key)
             raise
+        if old is not None and old != key:
+            self.evict(old)
         return key
 
     def put_batch(self, objs: Iterable[Any]) -> list[FileKey]:
@@ -246,8 +261,8 @@ class Store:
     def wait(self, key: FileKey | str | Ref[Any], timeout: float | None = None) -> None:
         """Wait until there is an object under this key or name.
 
-        `WaitTimeoutError` after `timeout` seconds; None waits for ever. See `FileConnector.wait`
-        for the other errors, and for how soon it returns.
+        `WaitTimeoutError` after `timeout` seconds; None waits as long as the owner of the store
+        lives. See `FileConnector.wait` for the other errors, and for how soon it returns.
         """
         start = time.monotonic()
         if isinstance(key, str):
