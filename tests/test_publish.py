@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -140,13 +141,13 @@ def test_the_next_file_is_not_a_damaged_one(
     read = files.read
     reads: list[str] = []
 
-    def read_the_next(name: str, nbytes: int, *, mappable: bool) -> files.BytesLike:
+    def read_the_next(name: str, nbytes: int, **options: Any) -> files.BytesLike:
         if not reads:
             MARKERS.remove(name)
             files.create(name, [b"1" * 5], 5)
         reads.append(name)
         try:
-            return read(name, nbytes, mappable=mappable)
+            return read(name, nbytes, **options)
         finally:
             if done and len(reads) == 1:
                 MARKERS.remove(name)
