@@ -204,6 +204,7 @@ FOREIGN = [
     "empty/",
     ".fsexchange-other",
     ".fsexchange-adopt-x",
+    ".fsexchange-names",
     f".fsexchange-{RANDOM}-other",
     f".fsexchange-names-{RANDOM}",
     f"{WRITER}.txt",
@@ -221,7 +222,8 @@ FOREIGN = [
 
 @pytest.mark.parametrize("name", FOREIGN)
 def test_what_others_made_stays_and_is_named(name: str, store: Path) -> None:
-    make(store, *RECORD, *BESIDE, *IN_NAMES, f"{OTHER}/.process", f"{OTHER}/0", name)
+    own = [] if name == ".fsexchange-names" else IN_NAMES
+    make(store, *RECORD, *BESIDE, *own, f"{OTHER}/.process", f"{OTHER}/0", name)
     top = name.partition("/")[0]
     assert remove_objects(str(store)) == ([top], [])
     with pytest.warns(UserWarning, match="not removed.*fsexchange did not make") as caught:

@@ -79,11 +79,12 @@ def remove_objects(path: str) -> Rest:
     for name in files.listing(path):
         if layout.WRITER.fullmatch(name) or layout.LEAVING.fullmatch(name):
             _remove_writer(path, name, rest)
-    for name in files.listing(f"{path}/{layout.NAMES}"):
-        _remove_file(path, f"{layout.NAMES}/{name}", rest)
+    with contextlib.suppress(NotADirectoryError):  # a user's file
+        for name in files.listing(f"{path}/{layout.NAMES}"):
+            _remove_file(path, f"{layout.NAMES}/{name}", rest)
     # In this order an object comes before its marker, which may be all that says whose it is.
     for name in sorted(files.listing(path)):
-        if name == layout.NAMES:
+        if name == layout.NAMES and os.path.isdir(f"{path}/{name}"):
             if not _remove_directory(f"{path}/{name}") and not rest.foreign:
                 rest.busy.append(name)  # somebody is naming an object, or a file of it is in use
         elif layout.BESIDE_WRITERS.fullmatch(name) or _is_stamped(f"{path}/{name}"):

@@ -134,10 +134,10 @@ class Store:
         try:
             old = self._find(name) if replace else None
             self.names[name] = key
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(FsExchangeError):
                 # Ctrl-C may come when it has the name already.
-                if self._find(name) != key:
+                if isinstance(error, FsExchangeError) or self._find(name) != key:
                     self.connector.evict(key)
             raise
         if old is not None and old != key:
