@@ -39,7 +39,7 @@ def test_unknown_kinds_are_treated_with_the_most_care() -> None:
 
 def test_local_file_systems_are_mapped_and_opened() -> None:
     for kind in ("ext4", "xfs", "tmpfs"):
-        assert POLICIES[kind] == (False, True, "open")
+        assert POLICIES[kind] == (False, True, "any")
 
 
 def test_explanation_says_what_where_and_what_to_do() -> None:

@@ -391,6 +391,25 @@ class FileConnector:
         self.directory.check()
         return False
 
+    def existing(self, keys: Iterable[FileKey]) -> list[FileKey]:
+        """Return those of several keys that have an object, as `exists` says of one.
+
+        For those of `new_key` one listing of a directory tells of all its keys. It does not tell of
+        a store that is gone: `guard` does.
+        """
+        found: list[FileKey] = []
+        folders: dict[str, dict[str, FileKey]] = {}
+        for key in map(checked, keys):
+            path = self._path(key)
+            if key.nbytes < 0:
+                folder, _, name = path.rpartition("/")
+                folders.setdefault(folder, {})[name] = key
+            elif self._is_there(path, key):
+                found.append(key)
+        for folder, named in folders.items():
+            found += [named[name] for name in self._own.present(folder, list(named))]
+        return found
+
     def evict(self, key: FileKey) -> None:
         """Remove an object; no error if there is none. A process that has it mapped keeps it."""
         key = checked(key)
@@ -499,6 +518,15 @@ class FileConnector:
                 patient()
 
         return check
+
+    @property
+    def watched(self) -> bool:
+        """Whether the kernel of this host reports each object that any process sets."""
+        return not self.directory.policy.network
+
+    def sign(self, key: FileKey) -> str:
+        """Return the path of the file whose appearance says that a key's object is set."""
+        return self._own.sign(self.path(key))
 
     def path(self, key: FileKey) -> str:
         """Return the path of a key's object, even if it is not there; `InvalidKeyError`."""

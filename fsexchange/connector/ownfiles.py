@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from fsexchange.filesystem.files import BytesLike
 
+# From so many names on a listing of their directory costs less than a look at each.
+_LIST_FROM = 16
+
 
 class OwnFiles:
     """The own files of one store as one process uses them. Threads may share it.
@@ -106,6 +109,24 @@ class OwnFiles:
             return False
         except OSError as error:
             raise self._directory.error(error, "look at", sign) from error
+
+    def present(self, folder: str, names: Sequence[str]) -> list[str]:
+        """Return those of several names in a directory under which there is a file.
+
+        They are not `sure`. One listing tells of all, where it can be trusted and is worth it.
+        """
+        lookup = self._directory.policy.lookup
+        if lookup == "open" or (lookup == "any" and len(names) < _LIST_FROM):
+            return [name for name in names if self.is_there(f"{folder}/{name}", sure=True)]
+        try:
+            listing = frozenset(files.listing(folder))
+        except OSError as error:
+            raise self._directory.error(error, "list", folder) from error
+        return [name for name in names if self._publication.sign(name) in listing]
+
+    def sign(self, path: str) -> str:
+        """Return the path of the file whose appearance says that there is a file."""
+        return self._publication.sign(path)
 
     def remove(self, path: str, *, plain: bool = False) -> bool:
         """Remove a file; False if there is none.

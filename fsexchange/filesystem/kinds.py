@@ -21,14 +21,14 @@ class Policy(NamedTuple):
     the store lives."""
     mappable: bool
     """Whether a mapping keeps its pages whatever other clients do to the file's name."""
-    lookup: Literal["open", "list"]
+    lookup: Literal["any", "open", "list"]
     """How to look for a name that may not exist yet. One early `open` or `stat` can leave a
     negative entry in the client's cache, which hides the file from the whole host for up to 30 s
-    after it was made; a directory listing leaves none."""
+    after it was made; a directory listing leaves none, but may be an old one itself."""
 
     def may_open(self, path: str) -> bool:
         """Return whether to open a name: it exists, or an early look does no harm here."""
-        if self.lookup == "open":
+        if self.lookup != "list":
             return True
         folder, name = os.path.split(path)
         return name in files.listing(folder)
@@ -42,10 +42,10 @@ class FileSystem(NamedTuple):
     policy: Policy
 
 
-_LOCAL = Policy(network=False, mappable=True, lookup="open")
+_LOCAL = Policy(network=False, mappable=True, lookup="any")
 # Distributed locks keep every client's caches right: nothing is hidden, and an unlinked file
 # keeps its data while somebody has it open or mapped.
-_COHERENT = Policy(network=True, mappable=True, lookup="open")
+_COHERENT = Policy(network=True, mappable=True, lookup="any")
 _CAREFUL = Policy(network=True, mappable=False, lookup="list")
 
 POLICIES: dict[str, Policy] = {

@@ -1,11 +1,12 @@
-"""Objects in a connector: stores, their handles (refs and futures), and names."""
+"""Objects in a connector: stores, their handles (refs and futures), names, and waits for many."""
 
 from fsexchange.store.failure import _load_failure
 from fsexchange.store.future import Future
 from fsexchange.store.ref import Ref
 from fsexchange.store.store import Store, _attach
+from fsexchange.store.waiting import as_completed, wait
 
-__all__ = ["Future", "Ref", "Store"]
+__all__ = ["Future", "Ref", "Store", "as_completed", "wait"]
 
 # Stored pickles contain the names of these functions. These are names in this package, so that
 # objects stay readable when a function moves to another module.

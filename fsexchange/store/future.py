@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from fsexchange.store import callbacks
 from fsexchange.store.failure import Failure
 from fsexchange.store.ref import Ref
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fsexchange.connector.keys import FileKey
     from fsexchange.store.ref import HandleStore
 
@@ -49,8 +52,19 @@ class Future(Generic[T]):
 
     def done(self) -> bool:
         """Return whether a result or an exception is set, without waiting."""
-        done: bool = self.ref.store.exists(self.ref.key)
-        return done
+        return self.ref.loaded or bool(self.ref.store.exists(self.ref.key))
+
+    def add_done_callback(self, callback: Callable[[Future[T]], object]) -> None:
+        """Have `callback` called with this future once it is set, in this process.
+
+        At once, in this thread, if it is set; else in a thread that all callbacks share, so keep it
+        short. It is also called when nothing can be set any more: then `result` raises
+        `StoreClosedError`. Errors that it raises are logged. A forked child has no callbacks.
+        """
+        if self.done():
+            callbacks.call(self, callback)
+        else:
+            callbacks.add(self, callback)
 
     def result(self, timeout: float | None = None) -> T:
         """Wait for the result and return it, or raise the exception that was set.
@@ -70,6 +84,8 @@ class Future(Generic[T]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait, and return the exception that was set, or None for a result."""
+        if self.ref.loaded:
+            return None  # it may have been evicted since
         store = self.ref.store
         store.wait(self.ref.key, timeout)
         failure = store._failure(self.ref.key)

@@ -13,6 +13,7 @@ from fsexchange.connector.default import default_store
 from fsexchange.connector.keys import FileKey, checked
 from fsexchange.errors import FsExchangeError, InvalidKeyError, MissingObjectError
 from fsexchange.serialize import alike, deserialize, serialize
+from fsexchange.store import callbacks
 from fsexchange.store.cache import Cache
 from fsexchange.store.failure import Failure
 from fsexchange.store.future import Future
@@ -96,7 +97,11 @@ class Store:
         return _attach, (type(self), self.connector.config(), size)
 
     def close(self) -> None:
-        """Stop using this store; the owner's process removes it with all its objects."""
+        """Stop using this store; the owner's process removes it with all its objects.
+
+        Callbacks of futures that are set by now are called first.
+        """
+        callbacks.flush(self.store_id)
         self.connector.close()
 
     def put(
