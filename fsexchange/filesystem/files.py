@@ -150,18 +150,17 @@ def read(path: str, nbytes: int = -1, *, mappable: bool = True) -> BytesLike:
     """Return a whole file as a writable buffer of the caller's own.
 
     If `nbytes` is given, a file of another length is a `CorruptObjectError`. Three system calls for
-    small files, four for a mapping. A mapping is private, copy-on-write: pages not written to are
-    shared with all readers, pages written to are the caller's, and the file never changes.
+    a file below `MAP_FROM`, four for a mapping. A mapping is private, copy-on-write: pages not
+    written to are shared with all readers, pages written to are the caller's, and the file never
+    changes.
     """
     fd = os.open(path, _READ)
     try:
-        if 0 <= nbytes < _BYTEARRAY_UP_TO:
+        if 0 <= nbytes < MAP_FROM:
             # One byte more than there should be: so a longer file is noticed without an fstat.
-            buffer = bytearray(nbytes + 1)
-            if os.readv(fd, [buffer]) == nbytes:
-                del buffer[nbytes:]
+            buffer = _memory(nbytes)
+            if os.readv(fd, [buffer, bytearray(1)]) == nbytes:
                 return buffer
-            os.lseek(fd, 0, os.SEEK_SET)
         size = os.fstat(fd).st_size
         if nbytes not in (-1, size):
             raise CorruptObjectError(
@@ -189,22 +188,17 @@ def read_part(path: str, offset: int, nbytes: int, *, mappable: bool = True) -> 
             mapping = _map(fd, before + nbytes, offset - before)
             if mapping is not None:
                 return mapping[before:]
-        os.lseek(fd, offset, os.SEEK_SET)
-        return _read_all(fd, nbytes, path)
+        return _read_all(fd, nbytes, path, offset)
     finally:
         os.close(fd)
 
 
-def _read_all(fd: int, size: int, path: str) -> BytesLike:
-    buffer: BytesLike = (
-        bytearray(size)
-        if size < _BYTEARRAY_UP_TO
-        else np.empty(size, np.uint8).data  # unlike a bytearray, not filled with zeros first
-    )
+def _read_all(fd: int, size: int, path: str, offset: int = 0) -> BytesLike:
+    buffer = _memory(size)
     view = memoryview(buffer)
     done = 0
     while done < size:
-        got = os.readv(fd, [view[done:]])  # at most 0x7ffff000 bytes a call: read(2)
+        got = os.preadv(fd, [view[done:]], offset + done)  # at most 0x7ffff000 bytes: read(2)
         if got == 0:
             raise CorruptObjectError(
                 f"{path} ended after {done} of {size} bytes while it was read",
@@ -215,6 +209,11 @@ def _read_all(fd: int, size: int, path: str) -> BytesLike:
         done += got
     view.release()
     return buffer
+
+
+def _memory(nbytes: int) -> BytesLike:
+    """Return fresh memory to read into; only a bytearray is filled with zeros first."""
+    return bytearray(nbytes) if nbytes < _BYTEARRAY_UP_TO else np.empty(nbytes, np.uint8).data
 
 
 class _Mapping:
