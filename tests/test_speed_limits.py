@@ -14,7 +14,7 @@ LIMITS = {
     "put of pieces": 3,
     "put of 64 MiB": 3,
     "get of 1 KiB": 3,
-    "get of 64 KiB": 4,
+    "get of 64 KiB": 3,
     "get of 64 MiB": 4,
     "exists": 1,
     "evict": 1,

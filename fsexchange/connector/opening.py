@@ -80,10 +80,14 @@ def _make(path: str) -> None:
     missing = [path]
     while not os.path.exists(os.path.dirname(missing[-1])):
         missing.append(os.path.dirname(missing[-1]))
+    made = stat.S_ISVTX | 0o700
     try:
         for folder in reversed(missing):
             with contextlib.suppress(FileExistsError):
-                os.mkdir(folder, stat.S_ISVTX | 0o700 if folder == path else 0o700)
+                os.mkdir(folder, made if folder == path else 0o700)
+                if folder == path and os.stat(path).st_mode & stat.S_ISVTX == 0:
+                    with contextlib.suppress(OSError):
+                        os.chmod(path, made)  # bindfs takes the bit here only
     except OSError as error:
         raise store_error(error, "make the store's directory", path) from error
 

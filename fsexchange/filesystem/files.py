@@ -179,19 +179,18 @@ def read(path: str, nbytes: int = -1, *, mappable: bool = True, uid: int = -1) -
     """Return a whole file as a writable buffer of the caller's own.
 
     If `nbytes` is given, a file of another length is a `CorruptObjectError`; if `uid` is given, one
-    of another user an `UntrustedDirectoryError`. Three system calls for
-    small files, four for a mapping. A mapping is private, copy-on-write: pages not written to are
-    shared with all readers, pages written to are the caller's, and the file never changes.
+    of another user an `UntrustedDirectoryError`. Three system calls for a file below `MAP_FROM`,
+    four for a mapping. A mapping is private, copy-on-write: pages not written to are shared with
+    all readers, pages written to are the caller's, and the file never changes.
     """
     (fd,) = map(os.open, (path,), (_READ,))
     try:
         if uid != -1:
             check_uid(fd, uid, path)
-        if 0 <= nbytes < _BYTEARRAY_UP_TO:
+        if 0 <= nbytes < MAP_FROM:
             # One byte more than there should be: so a longer file is noticed without an fstat.
-            buffer = bytearray(nbytes + 1)
-            if os.readv(fd, [buffer]) == nbytes:
-                del buffer[nbytes:]
+            buffer = _memory(nbytes)
+            if os.readv(fd, [buffer, bytearray(1)]) == nbytes:
                 return buffer
         size = os.fstat(fd).st_size
         if nbytes not in (-1, size):
@@ -259,11 +258,7 @@ def check_uid(fd: int, uid: int, path: str) -> None:
 
 
 def _read_all(fd: int, nbytes: int, path: str, offset: int = 0) -> BytesLike:
-    buffer: BytesLike = (
-        bytearray(nbytes)
-        if nbytes < _BYTEARRAY_UP_TO
-        else np.empty(nbytes, np.uint8).data  # unlike a bytearray, not filled with zeros first
-    )
+    buffer = _memory(nbytes)
     view = memoryview(buffer)
     done = 0
     while done < nbytes:
@@ -283,6 +278,11 @@ def _too_short(path: str, end: int, size: int) -> CorruptObjectError:
         expected=end,
         actual=size,
     )
+
+
+def _memory(nbytes: int) -> BytesLike:
+    """Return fresh memory to read into; only a bytearray is filled with zeros first."""
+    return bytearray(nbytes) if nbytes < _BYTEARRAY_UP_TO else np.empty(nbytes, np.uint8).data
 
 
 class _Mapping:

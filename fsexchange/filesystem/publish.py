@@ -179,6 +179,10 @@ def write_beside(
     temporary = f"{os.path.dirname(path)}/.{os.urandom(8).hex()}.tmp"
     files.create(temporary, pieces, nbytes, mode(stamp))
     if stamp and sure and not RENAMING.is_stamped(temporary):
+        with contextlib.suppress(OSError):
+            os.chmod(temporary, mode(stamp))  # bindfs drops the bit from open(2), and takes it here
+        if RENAMING.is_stamped(temporary):
+            return temporary
         discard(temporary)
         raise OSError(errno.EOPNOTSUPP, "the mount does not keep the sticky bit of a file")
     return temporary

@@ -1,0 +1,113 @@
+"""Put on one host and get on another, by fsexchange and by bare system calls in turn.
+
+The first rank puts. The second, on another host, gets each object twice: the first get asks the
+server, the second finds the data in the host's cache. Then the first rank gets what it has put.
+Objects are read, not mapped, on file systems where fsexchange reads them.
+"""
+
+import argparse
+import gc
+import random
+import statistics
+import tempfile
+import time
+
+import numpy as np
+from mpi4py import MPI
+
+from benchmarks.machine import about, kind_of
+from benchmarks.markdown import markdown_table
+from benchmarks.peers import BareRead, BareReread, Ours
+from benchmarks.words import KIB, MIB, duration, number, quotients, size, spread
+
+SIZES = [KIB, 64 * KIB, MIB, 16 * MIB, 64 * MIB]
+WAYS = [Ours, BareRead, BareReread]
+WORKS = ["put", "get", "get again", "get by the writer"]
+LEAST = 8  # rounds
+
+
+def timed(verb, argument):
+    start = time.perf_counter()
+    result = verb(argument)
+    return time.perf_counter() - start, result
+
+
+def get_all(ways, keys):
+    """Return the seconds that each way takes to get its object; the ways take turns."""
+    return {name: timed(ways[name].get, key)[0] for name, key in keys.items()}
+
+
+def received(comm):
+    """Receive without a busy loop: MPI's own would take a processor from those who measure."""
+    request = comm.irecv()
+    while True:
+        done, message = request.test()
+        if done:
+            return message
+        time.sleep(1e-3)
+
+
+def put_and_get(comm, ways, nbytes, seconds):
+    """Return the seconds of each work and way, a figure a round."""
+    array = np.ones(nbytes // 8)
+    figures = {work: {name: [] for name in ways} for work in WORKS}
+    start, rounds = time.perf_counter(), 0
+    while rounds <= LEAST or time.perf_counter() - start < seconds:
+        order = random.sample(list(ways), len(ways))
+        puts = {name: timed(ways[name].put, array) for name in order}
+        keys = {name: key for name, (_, key) in puts.items()}
+        comm.send(keys, 1)
+        found = [{name: put for name, (put, _) in puts.items()}, *received(comm)]
+        found.append(get_all(ways, keys))
+        for name, key in keys.items():
+            ways[name].evict(key)
+        if rounds:  # the first also makes directories, and finds out the kind of file system
+            for work, one in zip(WORKS, found, strict=True):
+                for name in ways:
+                    figures[work][name].append(one[name])
+        rounds += 1
+    return figures
+
+
+def serve(comm, ways):
+    """Get each object twice, for as long as the first rank puts some."""
+    while (keys := received(comm)) is not None:
+        comm.send([get_all(ways, keys) for _ in range(2)], 0)
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="scripts/bench-hosts", description=__doc__)
+    parser.add_argument("directory", help="a directory that both hosts see")
+    parser.add_argument("--seconds", type=float, default=30, help="for each size (30)")
+    options = parser.parse_args()
+    comm = MPI.COMM_WORLD
+    if comm.size != 2:
+        parser.error("start it as two ranks")
+    gc.disable()
+    gc.freeze()
+    if comm.rank:
+        folders = received(comm)
+        serve(comm, {way.name: way(folder) for way, folder in zip(WAYS, folders, strict=True)})
+        return
+    with tempfile.TemporaryDirectory(dir=options.directory) as folder:
+        folders = [tempfile.mkdtemp(dir=folder) for _ in WAYS]
+        ways = {way.name: way(folder) for way, folder in zip(WAYS, folders, strict=True)}
+        comm.send(folders, 1)
+        found = [(n, put_and_get(comm, ways, n, options.seconds)) for n in SIZES]
+        comm.send(None, 1)
+        rows = []
+        for work in WORKS:
+            for nbytes, figures in found:
+                ours, *others = figures[work].values()
+                cells = [spread(quotients(ours, other), number) for other in others]
+                time_of_ours = duration(statistics.median(ours))
+                rows.append([f"{work}: {size(nbytes)}", time_of_ours, *cells])
+        kind = kind_of(folder)
+        ways[Ours.name].close()
+    heads = [f"times as long as {way.name} (quartiles)" for way in WAYS[1:]]
+    print(markdown_table(["", kind, *heads], rows))
+    print(about())
+
+
+if __name__ == "__main__":
+    main()
