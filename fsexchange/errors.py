@@ -126,7 +126,7 @@ class StoreError(FsExchangeError, OSError):
 
 
 class StoreClosedError(StoreError):
-    """The store is gone: its owner removed it, or this connector was closed.
+    """The store is gone: its owner, or something else, removed it; or this connector was closed.
 
     >>> from fsexchange import Store
     >>> with Store() as store:
