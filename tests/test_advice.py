@@ -18,7 +18,7 @@ from fsexchange import (
     StoreError,
 )
 
-from .processes import python, unprivileged
+from .processes import python, strace, unprivileged
 
 
 @pytest.mark.parametrize(
@@ -105,6 +105,20 @@ def test_segment_with_other_flags_is_not_called_too_short(base_dir: Path) -> Non
             file.write(b"\7" * 100)
         with pytest.raises(CorruptObjectError, match="no whole object .* or overwritten"):
             connector.get(keys[0])
+
+
+def test_second_set_where_links_are_refused(shm_dir: Path) -> None:
+    """sshfs says no more than EPERM to the loser of a race; file systems without links to all."""
+    for when, outcomes in (("3", ["set", "KeyExists"]), ("2+", ["StoreError", "StoreError"])):
+        fault = f"inject=link,linkat:error=EPERM:when={when}"  # the first makes the store's record
+        tracer = strace("-qq", "-o", "/dev/null", "-e", fault)
+        *lines, got = python("set_twice", shm_dir / when, before=tracer).stdout.splitlines()
+        assert [line.startswith(one) for line, one in zip(lines, outcomes, strict=True)]
+        assert got == ("bytearray(b'first')" if when == "3" else "None")
+        if when == "2+":
+            assert all(
+                "without hard links, try a store made with markers" in line for line in lines
+            )
 
 
 def test_limit_of_file_sizes_is_named(shm_dir: Path) -> None:

@@ -126,6 +126,15 @@ def test_time_out_tells_that_the_owner_is_gone(base_dir: Path) -> None:
         attached.wait(attached.new_key(), timeout=0.01)
 
 
+@pytest.mark.parametrize("text", ["", "null", "[1, 2]", "{}", '{"pid": 5}', "\xff"])
+def test_time_out_with_what_is_no_signature(text: str, base_dir: Path) -> None:
+    with FileConnector(base_dir / "store") as connector:
+        key = connector.new_key()
+        (base_dir / "store" / key.filename).with_name(".process").write_text(text)
+        with pytest.raises(TimeoutError, match="within 0 s; the store's owner"):
+            connector.wait(key, timeout=0)
+
+
 def _adopt(path: str, start: Any, results: Any) -> None:
     start.wait(60)  # when one of them dies, the others end, too
     connector = FileConnector(path)
