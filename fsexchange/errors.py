@@ -126,10 +126,10 @@ class StoreError(FsExchangeError, OSError):
 
 
 class StoreClosedError(StoreError):
-    """The store is gone: its owner removed it, or was killed, or this connector was closed.
+    """The store is gone: its owner, or something else, removed it; or this connector was closed.
 
-    The `errno` of a wait without a time-out that ends because the owner was killed is EOWNERDEAD.
-    Its objects are still there.
+    A wait without a time-out also ends with it, by `errno` EOWNERDEAD, when the owner of the store
+    was killed; then the objects are still there.
 
     >>> from fsexchange import Store
     >>> with Store() as store:

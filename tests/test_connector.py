@@ -380,7 +380,8 @@ def test_pool_of_workers_that_each_use_and_close_it(method: str, shm_dir: Path) 
     with FileConnector(shm_dir / "store") as connector:
         key = connector.put(b"for the workers")
         with multiprocessing.get_context(method).Pool(2) as pool:
-            keys = pool.starmap(_use_and_close, [(connector, key)] * 6, chunksize=1)
+            jobs = pool.starmap_async(_use_and_close, [(connector, key)] * 6, chunksize=1)
+            keys = jobs.get(timeout=60)  # the job of a worker that dies never ends
             pool.close()
             pool.join()
         assert all(bytes(connector.get(k) or b"").startswith(b"from ") for k in keys)

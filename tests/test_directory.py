@@ -38,7 +38,7 @@ def test_symlink_is_refused_unless_trusted(base_dir: Path) -> None:
     (base_dir / "real").mkdir(mode=0o700)
     (base_dir / "link").symlink_to("real")
     (base_dir / "dangling").symlink_to("nowhere")
-    with pytest.raises(UntrustedDirectoryError, match="symbolic link"):
+    with pytest.raises(UntrustedDirectoryError, match=r"symbolic link.*; pass the directory that"):
         FileConnector(base_dir / "link")
     with pytest.raises(UntrustedDirectoryError, match="symbolic link"):
         FileConnector(base_dir / "dangling")
@@ -264,6 +264,15 @@ def test_time_out_tells_that_the_owner_is_gone(base_dir: Path) -> None:
     process.wait()
     with pytest.raises(TimeoutError, match=rf"owner, process {process.pid} on .* is gone"):
         attached.wait(attached.new_key(), timeout=0.01)
+
+
+@pytest.mark.parametrize("text", ["", "null", "[1, 2]", "{}", '{"pid": 5}', "\xff"])
+def test_time_out_with_what_is_no_signature(text: str, base_dir: Path) -> None:
+    with FileConnector(base_dir / "store") as connector:
+        key = connector.new_key()
+        (base_dir / "store" / key.filename).with_name(".process").write_text(text)
+        with pytest.raises(TimeoutError, match="within 0 s; the store's owner"):
+            connector.wait(key, timeout=0)
 
 
 def _adopt(path: str, start: Any, results: Any) -> None:

@@ -34,7 +34,7 @@ def test_error_round_trips_through_pickle(kind: type[fsexchange.FsExchangeError]
 def test_error_keeps_errno_from_a_pool_worker() -> None:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         with pytest.raises(fsexchange.StoreError) as caught:
-            pool.apply(_thrown, (fsexchange.StoreError,))
+            pool.apply_async(_thrown, (fsexchange.StoreError,)).get(timeout=60)
         pool.close()
         pool.join()
     assert caught.value.errno == errno.ENOSPC

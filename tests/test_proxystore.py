@@ -86,7 +86,7 @@ def _set(future: Any) -> None:
 
 
 def test_future_is_set_in_a_spawned_process(store: Any) -> None:
-    future = store.future(polling_interval=0.001)
+    future = store.future(polling_interval=0.001, polling_timeout=60)
     assert not future.done()
     process = multiprocessing.get_context("spawn").Process(target=_set, args=(future,))
     process.start()

@@ -120,7 +120,8 @@ def test_refs_deep_in_arguments_reach_workers(method: str, base_dir: Path) -> No
     with Store(base_dir / "store") as store:
         refs: Any = [store.ref(np.full(1000, n)) for n in range(3)]
         with multiprocessing.get_context(method).Pool(2) as pool:
-            assert pool.map(_total, [refs, refs[:1], refs[1:]]) == [3000.0, 0.0, 3000.0]
+            totals = pool.map_async(_total, [refs, refs[:1], refs[1:]])
+            assert totals.get(timeout=60) == [3000.0, 0.0, 3000.0]
             pool.close()
             pool.join()
 

@@ -391,6 +391,11 @@ def test_past_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         assert not objects(connector)
 
 
+def test_truncated_past_the_cache(tmp_path: Path) -> None:
+    """An error, and no reader that waits for ever for the rest of a page."""
+    python("read_a_truncated_segment", tmp_path / "store", timeout=30)
+
+
 # ---- objects ------------------------------------------------------------------------------------
 
 point = np.dtype([("x", "f8"), ("name", "S3")])

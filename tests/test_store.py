@@ -213,7 +213,8 @@ def _double(store: Store, key: FileKey) -> FileKey:
 def test_store_is_passed_to_processes(method: str, store: Store) -> None:
     key = store.put(np.ones(1000))
     with multiprocessing.get_context(method).Pool(2) as pool:
-        keys = pool.starmap(_double, [(store, key)] * 4, chunksize=1)
+        jobs = pool.starmap_async(_double, [(store, key)] * 4, chunksize=1)
+        keys = jobs.get(timeout=60)  # the job of a worker that dies never ends
         pool.close()
         pool.join()
     assert [store.get(k).sum() for k in keys] == [2000.0] * 4

@@ -289,7 +289,8 @@ class FileConnector:
         """Write each piece, a contiguous buffer, at its offset in an object made by `reserve`.
 
         Several processes may fill one object at the same time, on network file systems, too, if
-        their pieces do not overlap. Raises what `put` raises.
+        their pieces do not overlap. Raises what `put` raises, and `ValueError` for a piece that is
+        not inside of the object.
         """
         key = checked(key)
         path = self._path(key)
@@ -300,7 +301,7 @@ class FileConnector:
                 filename=key.filename,
             )
         try:
-            files.fill(path, pieces)
+            files.fill(path, pieces, key.nbytes)
         except OSError as error:
             raise self.directory.error(error, "write", path) from error
 
@@ -494,7 +495,11 @@ class FileConnector:
         def check() -> None:
             guard()
             if key.nbytes >= 0:
-                raise MissingObjectError(f"{key} was evicted from {self.store_dir}", path=path)
+                raise MissingObjectError(
+                    f"{key} is not in {self.store_dir}, and never will be: it was evicted, or its "
+                    "key belongs to another store",
+                    path=path,
+                )
 
         if not self._own.wait(look, os.path.dirname(path), timeout, check):
             raise WaitTimeoutError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from fsexchange.connector import layout
@@ -16,6 +16,7 @@ from fsexchange.connector.place import place
 from fsexchange.connector.trust import check_trust
 from fsexchange.errors import StoreClosedError
 from fsexchange.filesystem import files
+from fsexchange.filesystem.advice import store_error
 from fsexchange.filesystem.kinds import find_filesystem
 
 
@@ -32,7 +33,10 @@ def default_store(hosts: Collection[str] = (), *, clear: bool = True) -> dict[st
     """
     path = _named("FSEXCHANGE_STORE")
     if path is not None:
-        record = read_record(path)
+        try:
+            record = read_record(path)
+        except OSError as error:
+            raise store_error(error, "look into the store at", path) from error
         if record is None:
             raise StoreClosedError(
                 f"there is no store at {path}, which $FSEXCHANGE_STORE names; unset it, or name a "
@@ -90,7 +94,10 @@ def clear_dead(base: str) -> None:
     """
     if find_filesystem(base).policy.network:
         return
-    for name in files.listing(base):
+    names: Iterable[str] = ()
+    with contextlib.suppress(OSError):  # a directory in which one may make files, but not look
+        names = files.listing(base)
+    for name in names:
         if layout.DEFAULT.fullmatch(name) is None:
             continue
         path = f"{base}/{name}"

@@ -283,8 +283,9 @@ class Directory:
 def closed_error(path: str, store_id: str) -> StoreClosedError:
     """Return the error to raise for a store that is gone."""
     return StoreClosedError(
-        f"the store {store_id} at {path} is gone: its owner has closed it. Keep the owner open "
-        "until the last reader is done, or make the store with clear=False",
+        f"the store {store_id} at {path} is gone: its owner has closed it, or something other than "
+        "fsexchange removed it. Keep the owner open until the last reader is done, or make the "
+        "store with clear=False",
         path=path,
         errno=errno.ENOENT,
     )

@@ -33,7 +33,10 @@ def gate(path: str, *, seconds: float = _PATIENCE) -> Iterator[bool]:
         return
     lock = Lock(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        message = f"another process makes or clears the store at {path}, and does not end"
+        message = (
+            f"another process makes or clears the store at {path} and does not end; end it "
+            "(lslocks shows which), or choose another store_dir"
+        )
         for _ in patiently(message, seconds):
             if lock.take():
                 break

@@ -161,8 +161,8 @@ class Segment:
 
     def _truncated(self, end: int) -> CorruptObjectError:
         return CorruptObjectError(
-            f"{self._path} ends before byte {end}: it was truncated or overwritten by something "
-            "other than fsexchange; put the object again",
+            f"{self._path} has no whole object that ends at byte {end}: it was truncated or "
+            "overwritten by something other than fsexchange; put the object again",
             path=self._path,
             expected=end,
             actual=os.fstat(self._fd).st_size,

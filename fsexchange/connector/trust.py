@@ -39,22 +39,23 @@ def check_trust(path: str, *, trust: bool) -> None:
     except OSError as error:
         raise store_error(error, "look at", path) from error
     if stat.S_ISLNK(status.st_mode):
-        problem = "is a symbolic link"
+        problem, remedy = "is a symbolic link", "pass the directory that it leads to"
     elif not stat.S_ISDIR(status.st_mode):
         raise StoreError(
             f"{path} is not a directory; choose another store_dir", path=path, errno=errno.ENOTDIR
         )
     elif status.st_uid != os.geteuid():
         problem = f"belongs to user {status.st_uid}, and you are {os.geteuid()}"
+        remedy = "choose another store_dir"
     elif status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         problem = f"is writable by others (mode {stat.S_IMODE(status.st_mode):04o})"
+        remedy = "`chmod 700` it"
     else:
         return
     if not trust:
         raise UntrustedDirectoryError(
             f"{path} {problem}: whoever can put files there can run code in your processes, as "
-            "objects are unpickled; choose another store_dir, `chmod 700` it, or make "
-            "a FileConnector with trust_directory=True",
+            f"objects are unpickled; {remedy}, or make a FileConnector with trust_directory=True",
             path=path,
             errno=errno.EACCES,
         )

@@ -8,20 +8,29 @@ from fsexchange.errors import StoreError
 from fsexchange.filesystem.kinds import find_filesystem
 
 _ADVICE = {
-    errno.ENOSPC: "free space, evict objects, or choose another directory",
+    errno.ENOSPC: "free space or inodes, evict objects, or choose another directory",
     errno.EDQUOT: "your quota is used up: free space, or choose another directory",
-    errno.EACCES: "check owner and mode of the directory and its parents",
-    errno.EPERM: "check owner and mode of the directory and its parents",
+    errno.EFBIG: "a limit of this process or of the file system is reached: see ulimit -f",
+    errno.EACCES: "check owner and mode of the path and its parents",
+    errno.EPERM: "check owner and mode of the path and its parents; on a file system without hard "
+    "links, try a store made with markers=True",
     errno.EROFS: "the mount is read-only: choose another directory",
     errno.EMFILE: "this process has too many files open: see ulimit -n",
     errno.ENFILE: "this host has too many files open",
     errno.ENOTDIR: "a part of the path is a file: choose another directory",
+    errno.EISDIR: "choose another name",
+    errno.ENAMETOOLONG: "choose a shorter path",
+    errno.ELOOP: "choose a path without them",
     errno.EOPNOTSUPP: "it lacks a system call that this needs; try a store made with markers=True",
     errno.ENOSYS: "it lacks a system call that this needs; try a store made with markers=True",
     errno.EBUSY: "if that process was killed, evict the key and set it again",
     errno.EIO: "the device or the file server fails: ask its administrator",
-    errno.ENOENT: "its key belongs to another store, or something other than fsexchange removed it",
-    errno.EEXIST: "another process sets it, too; without a rename only one may do so at a time",
+    errno.ENOTCONN: "the process that serves this file system has ended: have it mounted again",
+    errno.ESTALE: "the file server has removed or replaced it: try again",
+    errno.ENOENT: "this path, or one that it leads through, is not there. If it is an object's, it "
+    "was evicted, or its key belongs to another store, or something other than fsexchange removed "
+    "its directory",
+    errno.EEXIST: "another process made it at the same time, as only one may with markers=True",
 }
 
 

@@ -163,12 +163,19 @@ def _write_rest(fd: int, pieces: Sequence[Buffer], written: int, offset: int) ->
             raise OSError(errno.EIO, "pwritev wrote nothing")
 
 
-def fill(path: str, pieces: Iterable[tuple[int, Buffer]]) -> None:
-    """Write each piece, a contiguous buffer, at its offset in a file that is there."""
+def fill(path: str, pieces: Iterable[tuple[int, Buffer]], nbytes: int = -1) -> None:
+    """Write each piece, a contiguous buffer, at its offset in a file that is there.
+
+    `ValueError` for a piece that is not inside of the file's `nbytes` bytes, if that is given.
+    """
+    end = nbytes if nbytes >= 0 else _LONGEST
     (fd,) = map(os.open, (path,), (_WRITE,))
     try:
         for offset, piece in pieces:
-            write(fd, [piece], memoryview(piece).nbytes, offset)
+            size = memoryview(piece).nbytes
+            if not 0 <= offset <= end - size:  # -1 is the current offset: pwritev2(2)
+                raise ValueError(f"{path} has no place for {size} bytes at offset {offset}")
+            write(fd, [piece], size, offset)
     except BaseException:
         os.closerange(fd, fd + 1)
         raise

@@ -12,6 +12,7 @@ for store_id in (None, "00c0ffee00c0ffee"):
         FileConnector(sys.argv[1], store_id=store_id)
     except UntrustedDirectoryError as error:
         assert f"belongs to user 0, and you are {os.getuid()}" in str(error), error
+        assert "chmod" not in str(error), error  # they cannot
     else:
         raise AssertionError("not refused")
 try:
