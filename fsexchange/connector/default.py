@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 from collections.abc import Collection
 from typing import Any
@@ -16,6 +17,8 @@ from fsexchange.connector.trust import check_trust
 from fsexchange.errors import StoreClosedError
 from fsexchange.filesystem import files
 from fsexchange.filesystem.kinds import find_filesystem
+
+_log = logging.getLogger("fsexchange")
 
 
 def default_store(hosts: Collection[str] = ()) -> dict[str, Any]:
@@ -95,3 +98,4 @@ def clear_dead(base: str) -> None:
                 record = read_record(path) if same else None
                 if record is not None and record.clear and is_gone(path):
                     Directory(path, record.store_id, markers=record.markers).remove()
+                    _log.info("swept %s, which %s had left", path, record.process)
