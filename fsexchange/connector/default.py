@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 from collections.abc import Collection, Iterable
 from typing import Any
@@ -18,6 +19,8 @@ from fsexchange.errors import StoreClosedError
 from fsexchange.filesystem import files
 from fsexchange.filesystem.advice import store_error
 from fsexchange.filesystem.kinds import find_filesystem
+
+_log = logging.getLogger("fsexchange")
 
 
 def default_store(hosts: Collection[str] = (), *, clear: bool = True) -> dict[str, Any]:
@@ -107,3 +110,4 @@ def clear_dead(base: str) -> None:
                 record = read_record(path) if same else None
                 if record is not None and record.clear and is_gone(path):
                     Directory(path, record.store_id, markers=record.markers).remove()
+                    _log.info("swept %s, which %s had left", path, record.process)

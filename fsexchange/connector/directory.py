@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import errno
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -31,6 +32,8 @@ from fsexchange.filesystem.advice import store_error
 from fsexchange.filesystem.kinds import Policy, find_filesystem
 from fsexchange.filesystem.locks import Lock
 from fsexchange.filesystem.process import Process
+
+_log = logging.getLogger("fsexchange")
 
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
 
@@ -209,6 +212,7 @@ class Directory:
             if isinstance(error, StoreError):
                 raise
             raise self.error(error, "keep the store at", layout.record(self.path)) from error
+        _log.info("kept the store %s at %s", self.store_id, self.path)
         self._give_up()
 
     def clear(self, *, kept: bool = False) -> None:
@@ -255,6 +259,7 @@ class Directory:
             with contextlib.suppress(FileExistsError):
                 files.create(ending, [], 0)  # a cleaner of old files has removed the witness
         sweep.remove_store(self.path, self.store_id)
+        _log.info("cleared the store %s at %s", self.store_id, self.path)
 
     def _is_mine(self, record: Owner | None) -> bool:
         """Return whether the record is still this store's, and its owner's if that is this hold.

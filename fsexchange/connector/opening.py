@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import stat
 import time
@@ -29,6 +30,8 @@ from fsexchange.filesystem.advice import store_error
 from fsexchange.filesystem.kinds import find_filesystem
 from fsexchange.filesystem.process import Process
 
+_log = logging.getLogger("fsexchange")
+
 
 def open_directory(path: str, *, clear: bool, markers: bool, trust: bool) -> Directory:
     """Own the store at `path` if there is none or its owner is gone; else attach to it."""
@@ -46,6 +49,8 @@ def open_directory(path: str, *, clear: bool, markers: bool, trust: bool) -> Dir
                     raise
                 hold = None
             if hold is not None:
+                if not hold.owned:
+                    _log.debug("attached to the store %s at %s", hold.store_id, path)
                 return hold
     except OSError as error:
         if isinstance(error, StoreError):
@@ -68,6 +73,7 @@ def attach_directory(path: str, store_id: str, *, markers: bool, trust: bool) ->
         ) from None
     hold = Directory(path, store_id, markers=markers, uid=uid)
     hold.check()
+    _log.debug("attached to the store %s at %s", store_id, path)
     return hold
 
 
@@ -129,6 +135,7 @@ def _open(path: str, *, clear: bool, markers: bool, uid: int) -> Directory | Non
     heir = record._replace(process=Process.this(), clear=clear)
     with contextlib.suppress(OSError):  # the lock makes the owner; the record is for people
         renew_record(path, heir)
+    _log.info("adopted the store %s at %s from %s", heir.store_id, path, record.process)
     return Directory(path, heir.store_id, markers=heir.markers, uid=uid, owner=heir, life=life)
 
 
@@ -160,6 +167,7 @@ def _own(path: str, *, clear: bool, markers: bool, uid: int, network: bool) -> D
             life.end()
         files.unlink(layout.record(path))
         raise
+    _log.info("made the store %s at %s", store_id, path)
     return Directory(path, store_id, markers=markers, uid=uid, owner=me, life=life)
 
 
@@ -170,6 +178,7 @@ def _finish_clearing(path: str) -> None:
             sweep.remove_objects(path)
             files.unlink(layout.record(path))
             files.unlink(f"{path}/{name}")
+            _log.info("cleared what a killed process had left to clear at %s", path)
 
 
 def _touch(path: str, witness: str) -> None:
