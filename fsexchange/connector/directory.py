@@ -212,7 +212,6 @@ class Directory:
             if isinstance(error, StoreError):
                 raise
             raise self.error(error, "keep the store at", layout.record(self.path)) from error
-        _log.info("kept the store %s at %s", self.store_id, self.path)
         self._give_up()
 
     def clear(self, *, kept: bool = False) -> None:

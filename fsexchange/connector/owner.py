@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import threading
 from typing import NamedTuple
@@ -17,6 +18,8 @@ from fsexchange.connector import layout
 from fsexchange.filesystem import files, publish
 from fsexchange.filesystem.locks import Lock
 from fsexchange.filesystem.process import Process
+
+_log = logging.getLogger("fsexchange")
 
 #: Seconds between two signs of life of an owner, where other hosts may see its store.
 HEARTBEAT = 30.0
@@ -92,6 +95,7 @@ def keep(path: str, store_id: str) -> None:
     record = read_record(path)
     if record is not None and record.store_id == store_id and record.clear:
         renew_record(path, record._replace(clear=False))
+        _log.info("kept the store %s at %s", store_id, path)
 
 
 class Life:
