@@ -49,8 +49,10 @@ def test_messages_name_the_store(base_dir: Path, caplog: pytest.LogCaptureFixtur
 
 
 def test_store_that_is_kept(base_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
-    Store(base_dir / "store", clear=False).close()
+    FileConnector(base_dir / "store").close(clear=False)
     assert told(caplog) == ["INFO: made", "INFO: kept"]
+    FileConnector(base_dir / "store", clear=False).close(clear=False)
+    assert told(caplog) == ["DEBUG: attached to"]
     FileConnector(base_dir / "store").close(clear=True)
     assert told(caplog) == ["DEBUG: attached to", "INFO: cleared"]
 
