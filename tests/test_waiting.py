@@ -414,6 +414,34 @@ def test_a_wait_has_one_watch_and_gives_it_back(base_dir: Path) -> None:
         store.close()
 
 
+def test_what_comes_before_the_watch_does_is_found(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No event tells of it, so there is another look at once."""
+    futures = [store.future() for _ in range(20)]
+    real = watch.Watch.add
+
+    def add(self: watch.Watch, folder: str) -> int:
+        futures[3].set_result(0)
+        return real(self, folder)
+
+    def asleep(self: watch.Watch, seconds: float, *, wake: int = -1) -> list[watch.Event]:
+        raise AssertionError(f"slept {seconds} s")
+
+    monkeypatch.setattr(watch.Watch, "add", add)
+    monkeypatch.setattr(watch.Watch, "wait", asleep)
+    assert next(iter(as_completed(futures))) == futures[3]
+
+
+def test_futures_that_came_one_by_one_are_looked_at_together(shm_dir: Path) -> None:
+    """Each has a connector of its own; one directory is listed once a look."""
+    log = shm_dir / "strace.log"
+    python("wait_for_many", shm_dir / "store", "500", before=strace("-qq", "-o", str(log)))
+    text = log.read_text()
+    inside = text[text.index("fsexchange-begin") : text.index("fsexchange-end")]
+    assert len(inside.splitlines()) < 100
+
+
 def test_more_come_than_the_kernel_keeps_events_for(shm_dir: Path) -> None:
     """While nobody reads them: the consumer of `as_completed` is slow."""
     most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
