@@ -100,10 +100,12 @@ class Directory:
     def _is_only_out_of_sight(self) -> bool:
         """Return whether the store is there without its witness; then make that again.
 
-        Cleaners of old files remove it. A store that is cleared has no witness as well, but then
-        the other one, and as long as that is there a record.
+        Cleaners of old files remove it. A store that is cleared has none either, but has the one
+        that says so until its record is gone. Other hosts may see these two out of order.
         """
         try:
+            if find_filesystem(self.path).policy.network:
+                return False
             if files.is_there(layout.ending(self.path, self.store_id)):
                 return False
             record = read_record(self.path)
