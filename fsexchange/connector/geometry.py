@@ -39,6 +39,8 @@ class Geometry:
 
     >>> Geometry(2000).start, Geometry(2000).end
     (4096, 132096)
+    >>> Geometry(4092).start, Geometry(4093).start  # 4,092 flags and 4 of chunks fill a page
+    (4096, 8192)
     """
 
     __slots__ = ("chunks", "end", "start", "units")
