@@ -421,7 +421,7 @@ def test_heartbeat_renews_the_record_until_stopped(
     record = tmp_path / ".fsexchange"
     record.touch()
     os.utime(record, (0, 0))
-    life = Life(str(tmp_path), network=True)
+    life = Life(str(tmp_path), 16 * "0", network=True)
     assert life.begin()
     deadline = time.monotonic() + 30
     while record.stat().st_mtime == 0 and time.monotonic() < deadline:

@@ -79,8 +79,8 @@ def test_what_is_set_while_the_owner_is_looked_for_is_found(
     future = orphan.future()
     real = owners.is_gone
 
-    def is_gone(path: str) -> bool:
-        gone = real(path)
+    def is_gone(path: str, owner: owners.Owner) -> bool:
+        gone = real(path, owner)
         future.set_result("just in time")
         return gone
 

@@ -20,16 +20,18 @@ class Attachment:
     def __init__(self, directory: Directory) -> None:
         self.writers = Writers(directory)
         self.segments = Segments(directory)
+        _all.add(self)
 
 
-_attachments: weakref.WeakValueDictionary[tuple[str, str], Attachment] = (
+_all: weakref.WeakSet[Attachment] = weakref.WeakSet()
+_attachments: weakref.WeakValueDictionary[tuple[str, str, int], Attachment] = (
     weakref.WeakValueDictionary()
 )
 
 
 def attachment_to(directory: Directory) -> Attachment:
     """Return what the connectors of this process to the store in `directory` share."""
-    store = directory.path, directory.store_id
+    store = directory.path, directory.store_id, directory.uid
     return _attachments.setdefault(store, Attachment(directory))
 
 
@@ -39,8 +41,8 @@ def _in_forked_child() -> None:
     Open files are closed now, while their descriptors are still theirs: the child may close all
     descriptors later, as daemons do. (To compare pids would cost each put a system call.)
     """
-    for attachment in tuple(_attachments.values()):
-        attachment.writers.renew()
+    for attachment in tuple(_all):
+        attachment.writers.give_up()
         attachment.segments.close()
 
 

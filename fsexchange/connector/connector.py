@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, repeat
 from operator import index
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fsexchange.connector import layout
 from fsexchange.connector.attachment import Attachment, attachment_to
 from fsexchange.connector.batch import grouped, keys_in_segment
+from fsexchange.connector.directory import Directory, closed_error
 from fsexchange.connector.geometry import SEGMENT_BELOW, UNIT, padding
 from fsexchange.connector.keys import FileKey, checked
 from fsexchange.connector.labels import Labels
@@ -42,6 +44,18 @@ if TYPE_CHECKING:
     from fsexchange.filesystem.files import Buffers, BytesLike
 
 T = TypeVar("T")
+
+
+def _warn(path: str, directory: Directory) -> None:
+    # It is not cleared: keys outlive the object that made them. (No `__del__`: in one the exception
+    # of a signal handler would be lost, and most connectors that are dropped are attached.)
+    if directory.owned:
+        warnings.warn(
+            f"the owner of the store at {path} was dropped and not closed: close it, or use `with`",
+            ResourceWarning,
+            stacklevel=2,
+        )
+
 
 # Stands for the key of an object that is yet to be written.
 _NO_KEY = FileKey("")
@@ -74,7 +88,7 @@ class FileConnector:
         A second `set` of a key is a `KeyExistsError`, decided atomically between processes.
     trust_directory:
         Accept a symlink, another user's directory, or one that others can write to. Only where
-        you would run those users' code.
+        you would run those users' code. It shares no objects with them: files have mode 0600.
     store_id:
         Attach to this very store, and never make one. It is a part of `config`.
 
@@ -121,11 +135,14 @@ class FileConnector:
             )
         else:
             self.directory = attach_directory(
-                self.store_dir, store_id, markers=markers, trust=trust_directory
+                self.store_dir, store_id, clear=clear, markers=markers, trust=trust_directory
             )
         self.store_id = self.directory.store_id
         self.markers = self.directory.markers
         self._closed = False
+        if self.owned and clear:
+            self._dropped = weakref.finalize(self, _warn, self.store_dir, self.directory)
+            self._dropped.atexit = False
         self._shared = attachment_to(self.directory)
         self._own = OwnFiles(self.directory, MARKERS if self.markers else RENAMING)
         self._vigil = Vigil(self.directory)
@@ -142,16 +159,6 @@ class FileConnector:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self).from_config, (self.config(),)
-
-    def __del__(self) -> None:
-        # Not cleared: keys outlive the object that made them.
-        if not getattr(self, "_closed", True) and self.clear and self.owned:
-            warnings.warn(
-                f"{self!r} was dropped and not closed: its objects stay until this process ends",
-                ResourceWarning,
-                stacklevel=2,
-                source=self,
-            )
 
     @property
     def owned(self) -> bool:
@@ -190,8 +197,10 @@ class FileConnector:
         """
         if clear or (clear is None and self.clear and self.owned):
             self.directory.clear(kept=clear is True)
-        elif clear is False or self.owned:
-            self.directory.keep()
+        elif (clear is False or self.owned) and not self._closed:
+            there = self.directory.keep()
+            if clear is False and not there:
+                raise closed_error(self.store_dir, self.store_id)
         self._closed = True
         self._shared = Attachment(self.directory)  # the other connectors keep what they have
 
@@ -276,7 +285,7 @@ class FileConnector:
         key = self.put(head)
         path = f"{self.store_dir}/{key.filename}"
         try:
-            os.truncate(path, nbytes)
+            files.reserve(path, nbytes)
         except BaseException as error:  # nobody will ever have the key
             with contextlib.suppress(FsExchangeError):
                 self.evict(key)
@@ -550,12 +559,14 @@ class FileConnector:
 
     def _path(self, key: FileKey) -> str:
         self.check_open()
+        self.directory.use()
         if "/" not in key.filename:
             self.directory.check()  # another store in this place may have the same plain name
         return f"{self.store_dir}/{key.filename}"
 
     def _next_name(self) -> str:
         self.check_open()
+        self.directory.use()
         return self._shared.writers.next_name()
 
     def _create(self, pieces: Sequence[Buffer], nbytes: int) -> FileKey:
@@ -585,7 +596,7 @@ class FileConnector:
         """
         gone = error.errno == errno.ENOENT and not isinstance(error, StoreClosedError)
         if gone:
-            self._shared.writers.renew()
+            self._shared.writers.renew("put")
         return gone
 
     def _is_there(self, path: str, key: FileKey) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from fsexchange.connector import layout
 from fsexchange.connector.directory import Directory
 from fsexchange.connector.gate import gate
+from fsexchange.connector.opening import finish_clearing, lost_id
 from fsexchange.connector.owner import is_gone, keep, read_record
 from fsexchange.connector.place import place
 from fsexchange.connector.trust import check_trust
@@ -19,6 +20,7 @@ from fsexchange.errors import StoreClosedError
 from fsexchange.filesystem import files
 from fsexchange.filesystem.advice import store_error
 from fsexchange.filesystem.kinds import find_filesystem
+from fsexchange.filesystem.locks import Lock
 
 _log = logging.getLogger("fsexchange")
 
@@ -50,7 +52,7 @@ def default_store(hosts: Collection[str] = (), *, clear: bool = True) -> dict[st
         if not clear:
             with gate(path):
                 keep(path, record.store_id)
-        return {"store_dir": path, "store_id": record.store_id}
+        return {"store_dir": path, "store_id": record.store_id, "markers": record.markers}
     base = _named("FSEXCHANGE_DIR")
     if base is None:
         several = sorted(set(hosts))
@@ -95,19 +97,42 @@ def clear_dead(base: str) -> None:
     Errors are passed over: another process may do the same, and what stays is tried again by the
     next.
     """
-    if find_filesystem(base).policy.network:
-        return
     names: Iterable[str] = ()
     with contextlib.suppress(OSError):  # a directory in which one may make files, but not look
-        names = files.listing(base)
+        if not find_filesystem(base).policy.network:
+            names = files.listing(base)
     for name in names:
-        if layout.DEFAULT.fullmatch(name) is None:
-            continue
-        path = f"{base}/{name}"
-        with contextlib.suppress(OSError):
-            check_trust(path, trust=False)
-            with gate(path, seconds=0) as same:
-                record = read_record(path) if same else None
-                if record is not None and record.clear and is_gone(path):
-                    Directory(path, record.store_id, markers=record.markers).remove()
-                    _log.info("swept %s, which %s had left", path, record.process)
+        if layout.DEFAULT.fullmatch(name) is not None:
+            with contextlib.suppress(OSError):
+                _clear_if_dead(f"{base}/{name}")
+
+
+def _clear_if_dead(path: str) -> None:
+    if os.lstat(path).st_uid != os.geteuid() or _is_locked(path):
+        return  # in most cases no more needs to be found out
+    check_trust(path, trust=False)
+    with gate(path, seconds=0) as same:
+        record = read_record(path) if same else None
+        if record is not None:
+            if record.clear and is_gone(path, record):
+                Directory(path, record.store_id, markers=record.markers).remove()
+                _log.info("swept %s, which %s had left", path, record.process)
+        elif same:
+            finish_clearing(path)
+            if lost_id(path) is None:  # what a killed maker leaves
+                for name in files.listing(path):
+                    if layout.TEMPORARY.fullmatch(name):
+                        files.unlink(f"{path}/{name}")
+                os.rmdir(path)
+
+
+def _is_locked(path: str) -> bool:
+    """Return whether the store's owner lives, by its record alone."""
+    try:
+        lock = Lock(layout.record(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return False
+    try:
+        return not lock.take()
+    finally:
+        lock.close()

@@ -13,6 +13,7 @@ import errno
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable
 
 from fsexchange.connector import layout, sweep
@@ -24,6 +25,7 @@ from fsexchange.connector.owner import (
     is_gone,
     read_record,
     silence,
+    touch,
 )
 from fsexchange.connector.owner import keep as keep_store
 from fsexchange.errors import FsExchangeError, StoreClosedError, StoreError
@@ -31,11 +33,27 @@ from fsexchange.filesystem import files
 from fsexchange.filesystem.advice import store_error
 from fsexchange.filesystem.kinds import Policy, find_filesystem
 from fsexchange.filesystem.locks import Lock
-from fsexchange.filesystem.process import Process
+from fsexchange.filesystem.process import UNKNOWN, Process
 
 _log = logging.getLogger("fsexchange")
 
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
+
+# Seconds after which a process that uses a store tells cleaners of old files that it is in use.
+_TOUCH_EVERY = 3600.0
+
+_READ = os.O_RDONLY | os.O_CLOEXEC
+
+# How many forks lead from the first process that imported this to the calling one.
+_forks = 0
+
+
+def _in_forked_child() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_in_forked_child)
 
 
 class Directory:
@@ -63,7 +81,9 @@ class Directory:
         self._policy: Policy | None = None
         self._ending = False  # whether this process has begun to clear the store
         self._owner = owner
+        self._forks = _forks
         self._life = life
+        self._touch_due = time.monotonic() + _TOUCH_EVERY
         self._exit_handler: Callable[[], object] | None = None
         if owner is not None and owner.clear:
             self._exit_handler = _call_at_exit(self)
@@ -71,7 +91,9 @@ class Directory:
     @property
     def owned(self) -> bool:
         """Whether the calling process owns the store; a forked child does not."""
-        return self._owner is not None and self._owner.process.pid == os.getpid()
+        owner = self._owner
+        # A child in a new pid namespace may have the pid of its parent.
+        return owner is not None and self._forks == _forks and owner.process.pid == os.getpid()
 
     @property
     def policy(self) -> Policy:
@@ -85,11 +107,18 @@ class Directory:
                 raise self.error(error, "find the file system of", self.path) from error
         return self._policy
 
+    def use(self) -> None:
+        """Show, now and then, that the store is in use. To be called by each verb."""
+        now = time.monotonic()
+        if now > self._touch_due:
+            self._touch_due = now + _TOUCH_EVERY
+            touch(self.path, self.store_id)
+
     def check(self) -> None:
         """Raise `StoreClosedError` unless the store is still there."""
         try:
             # Opened, not stat'ed: an open asks the server on NFS, a stat asks the cache (nfs(5)).
-            os.close(os.open(self._witness, os.O_RDONLY | os.O_CLOEXEC))
+            any(map(os.close, map(os.open, (self._witness,), (_READ,))))  # as `files` says
         except OSError as error:
             if error.errno in _GONE:
                 if self._is_only_out_of_sight():
@@ -183,7 +212,7 @@ class Directory:
         with contextlib.suppress(OSError):
             owner = read_record(self.path)
             if owner is not None and owner.clear:
-                found.append(f"the store's owner, {owner.process}, {self._state_of_owner()}")
+                found.append(f"the store's owner, {owner.process}, {self._state_of(owner)}")
         return "; ".join(found) or "its owner is not known"
 
     def _state_of_maker(self, signature: str) -> str:
@@ -191,30 +220,34 @@ class Directory:
             return "cannot be seen from here"
         lock = Lock(signature, os.O_RDWR)
         try:
-            return "is gone" if lock.take() else "is alive"
+            return "is gone, or uses the store no more" if lock.take() else "is alive"
         finally:
             lock.close()
 
-    def _state_of_owner(self) -> str:
-        if self.policy.network:
+    def _state_of(self, owner: Owner) -> str:
+        if not owner.locked:
             seconds = silence(self.path)
             if seconds > SILENT_AFTER:
                 return f"has been silent for {seconds:.0f} s"
             return "seems to be alive"
         with gate(self.path, seconds=0) as same:
-            return "is gone" if same and is_gone(self.path) else "seems to be alive"
+            return "is gone" if same and is_gone(self.path, owner) else "seems to be alive"
 
-    def keep(self) -> None:
-        """Leave the store to everyone, for good, whoever owns it, and end this ownership."""
+    def keep(self) -> bool:
+        """Leave the store to everyone, for good, whoever owns it, and end this ownership.
+
+        False if the store is gone.
+        """
+        there = False
         try:
             with contextlib.suppress(FileNotFoundError), gate(self.path) as same:
-                if same:
-                    keep_store(self.path, self.store_id)
+                there = same and keep_store(self.path, self.store_id)
         except OSError as error:
             if isinstance(error, StoreError):
                 raise
             raise self.error(error, "keep the store at", layout.record(self.path)) from error
         self._give_up()
+        return there
 
     def clear(self, *, kept: bool = False) -> None:
         """Remove every object, and the directory if fsexchange made it and nothing else is in it.
@@ -269,7 +302,7 @@ class Directory:
         """
         if record is None or record.store_id != self.store_id:
             return False
-        return self._owner is None or self._owner.process == record.process
+        return self._owner is None or record.process in (self._owner.process, UNKNOWN)
 
     def _give_up(self) -> None:
         """End this process's ownership, if any."""

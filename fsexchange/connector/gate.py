@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 import time
 from collections.abc import Iterator
 
@@ -19,6 +20,9 @@ from fsexchange.filesystem.locks import Lock
 
 # Seconds for what another process does in milliseconds, unless it clears a large store.
 _PATIENCE = 10.0
+
+# The locks of this process, by path and thread.
+_held: dict[tuple[str, int], Lock] = {}
 
 
 @contextlib.contextmanager
@@ -31,11 +35,15 @@ def gate(path: str, *, seconds: float = _PATIENCE) -> Iterator[bool]:
     if find_filesystem(path).policy.network:
         yield True
         return
-    lock = Lock(path, os.O_RDONLY | os.O_DIRECTORY)
+    here = path, threading.get_ident()
+    left = _held.pop(here, None)
+    if left is not None:
+        left.close()  # an exception came before this line's like below
+    lock = _held[here] = Lock(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         message = (
-            f"another process makes or clears the store at {path} and does not end; end it "
-            "(lslocks shows which), or choose another store_dir"
+            f"another process makes or clears the store at {path}, or has locked its directory, "
+            "and does not end; end it (lslocks shows which), or choose another store_dir"
         )
         for _ in patiently(message, seconds):
             if lock.take():
@@ -43,6 +51,7 @@ def gate(path: str, *, seconds: float = _PATIENCE) -> Iterator[bool]:
         yield _is_at(lock, path)
     finally:
         lock.close()
+        _held.pop(here, None)
 
 
 def _is_at(lock: Lock, path: str) -> bool:

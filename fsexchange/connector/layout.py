@@ -30,6 +30,9 @@ _RECORD = ".fsexchange"
 _RANDOM = r"[0-9a-f]{16}"
 _TEMPORARY = rf"\.{_RANDOM}\.tmp"
 
+#: A file that is not yet in place.
+TEMPORARY = re.compile(_TEMPORARY)
+
 #: A writer's directory.
 WRITER = re.compile(_RANDOM)
 

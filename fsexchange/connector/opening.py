@@ -7,7 +7,6 @@ import errno
 import logging
 import os
 import stat
-import time
 import warnings
 
 from fsexchange.connector import layout, sweep
@@ -22,13 +21,14 @@ from fsexchange.connector.owner import (
     read_record,
     renew_record,
     silence,
+    touch,
 )
 from fsexchange.connector.trust import check_trust, trusted_uid
 from fsexchange.errors import StoreClosedError, StoreError
 from fsexchange.filesystem import files
 from fsexchange.filesystem.advice import store_error
 from fsexchange.filesystem.kinds import find_filesystem
-from fsexchange.filesystem.process import Process
+from fsexchange.filesystem.process import UNKNOWN, Process
 
 _log = logging.getLogger("fsexchange")
 
@@ -37,7 +37,7 @@ def open_directory(path: str, *, clear: bool, markers: bool, trust: bool) -> Dir
     """Own the store at `path` if there is none or its owner is gone; else attach to it."""
     try:
         for _ in patiently(f"other processes make and clear the store at {path} all the time"):
-            _make(path)
+            made = _make(path)
             # An owner that is just clearing the store may remove the directory at any moment.
             try:
                 check_trust(path, trust=trust)  # each time: another user may have made it anew
@@ -46,6 +46,9 @@ def open_directory(path: str, *, clear: bool, markers: bool, trust: bool) -> Dir
                     hold = _open(path, clear=clear, markers=markers, uid=uid) if same else None
             except OSError as error:
                 if error.errno not in (errno.ENOENT, errno.ESTALE):
+                    if made:
+                        with contextlib.suppress(OSError):
+                            os.rmdir(path)
                     raise
                 hold = None
             if hold is not None:
@@ -59,7 +62,9 @@ def open_directory(path: str, *, clear: bool, markers: bool, trust: bool) -> Dir
     raise AssertionError("not reached: patience ends with an error")
 
 
-def attach_directory(path: str, store_id: str, *, markers: bool, trust: bool) -> Directory:
+def attach_directory(
+    path: str, store_id: str, *, clear: bool, markers: bool, trust: bool
+) -> Directory:
     """Attach to this very store; `StoreClosedError` if it is gone, even if another is there now."""
     try:
         check_trust(path, trust=trust)
@@ -73,12 +78,15 @@ def attach_directory(path: str, store_id: str, *, markers: bool, trust: bool) ->
         ) from None
     hold = Directory(path, store_id, markers=markers, uid=uid)
     hold.check()
+    if not clear:
+        with gate(path):
+            keep(path, store_id)
     _log.debug("attached to the store %s at %s", store_id, path)
     return hold
 
 
-def _make(path: str) -> None:
-    """Make the directory and its parents, all with mode 0700, unless they are there.
+def _make(path: str) -> bool:
+    """Make the directory and its parents, all with mode 0700; False if it is there.
 
     The sticky bit changes nothing in a directory of one user's: inode(7). It says to whoever clears
     the store that the directory goes as well.
@@ -86,16 +94,19 @@ def _make(path: str) -> None:
     missing = [path]
     while not os.path.exists(os.path.dirname(missing[-1])):
         missing.append(os.path.dirname(missing[-1]))
-    made = stat.S_ISVTX | 0o700
+    mode = stat.S_ISVTX | 0o700
+    made = False
     try:
         for folder in reversed(missing):
             with contextlib.suppress(FileExistsError):
-                os.mkdir(folder, made if folder == path else 0o700)
-                if folder == path and os.stat(path).st_mode & stat.S_ISVTX == 0:
-                    with contextlib.suppress(OSError):
-                        os.chmod(path, made)  # bindfs takes the bit here only
+                os.mkdir(folder, mode if folder == path else 0o700)
+                made = folder == path
+        if made and os.stat(path).st_mode & stat.S_ISVTX == 0:
+            with contextlib.suppress(OSError):
+                os.chmod(path, mode)  # bindfs takes the bit here only
     except OSError as error:
         raise store_error(error, "make the store's directory", path) from error
+    return made
 
 
 def _open(path: str, *, clear: bool, markers: bool, uid: int) -> Directory | None:
@@ -105,7 +116,7 @@ def _open(path: str, *, clear: bool, markers: bool, uid: int) -> Directory | Non
     """
     network = find_filesystem(path).policy.network
     if not network:
-        _finish_clearing(path)
+        finish_clearing(path)
     record = read_record(path)
     if record is None:
         return _own(path, clear=clear, markers=markers, uid=uid, network=network)
@@ -121,28 +132,33 @@ def _open(path: str, *, clear: bool, markers: bool, uid: int) -> Directory | Non
         return None  # its owner is just making or clearing it
     if not files.is_there(witness):
         files.create(witness, [], 0)  # its maker was killed, or a cleaner of old files took it
-    _touch(path, witness)
+    touch(path, record.store_id)
     hold = Directory(path, record.store_id, markers=record.markers, uid=uid)
     if not record.clear:
         return hold
-    life = Life(path, network=network)
-    if network or not life.begin():
-        if network:
+    life = Life(path, record.store_id, network=False) if record.locked and not network else None
+    if life is None or not life.begin():
+        if not record.locked:
             _warn_of_silence(path, record)
         if not clear:
             keep(path, record.store_id)
         return hold
-    heir = record._replace(process=Process.this(), clear=clear)
-    with contextlib.suppress(OSError):  # the lock makes the owner; the record is for people
+    heir = record._replace(process=Process.this(), clear=clear, locked=clear)
+    try:
         renew_record(path, heir)
+    except OSError as error:
+        if error.errno == errno.EROFS:  # nobody can end it here
+            life.end()
+            return hold
+        # Else the locks make the owner; the record is for people.
     _log.info("adopted the store %s at %s from %s", heir.store_id, path, record.process)
     return Directory(path, heir.store_id, markers=heir.markers, uid=uid, owner=heir, life=life)
 
 
 def _own(path: str, *, clear: bool, markers: bool, uid: int, network: bool) -> Directory | None:
     """Make a store at `path`, in which objects may be whose record was lost."""
-    store_id = _lost_id(path) or os.urandom(8).hex()
-    me = Owner(store_id, Process.this(), clear=clear, markers=markers)
+    store_id = lost_id(path) or os.urandom(8).hex()
+    me = Owner(store_id, Process.this(), clear, markers, locked=clear and not network)
     if not network:
         files.unlink(layout.record(path))  # half of one, of a killed process
     try:
@@ -152,9 +168,6 @@ def _own(path: str, *, clear: bool, markers: bool, uid: int, network: bool) -> D
     life = None
     # Do the rest only under our record: an owner before us sweeps under its own.
     try:
-        if clear:
-            life = Life(path, network=network)
-            life.begin()
         # Before anybody can look for it: an early look may hide it from a host, and to list what is
         # in it is a look, too.
         with contextlib.suppress(FileExistsError):
@@ -162,6 +175,12 @@ def _own(path: str, *, clear: bool, markers: bool, uid: int, network: bool) -> D
         # Last: where there is no gate, others attach only to a store that has its witness.
         with contextlib.suppress(FileExistsError):
             files.create(layout.witness(path, store_id), [], 0)
+        if clear:
+            life = Life(path, store_id, network=network)
+            if not life.begin():
+                # A cleaner of old files took the record of an owner that lives.
+                renew_record(path, me._replace(process=UNKNOWN))
+                return Directory(path, store_id, markers=markers, uid=uid)
     except BaseException:
         if life is not None:
             life.end()
@@ -171,7 +190,7 @@ def _own(path: str, *, clear: bool, markers: bool, uid: int, network: bool) -> D
     return Directory(path, store_id, markers=markers, uid=uid, owner=me, life=life)
 
 
-def _finish_clearing(path: str) -> None:
+def finish_clearing(path: str) -> None:
     """Remove what a process that was killed while it cleared a store has left of it."""
     for name in files.listing(path):
         if layout.ENDING.fullmatch(name):
@@ -181,16 +200,7 @@ def _finish_clearing(path: str) -> None:
             _log.info("cleared what a killed process had left to clear at %s", path)
 
 
-def _touch(path: str, witness: str) -> None:
-    """Make the files that must live look new to cleaners of old files: a store is in use."""
-    with contextlib.suppress(OSError):
-        os.utime(witness)
-        record = layout.record(path)
-        # Its mtime is the heartbeat of its owner; the change itself renews the ctime.
-        os.utime(record, ns=(time.time_ns(), os.stat(record).st_mtime_ns))
-
-
-def _lost_id(path: str) -> str | None:
+def lost_id(path: str) -> str | None:
     """Return the id of a store whose record is lost: cleaners of old files may remove it."""
     found = [match[1] for match in map(layout.WITNESS.fullmatch, files.listing(path)) if match]
     return found[0] if len(found) == 1 else None

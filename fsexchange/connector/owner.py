@@ -7,15 +7,18 @@ record, and a long silence is all that can be known.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
 import os
 import threading
+import time
 from typing import NamedTuple
 
 from fsexchange.connector import layout
 from fsexchange.filesystem import files, publish
+from fsexchange.filesystem.kinds import find_filesystem
 from fsexchange.filesystem.locks import Lock
 from fsexchange.filesystem.process import Process
 
@@ -40,6 +43,9 @@ class Owner(NamedTuple):
     clear: bool
     """Whether the store ends with its owner. If not, it is cleared only when somebody asks."""
     markers: bool
+    locked: bool
+    """Whether the owner holds locks for as long as it lives. Not on a network file system, as the
+    owner sees it, even if others see a local one: the server of a mount does, and containers do."""
 
     @classmethod
     def from_json(cls, text: str) -> Owner:
@@ -47,7 +53,10 @@ class Owner(NamedTuple):
         try:
             fields = json.loads(text)
             process = Process.from_json(json.dumps(fields["process"]))
-            return cls(fields["store_id"], process, fields["clear"], fields["markers"])
+            locked = fields.get("locked", False)
+            if not layout.WRITER.fullmatch(fields["store_id"]):
+                raise ValueError(f"no id of a store: {fields['store_id']!r}")
+            return cls(fields["store_id"], process, fields["clear"], fields["markers"], locked)
         except (TypeError, KeyError) as error:
             raise ValueError(str(error)) from None
 
@@ -87,43 +96,59 @@ def renew_record(path: str, owner: Owner) -> None:
     files.fill(layout.record(path), [(0, owner.to_json().encode())])
 
 
-def keep(path: str, store_id: str) -> None:
-    """Have the store at `path` kept for good, whoever owns it; nothing if it is another one.
+def keep(path: str, store_id: str) -> bool:
+    """Have the store at `path` kept for good, whoever owns it; False if it is another one.
 
     The caller holds the gate of the store, so that nobody is clearing it meanwhile.
     """
     record = read_record(path)
-    if record is not None and record.store_id == store_id and record.clear:
-        renew_record(path, record._replace(clear=False))
+    if record is None or record.store_id != store_id:
+        return False
+    if record.clear:
+        renew_record(path, record._replace(clear=False, locked=False))
         _log.info("kept the store %s at %s", store_id, path)
+    return True
+
+
+def touch(path: str, store_id: str) -> None:
+    """Make the files that must live look new to cleaners of old files: the store is in use."""
+    with contextlib.suppress(OSError):
+        os.utime(layout.witness(path, store_id))
+        record = layout.record(path)
+        # Its mtime is the heartbeat of its owner; the change itself renews the ctime.
+        os.utime(record, ns=(time.time_ns(), os.stat(record).st_mtime_ns))
 
 
 class Life:
     """What shows others that the owner of the store at `path` lives, until it ends.
 
-    A lock on the record or, on a `network` file system, a thread that renews the record's mtime.
-    Neither survives a fork: a child owns nothing.
+    Locks on the record and on the witness, as a cleaner of old files may take one of them. On a
+    `network` file system it is a thread that renews the record's mtime. Neither survives a fork: a
+    child owns nothing.
     """
 
-    def __init__(self, path: str, *, network: bool) -> None:
+    def __init__(self, path: str, store_id: str, *, network: bool) -> None:
         self._record = layout.record(path)
-        self._lock = None if network else Lock(self._record, os.O_RDWR)
         self._ended = threading.Event()
+        self._network = network
+        names = () if network else (self._record, layout.witness(path, store_id))
+        # To lock a file takes no right to write to it: a mount may be read-only.
+        self._locks = [Lock(name, os.O_RDONLY) for name in names if files.is_there(name)]
 
     def begin(self) -> bool:
         """Return whether this process is the owner from now on; False if another one lives."""
-        if self._lock is None:
+        if self._network:
             threading.Thread(target=self._beat, name="fsexchange-heartbeat", daemon=True).start()
-        elif not self._lock.take():
-            self._lock.close()
+        elif not all(lock.take() for lock in self._locks):
+            self.end()
             return False
         return True
 
     def end(self) -> None:
         """Stop showing it."""
         self._ended.set()
-        if self._lock is not None:
-            self._lock.close()
+        for lock in self._locks:
+            lock.close()
 
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT):
@@ -134,12 +159,14 @@ class Life:
                 pass
 
 
-def is_gone(path: str) -> bool:
-    """Return whether the owner of the store at `path` is gone, by the lock on its record.
+def is_gone(path: str, owner: Owner) -> bool:
+    """Return whether the owner of the store at `path` is proven gone, by the locks that it holds.
 
-    The caller holds the gate of the store, so that nobody needs the lock meanwhile.
+    The caller holds the gate of the store, so that nobody needs the locks meanwhile.
     """
-    life = Life(path, network=False)
+    if not owner.locked or find_filesystem(path).policy.network:
+        return False
+    life = Life(path, owner.store_id, network=False)
     gone = life.begin()
     life.end()
     return gone

@@ -8,6 +8,9 @@ import sys
 
 from fsexchange.errors import StoreError
 
+# Bytes of the longest path, limits.h, without those of the longest name in a store.
+_LONGEST = 4096 - 300
+
 
 def place(store_dir: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> str:
     """Return the absolute path of a store's directory.
@@ -29,7 +32,15 @@ def place(store_dir: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> str
             "LC_ALL=C.UTF-8, or pass another path"
         ) from None
     try:
-        return os.path.abspath(path)
+        path = os.path.abspath(path)
+        if len(os.fsencode(path)) > _LONGEST:
+            raise StoreError(
+                f"store_dir has {len(os.fsencode(path))} bytes, where the names in it leave room "
+                f"for {_LONGEST}; choose a shorter path",
+                path=path,
+                errno=errno.ENAMETOOLONG,
+            )
+        return path
     except FileNotFoundError:
         raise StoreError(
             f"store_dir is {path!r}, but this process's working directory was removed; pass an "

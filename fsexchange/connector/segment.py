@@ -39,8 +39,6 @@ READ, WRITE = os.O_RDONLY | os.O_CLOEXEC, os.O_RDWR | os.O_CLOEXEC
 # falloc.h
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 _libc = ctypes.CDLL(None)
-_fallocate = _libc.fallocate
-_fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 _close = _libc.close
 _close.argtypes = [ctypes.c_int, ctypes.py_object]  # the last for `Releases`
 
@@ -138,7 +136,7 @@ class Segment:
         if not self._are_free(geometry.flag(chunk * CHUNK), geometry.units_of_chunk(chunk)):
             return False
         # Where the file system cannot do this, the space is freed with the file.
-        _fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, *geometry.space_of_chunk(chunk))
+        files.fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, *geometry.space_of_chunk(chunk))
         files.write(fd, [_FREE], 1, chunk)
         return True
 

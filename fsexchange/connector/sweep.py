@@ -51,9 +51,7 @@ def remove_store(path: str, store_id: str) -> None:
     files.unlink(layout.record(path))
     files.unlink(layout.ending(path, store_id))  # last: while it is there the next goes on here
     left = sorted(rest.foreign + rest.busy)
-    if not left and not _is_made(path):
-        return
-    while True:
+    while _is_made(path):
         try:
             if _remove_directory(path):
                 return
@@ -65,12 +63,15 @@ def remove_store(path: str, store_id: str) -> None:
         if left or time.monotonic() > deadline:
             break
         time.sleep(0.01)  # another process is about to, or a late writer removes its own directory
+    else:
+        names = []  # a directory that was there before stays
     left = left or names
-    warnings.warn(
-        f"{path} was not removed: it holds what fsexchange did not make "
-        f"({', '.join(left[:3])}{', ...' if len(left) > 3 else ''})",
-        stacklevel=4,
-    )
+    if left:
+        warnings.warn(
+            f"{path} was not removed: it holds what fsexchange did not make "
+            f"({', '.join(left[:3])}{', ...' if len(left) > 3 else ''})",
+            stacklevel=4,
+        )
 
 
 def remove_objects(path: str) -> Rest:
@@ -79,15 +80,16 @@ def remove_objects(path: str) -> Rest:
     for name in files.listing(path):
         if layout.WRITER.fullmatch(name) or layout.LEAVING.fullmatch(name):
             _remove_writer(path, name, rest)
-    with contextlib.suppress(NotADirectoryError):  # a user's file
+    if _is_directory(f"{path}/{layout.NAMES}"):  # and not a user's file
         for name in files.listing(f"{path}/{layout.NAMES}"):
             _remove_file(path, f"{layout.NAMES}/{name}", rest)
     # In this order an object comes before its marker, which may be all that says whose it is.
-    for name in sorted(files.listing(path)):
-        if name == layout.NAMES and os.path.isdir(f"{path}/{name}"):
+    names = sorted(files.listing(path))
+    for name in names:
+        if name == layout.NAMES and _is_directory(f"{path}/{name}"):
             if not _remove_directory(f"{path}/{name}") and not rest.foreign:
                 rest.busy.append(name)  # somebody is naming an object, or a file of it is in use
-        elif layout.BESIDE_WRITERS.fullmatch(name) or _is_stamped(f"{path}/{name}"):
+        elif layout.BESIDE_WRITERS.fullmatch(name) or _is_stamped(path, name, names):
             _remove_file(path, name, rest)
         elif name.startswith(layout.IN_USE):
             rest.busy.append(name)
@@ -98,15 +100,25 @@ def remove_objects(path: str) -> Rest:
     return rest
 
 
-def _is_stamped(path: str) -> bool:
+def _is_stamped(path: str, name: str, names: list[str]) -> bool:
     """Return whether a file is an object with a plain name, or the marker of one."""
-    return RENAMING.is_stamped(path) or MARKERS.is_stamped(path.removesuffix(READY))
+    if RENAMING.is_stamped(f"{path}/{name}"):
+        return True
+    marked = name.removesuffix(READY)
+    return marked + READY in names and MARKERS.is_stamped(f"{path}/{marked}")
 
 
 def _is_made(path: str) -> bool:
-    """Return whether fsexchange made the directory: `opening` does so with the sticky bit."""
+    """Return whether fsexchange made the directory, with the mode that `opening` gives it."""
     try:
-        return bool(os.stat(path).st_mode & stat.S_ISVTX)
+        return stat.S_IMODE(os.stat(path).st_mode) == stat.S_ISVTX | 0o700
+    except FileNotFoundError:
+        return False
+
+
+def _is_directory(path: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
     except FileNotFoundError:
         return False
 
@@ -115,8 +127,9 @@ def _remove_writer(path: str, writer: str, rest: Rest) -> None:
     """Remove a writer's directory, or add to `rest` what is in it."""
     folder = f"{path}/{writer}"
     try:
-        if not stat.S_ISDIR(os.lstat(folder).st_mode):
-            rest.foreign.append(writer)
+        if not _is_directory(folder):
+            if files.is_there(folder):
+                rest.foreign.append(writer)
             return
         names = os.listdir(folder)
     except FileNotFoundError:

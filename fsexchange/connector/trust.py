@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
 
 from fsexchange.errors import StoreError, UntrustedDirectoryError
 from fsexchange.filesystem.advice import store_error
@@ -17,14 +18,23 @@ def trusted_uid(path: str, *, trust: bool) -> int:
     write to one that is not sticky: rename(2), EPERM.
     """
     me = os.geteuid()
-    parent = os.path.realpath(path)
-    while not trust and parent != "/":
-        parent = os.path.dirname(parent)
+    for parent in () if trust else _parents(path):
         status = os.stat(parent)
         writable = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
         if status.st_uid not in (0, me) or (writable and not status.st_mode & stat.S_ISVTX):
             return me
     return -1
+
+
+def _parents(path: str, links: int = 40) -> Iterator[str]:
+    """Yield the directories in which a name leads to `path`; those of links on the way, too."""
+    while path != "/":
+        parent = os.path.dirname(path)
+        yield parent
+        if links and os.path.islink(path):
+            target = os.path.join(os.path.realpath(parent), os.readlink(path))
+            yield from _parents(os.path.normpath(target), links - 1)
+        path = parent
 
 
 def check_trust(path: str, *, trust: bool) -> None:
@@ -35,6 +45,13 @@ def check_trust(path: str, *, trust: bool) -> None:
     try:
         status = os.stat(path, follow_symlinks=trust)
     except FileNotFoundError:
+        if os.path.islink(path):
+            raise StoreError(
+                f"{path} is a symbolic link to nothing; make what it names, or choose another "
+                "store_dir",
+                path=path,
+                errno=errno.ENOENT,
+            ) from None
         raise
     except OSError as error:
         raise store_error(error, "look at", path) from error

@@ -63,11 +63,11 @@ class Vigil:
             owner = read_record(directory.path)
             if owner is None or owner.store_id != directory.store_id or not owner.clear:
                 return  # kept by everyone: its owner is not needed
-            if directory.policy.network:
+            if not owner.locked:
                 self._warn(owner)
                 return
             with gate(directory.path, seconds=0) as same:
-                self._gone = same and is_gone(directory.path)
+                self._gone = same and is_gone(directory.path, owner)
         if self._gone and owner is not None and not look():
             raise StoreClosedError(
                 f"the owner of the store at {directory.path}, {owner.process}, is gone and has not "

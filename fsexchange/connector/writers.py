@@ -6,10 +6,14 @@ name is ever guessed, reused, or looked up before it exists.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import itertools
 import os
+import time
 from collections import OrderedDict
 
+from fsexchange.connector import layout
 from fsexchange.connector.directory import Directory
 from fsexchange.filesystem.locks import Lock
 
@@ -27,8 +31,9 @@ class _Writer:
 _MOST_KEPT = 16
 _kept: OrderedDict[tuple[str, str, str], _Writer] = OrderedDict()
 
-# A forked child makes its own.
-os.register_at_fork(after_in_child=_kept.clear)
+# Seconds after which to see to it that a cleaner of old files has not removed a directory in which
+# nothing was set.
+_TOUCH_EVERY = 3600.0
 
 
 class Writers:
@@ -41,7 +46,8 @@ class Writers:
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
         self._writers: dict[str, _Writer] = {}
-        self._lock: Lock | None = None
+        self._locks: list[Lock | None] = []
+        self._touch_due = time.monotonic() + _TOUCH_EVERY
 
     def next_name(self) -> str:
         """Return the name of a new object of `put`."""
@@ -54,23 +60,60 @@ class Writers:
         Its directory says which process made it, and that this lives.
         """
         writer = self._writers.get("new_key") or self._take("new_key")
+        if time.monotonic() > self._touch_due:
+            self._touch_due = time.monotonic() + _TOUCH_EVERY
+            if not self._touch(writer):
+                self.renew("new_key")
+                writer = self._take("new_key")
         return f"{writer.name}/{next(writer.numbers)}"
 
-    def renew(self) -> None:
-        """Begin anew, with other directories."""
-        for purpose in tuple(self._writers):
-            del self._writers[purpose]
-            _kept.pop((self._directory.path, self._directory.store_id, purpose), None)
-        self._lock = None
+    def renew(self, purpose: str) -> None:
+        """Begin anew, with another directory."""
+        self._writers.pop(purpose, None)
+        _kept.pop((self._directory.path, self._directory.store_id, purpose), None)
+
+    def give_up(self) -> None:
+        """Give up what belongs to the parent of a forked child."""
+        self._writers.clear()
+        self._locks.clear()
 
     def _take(self, purpose: str) -> _Writer:
         """Return the directory that this process used last, or make one."""
         signed = purpose == "new_key"
         kept = (self._directory.path, self._directory.store_id, purpose)
-        writer = _kept.pop(kept, None) or _Writer(self._directory.make_writer(signed=signed))
+        writer = _kept.pop(kept, None)
+        if writer is None or not self._touch(writer):
+            writer = _Writer(self._directory.make_writer(signed=signed))
         if signed:
-            self._lock = self._directory.lock_writer(writer.name)
+            self._locks.append(self._directory.lock_writer(writer.name))
         _kept[kept] = self._writers[purpose] = writer
         while len(_kept) > _MOST_KEPT:
             _kept.popitem(last=False)
         return writer
+
+    def _touch(self, writer: _Writer) -> bool:
+        """Return whether a directory is still there, and make it look new."""
+        try:
+            os.utime(f"{self._directory.path}/{writer.name}/{layout.SIGNATURE}")
+        except OSError:
+            return False
+        return True
+
+
+def _at_exit() -> None:
+    """Remove directories in which nothing is left: a kept store would gain one from each process.
+
+    Not those of `new_key`: others may set its keys later.
+    """
+    for (path, _, purpose), writer in _kept.items():
+        folder = f"{path}/{writer.name}"
+        with contextlib.suppress(OSError):
+            if purpose == "put" and os.listdir(folder) == [layout.SIGNATURE]:
+                os.unlink(f"{folder}/{layout.SIGNATURE}")
+                os.rmdir(folder)
+
+
+atexit.register(_at_exit)
+
+# A forked child makes its own.
+os.register_at_fork(after_in_child=_kept.clear)

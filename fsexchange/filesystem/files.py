@@ -58,6 +58,9 @@ _mmap.restype = ctypes.c_void_p
 _mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
 _munmap = _libc.munmap
 _munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.py_object]  # the last for `Releases`
+#: Of libc, with errno by `ctypes.get_errno`: fallocate(2).
+fallocate = _libc.fallocate
+fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 _MAP_FAILED = ctypes.c_void_p(-1).value
 _MAP_NORESERVE = 0x4000  # asm-generic/mman.h; Python has it from 3.13 on
 
@@ -161,6 +164,22 @@ def _write_rest(fd: int, pieces: Sequence[Buffer], written: int, offset: int) ->
         written = os.pwritev(fd, rest[: -_IOV_MAX - 1 : -1], offset)
         if written == 0:
             raise OSError(errno.EIO, "pwritev wrote nothing")
+
+
+def reserve(path: str, nbytes: int) -> None:
+    """Make a file longer, with zeros for which there is room: a hole may find the disk full later.
+
+    On a file system that cannot reserve, fallocate(2), it is a hole.
+    """
+    (fd,) = map(os.open, (path,), (_WRITE,))
+    try:
+        if fallocate(fd, 0, 0, nbytes) != 0:
+            number = ctypes.get_errno()
+            if number not in (errno.EOPNOTSUPP, errno.ENOSYS):
+                raise OSError(number, os.strerror(number), path)
+            os.ftruncate(fd, nbytes)
+    finally:
+        os.closerange(fd, fd + 1)
 
 
 def fill(path: str, pieces: Iterable[tuple[int, Buffer]], nbytes: int = -1) -> None:

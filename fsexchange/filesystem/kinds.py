@@ -6,6 +6,7 @@ the FUSE clients' documentation, and from measurements with two mounts of one fi
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 from typing import Literal, NamedTuple
@@ -72,8 +73,8 @@ POLICIES: dict[str, Policy] = {
 def find_filesystem(path: str) -> FileSystem:
     """Return the file system of `path`, or of its nearest parent that exists.
 
-    It is looked up in /proc/self/mountinfo by its device, proc(5). An unknown kind gets the most
-    careful policy, and so does a system without /proc.
+    It is looked up in /proc/self/mountinfo by its device, proc(5); without /proc, as in some
+    containers, the commonest are known by statfs(2). An unknown kind gets the most careful policy.
     """
     while not os.path.exists(path) and path != os.path.dirname(path):
         path = os.path.dirname(path)
@@ -104,5 +105,28 @@ def _mounted_kind(path: str) -> str:
                 if os.path.commonpath((real, point)) == point and len(point) > longest:
                     by_path, longest = kind, len(point)
     except (FileNotFoundError, PermissionError):
-        pass
+        return _kind_by_statfs(path)
     return by_path
+
+
+# linux/magic.h
+_MAGIC = {
+    0x01021994: "tmpfs",
+    0x858458F6: "ramfs",
+    0xEF53: "ext4",  # and ext2, ext3
+    0x58465342: "xfs",
+    0x9123683E: "btrfs",
+    0xF2F52010: "f2fs",
+    0x794C7630: "overlay",
+    0x6969: "nfs",
+    0x0BD00BD0: "lustre",
+    0x47504653: "gpfs",
+    0x00C36400: "ceph",
+}
+
+
+def _kind_by_statfs(path: str) -> str:
+    status = ctypes.create_string_buffer(256)  # struct statfs, which begins with `long f_type`
+    if ctypes.CDLL(None).statfs(os.fsencode(path), status) != 0:
+        return "unknown"
+    return _MAGIC.get(ctypes.c_long.from_buffer(status).value & 0xFFFFFFFF, "unknown")

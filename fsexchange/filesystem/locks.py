@@ -22,16 +22,20 @@ class Lock:
     Raises `OSError` where it cannot be opened.
     """
 
+    fd = -1
+    _file: tuple[int, int] | None = None
+
     def __init__(self, path: str, flags: int) -> None:
-        self.fd = -1
+        self._pid = os.getpid()
         _locks.add(self)
         while True:
             before = _forks
             (self.fd,) = map(os.open, (path,), (flags | os.O_CLOEXEC,))  # as `files` says
             if _forks == before:
+                self._file = _file_of(self.fd)
                 return
             # A child that was forked between the two lines has a copy that it does not know of.
-            self._forget()
+            os.close(self.fd)
 
     def __del__(self) -> None:
         self.close()
@@ -47,16 +51,32 @@ class Lock:
     def close(self) -> None:
         """Free the lock and close the file; doing so again does nothing."""
         _locks.discard(self)
-        if self.fd >= 0:
-            # Not by closing alone: a program that is just being started has a copy until its exec.
+        # Not by closing alone: a program that is just being started has a copy until its exec. Nor
+        # in a child whose fork ran no Python (of a library in C): its parent holds the lock.
+        if self._is_open() and self._pid == os.getpid():
             fcntl.flock(self.fd, fcntl.LOCK_UN)
-            self._forget()
+        self._forget()
 
     def _forget(self) -> None:
         """Close this process's copy, which leaves the lock to those who have another."""
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
+        if self._is_open():
+            os.close(self.fd)
+        self.fd = -1
+
+    def _is_open(self) -> bool:
+        """Return whether the descriptor is still this lock's.
+
+        A program may close all descriptors, as daemons do, and open files of its own.
+        """
+        return self.fd >= 0 and self._file in (None, _file_of(self.fd))
+
+
+def _file_of(fd: int) -> tuple[int, int] | None:
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _before_fork() -> None:

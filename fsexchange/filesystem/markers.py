@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import stat
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from fsexchange.errors import CorruptObjectError
 from fsexchange.filesystem import files
-from fsexchange.filesystem.publish import RENAMING, discard, mode, patiently, write_beside
+from fsexchange.filesystem.publish import RENAMING, beside, discard, mode, patiently
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -24,6 +26,7 @@ READY = ".ready"
 
 # Ends the content of a stamped file's marker: some mounts that need markers keep no modes.
 _STAMP = b" set"
+_STAMPED = re.compile(rb"[0-9a-f]{16}" + _STAMP)
 
 # By these a mount says that it cannot rename a file, or not over another one.
 _NO_RENAME = (errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EEXIST, errno.EINVAL)
@@ -89,7 +92,9 @@ class Markers:
 
     def is_stamped(self, path: str) -> bool:
         try:
-            return _token(path + READY)[0].endswith(_STAMP)
+            if not stat.S_ISREG(os.lstat(path + READY).st_mode):
+                return False  # a user's: to open a FIFO would wait for its writer
+            return _STAMPED.fullmatch(_token(path + READY)[0]) is not None
         except FileNotFoundError:
             return False
 
@@ -112,10 +117,10 @@ class Markers:
     def _replace(self, path: str, pieces: Sequence[Buffer], nbytes: int, *, stamp: bool) -> None:
         """Replace a file and its marker; if the disk is full the earlier ones stay."""
         token = _new_token(stamp)
-        made: list[str] = []
+        made = [beside(path), beside(path)]
         try:
-            made.append(write_beside(path, pieces, nbytes, stamp=stamp, sure=False))
-            made.append(write_beside(path + READY, [token], len(token)))
+            files.create(made[0], pieces, nbytes, mode(stamp))
+            files.create(made[1], [token], len(token))
             # In this order a reader that finds the same marker before and after reading has read
             # one whole file.
             files.unlink(path + READY)
@@ -179,7 +184,7 @@ def _unreplaced(path: str, read: Callable[[], T]) -> T:
 
 def _token(marker: str) -> tuple[bytes, int]:
     """Return what differs in the next marker: the content; the time, as ProxyStore's are empty."""
-    fd = os.open(marker, os.O_RDONLY | os.O_CLOEXEC)
+    (fd,) = map(os.open, (marker,), (os.O_RDONLY | os.O_CLOEXEC,))  # as `files` says
     try:
         return os.read(fd, 32), os.fstat(fd).st_mtime_ns
     finally:

@@ -41,6 +41,10 @@ class Process(NamedTuple):
         return f"process {self.pid} on {self.host}{job}"
 
 
+#: Stands for a process of which nothing is written down.
+UNKNOWN = Process("an unknown host", "", 0, 0, "")
+
+
 def _boot_id() -> str:
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:

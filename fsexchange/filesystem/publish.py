@@ -90,8 +90,9 @@ class Renaming:
         if once:
             by_link(path, pieces, nbytes, stamp=stamp)
             return
-        temporary = write_beside(path, pieces, nbytes, stamp=stamp)
+        temporary = beside(path)
         try:
+            _create_stamped(temporary, pieces, nbytes, stamp)
             os.rename(temporary, path)
         except BaseException:
             discard(temporary)
@@ -137,8 +138,9 @@ def by_link(path: str, pieces: Sequence[Buffer], nbytes: int, *, stamp: bool = F
 
     Readers never see a part of the file.
     """
-    temporary = write_beside(path, pieces, nbytes, stamp=stamp)
+    temporary = beside(path)
     try:
+        _create_stamped(temporary, pieces, nbytes, stamp)
         os.link(temporary, path)
     except OSError as error:
         # NFS: the server may have made the link and lost its answer, link(2), BUGS.
@@ -172,23 +174,23 @@ def patiently(read: Callable[[], T]) -> T:
     return read()
 
 
-def write_beside(
-    path: str, pieces: Sequence[Buffer], nbytes: int, *, stamp: bool = False, sure: bool = True
-) -> str:
-    """Write a file that is to be renamed to `path`; `sure` that others will see its stamp."""
-    temporary = f"{os.path.dirname(path)}/.{os.urandom(8).hex()}.tmp"
-    files.create(temporary, pieces, nbytes, mode(stamp))
-    if stamp and sure and not RENAMING.is_stamped(temporary):
+def beside(path: str) -> str:
+    """Return the path of a temporary file that is to be renamed to `path`."""
+    return f"{os.path.dirname(path)}/.{os.urandom(8).hex()}.tmp"
+
+
+def _create_stamped(path: str, pieces: Sequence[Buffer], nbytes: int, stamp: bool) -> None:
+    files.create(path, pieces, nbytes, mode(stamp))
+    if stamp and not RENAMING.is_stamped(path):
         with contextlib.suppress(OSError):
-            os.chmod(temporary, mode(stamp))  # bindfs drops the bit from open(2), and takes it here
-        if RENAMING.is_stamped(temporary):
-            return temporary
-        discard(temporary)
-        raise OSError(errno.EOPNOTSUPP, "the mount does not keep the sticky bit of a file")
-    return temporary
+            os.chmod(path, mode(stamp))  # bindfs drops the bit from open(2), and takes it here
+        if not RENAMING.is_stamped(path):
+            raise OSError(errno.EOPNOTSUPP, "the mount does not keep the sticky bit of a file")
 
 
 def discard(path: str) -> None:
     """Remove a file that nobody needs. An error of this would hide what has happened before."""
-    with contextlib.suppress(OSError):
+    try:
         os.unlink(path)
+    except OSError:
+        pass

@@ -12,6 +12,8 @@ import weakref
 from collections.abc import Callable
 from typing import NamedTuple
 
+from fsexchange.filesystem.release import Releases
+
 # Seconds between two looks. They grow from the time of a system call to a delay that no person
 # notices. A look every 50 ms takes well under a hundredth of a core.
 _FIRST_PAUSE, _LONGEST_PAUSE = 50e-6, 50e-3
@@ -27,6 +29,11 @@ _EVENTS = _IN_MOVED_TO | _IN_CREATE | _IN_DELETE_SELF | _IN_ONLYDIR
 _EVENT = struct.Struct("iIII")
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_close = _libc.close
+_close.argtypes = [ctypes.c_int, ctypes.py_object]  # the last for `Releases`
+
+# The files of all watches that are open.
+_open = Releases()
 
 
 def until(
@@ -98,13 +105,19 @@ class Watch:
     """
 
     def __init__(self) -> None:
-        self._fd = _libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
+        if not hasattr(select, "poll"):  # eventlet takes it away
+            raise OSError(errno.ENOSYS, "select has no poll")
+        self._file = ctypes.c_int(-1)
+        _open.add(self, _close, self._file)
+        (self._file.value,) = map(_libc.inotify_init1, (os.O_CLOEXEC | os.O_NONBLOCK,))
         if self._fd < 0:
             raise OSError(ctypes.get_errno(), "inotify_init1")
-        self._close = weakref.finalize(self, os.close, self._fd)
-        self._close.atexit = False
         self._numbers: set[int] = set()
         _all.add(self)
+
+    @property
+    def _fd(self) -> int:
+        return self._file.value
 
     def add(self, folder: str) -> int:
         """Start to watch a directory; return the number that its events will have."""
@@ -149,8 +162,8 @@ class Watch:
 
     def _give_up(self) -> None:
         """Close it: the events that a forked child read would be lost to its parent."""
-        self._fd = -1
-        self._close()
+        os.closerange(self._fd, self._fd + 1)
+        self._file.value = -1
 
 
 # Idle watches of this process. To close one takes 5 ms and more while the kernel still tidies up,

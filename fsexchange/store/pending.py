@@ -42,8 +42,6 @@ class _Group:
     """The futures of one store that are not done."""
 
     def __init__(self, connector: FileConnector, timeout: float | None) -> None:
-        self.connector = connector
-        self.others: dict[int, FileConnector] = {}
         self.pending: dict[FileKey, Future[Any]] = {}
         self.places: dict[FileKey, tuple[str, str]] = {}
         """Where the file of a watched one appears: its directory and name."""
@@ -55,15 +53,19 @@ class _Group:
         self.pause = _FIRST_PAUSE
         self.due = 0.0
         self.failed = False
-        self._guard: Callable[[], None] = connector.guard(
-            timeout, lambda: bool(connector.existing(self.pending))
+        self._timeout = timeout
+        self.use(connector)
+
+    def use(self, connector: FileConnector) -> None:
+        """Look through a connector: each future may have one of its own."""
+        self.connector = connector
+        self.guard: Callable[[], None] = connector.guard(
+            self._timeout, lambda: bool(connector.existing(self.pending))
         )
 
-    def check(self) -> None:
-        """Raise what `Future.result` raises where there is nothing to wait for."""
-        for connector in self.others.values():
-            connector.check_open()
-        self._guard()
+    def closed(self) -> list[FileKey]:
+        """Return the keys of the futures whose connectors were closed."""
+        return [key for key, future in self.pending.items() if _is_closed(future)]
 
     def looked(self, seconds: float) -> None:
         """Decide when to look at all again, after a look that took some seconds."""
@@ -73,6 +75,19 @@ class _Group:
             pause = max(self.pause, seconds / _SHARE)
             self.pause = min(2 * self.pause, _LONGEST_PAUSE)
         self.due = time.monotonic() + pause
+
+
+def _store_of(future: Future[Any]) -> tuple[str, str]:
+    """Return what store a future is of: a copy of a directory has the same id."""
+    return future.ref.store.store_dir, future.ref.store.store_id
+
+
+def _is_closed(future: Future[Any]) -> bool:
+    try:
+        future.ref.store.connector.check_open()
+    except StoreClosedError:
+        return True
+    return False
 
 
 class Pending:
@@ -90,7 +105,7 @@ class Pending:
     def __init__(self, *, timeout: float | None, lenient: bool = False) -> None:
         self._timeout = timeout
         self._lenient = lenient
-        self._groups: dict[str, _Group] = {}
+        self._groups: dict[tuple[str, str], _Group] = {}
         self._done: list[Future[Any]] = []
         self._watch: watch.Watch | None = None
         self._numbers: dict[str, int] = {}
@@ -114,10 +129,9 @@ class Pending:
             self._done.append(future)
             return
         key = checked(future.ref.key)
-        group = self._groups.get(store.store_id)
+        group = self._groups.get(_store_of(future))
         if group is None:
-            group = self._groups[store.store_id] = _Group(store.connector, self._timeout)
-        group.others[id(store.connector)] = store.connector
+            group = self._groups[_store_of(future)] = _Group(store.connector, self._timeout)
         group.pending[key] = future
         group.new.append(key)
 
@@ -153,7 +167,7 @@ class Pending:
         if late or now >= self._check_due:
             self._check_due = now + _CHECK_EVERY
             for group in tuple(self._groups.values()):
-                self._attempt(group, group.check)
+                self._attempt(group, self._check_group, group)
 
     def hurry(self) -> None:
         """Have the next `come` look at all futures."""
@@ -190,6 +204,24 @@ class Pending:
         if all_of_them:
             group.looked(time.monotonic() - start)
 
+    def _check_group(self, group: _Group) -> None:
+        """Raise what `Future.result` raises where there is nothing to wait for."""
+        for key in group.closed():
+            group.pending[key].ref.store.connector.check_open()
+        group.guard()
+
+    def _end_closed(self, group: _Group) -> bool:
+        """Finish the futures whose connectors were closed, and use another one for the others.
+
+        False if there is none.
+        """
+        closed = group.closed()
+        for key in closed:
+            self._finish(group, key)
+        if closed and group.pending:
+            group.use(next(iter(group.pending.values())).ref.store.connector)
+        return bool(closed)
+
     def _finish(self, group: _Group, key: FileKey) -> None:
         """Have `come` return a future, and stop watching its directory if no other needs it."""
         future = group.pending.pop(key, None)
@@ -205,15 +237,17 @@ class Pending:
                 if not names:
                     self._stop_watching(folder)
         if not group.pending:
-            del self._groups[future.ref.store.store_id]
+            del self._groups[_store_of(future)]
 
     def _attempt(self, group: _Group, action: Callable[..., None], *args: Any) -> None:
         try:
             action(*args)
-        except FsExchangeError as error:
+        except (FsExchangeError, Warning) as error:  # a warning may be turned into an error
             if not self._lenient:
                 raise
             if isinstance(error, StoreClosedError):
+                if self._end_closed(group):
+                    return
                 for key in tuple(group.pending):
                     self._finish(group, key)
                 return

@@ -91,7 +91,11 @@ class Ref(Generic[T]):
     def __array__(
         self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
     ) -> npt.NDArray[Any]:
-        """Return the object as an array, so that `np.asarray(ref)` is `np.asarray(ref.get())`."""
+        """Return the object as an array, so that `np.asarray(ref)` is `np.asarray(ref.get())`.
+
+        `np.array` of a list of Refs reads them all, with `dtype=object` as well. To have an array
+        of Refs make it empty, and assign them to its elements.
+        """
         if copy is None:
             return np.asanyarray(self.get(), dtype)
         return np.array(self.get(), dtype, copy=copy, subok=True)

@@ -75,7 +75,10 @@ class Store:
         clear: bool = True,
         cache: int = 0,
     ) -> None:
-        if not isinstance(connector, FileConnector):
+        if isinstance(connector, FileConnector):
+            if not clear:
+                raise ValueError("clear=False is for a path; pass it to the FileConnector")
+        else:
             if connector is None:
                 connector = FileConnector(**default_store(clear=clear), clear=clear)
             else:
