@@ -108,6 +108,15 @@ def small_tmpfs(mount_point: Path, megabytes: int) -> list[str]:
     return before
 
 
+def read_only(path: Path) -> list[str]:
+    """Return what to run a command with so that it sees a directory mounted read-only."""
+    script = f'mount --bind -o ro {path} {path} && mount -o remount,bind,ro {path} && exec "$@"'
+    before = ["unshare", "--mount", "sh", "-c", script, "sh"]
+    if shutil.which("unshare") is None or subprocess.run([*before, "true"]).returncode:
+        lacking("the right to mount in a namespace")
+    return before
+
+
 def strace(*options: str) -> list[str]:
     """Return what to run a command with so that its system calls are traced."""
     if shutil.which("strace") is None:

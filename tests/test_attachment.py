@@ -6,12 +6,13 @@ import gc
 import multiprocessing
 import os
 import pickle
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fsexchange import FileConnector, FileKey, Ref, Store
+from fsexchange import FileConnector, FileKey, Future, Ref, Store, WaitTimeoutError
 
 from .processes import python
 
@@ -69,6 +70,45 @@ def test_a_pool_leaves_a_directory_a_worker(shm_dir: Path) -> None:
             pool.join()
         assert len(set(keys)) == 100
         assert writers(shm_dir / "store") <= 3
+
+
+def test_jobs_that_replace_an_object_leave_no_directory_each(shm_dir: Path) -> None:
+    for n in range(4):
+        python("put_replacing", shm_dir / "store", str(n))
+    with Store(shm_dir / "store") as store:
+        assert store.get("state") == "3"
+        assert writers(shm_dir / "store") == 1
+        store.connector.close(clear=True)
+
+
+def test_threads_that_race_for_the_first_future_are_told_alive(shm_dir: Path) -> None:
+    for _ in range(10):
+        with Store(shm_dir / "store") as store:
+            futures: list[Future[int]] = []
+            start = threading.Barrier(4)
+
+            def work(store: Store, start: threading.Barrier, futures: list[Future[int]]) -> None:
+                start.wait(30)
+                futures.append(store.future())
+
+            threads = [threading.Thread(target=work, args=(store, start, futures)) for _ in "abcd"]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(30)
+            for future in futures:
+                with pytest.raises(WaitTimeoutError, match="made the key, is alive"):
+                    future.result(timeout=0)
+
+
+def test_a_connector_that_does_not_trust_reads_what_is_its_users_alone(shm_dir: Path) -> None:
+    shm_dir.chmod(0o777)
+    with FileConnector(shm_dir / "store", trust_directory=True) as owner:
+        careful = FileConnector(shm_dir / "store")
+        assert owner.directory.uid == -1
+        assert careful.directory.uid == os.geteuid()
+        assert careful._shared is not owner._shared
+        careful.close()
 
 
 def test_closing_one_connector_spares_the_others(shm_dir: Path) -> None:

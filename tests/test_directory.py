@@ -16,12 +16,19 @@ from typing import Any
 
 import pytest
 
-from fsexchange import FileConnector, FileKey, Store, StoreError, UntrustedDirectoryError
+from fsexchange import (
+    FileConnector,
+    FileKey,
+    Store,
+    StoreClosedError,
+    StoreError,
+    UntrustedDirectoryError,
+)
 from fsexchange.connector import owner as owner_module
 from fsexchange.connector.owner import Life, Owner, silence
 from fsexchange.connector.trust import trusted_uid
 
-from .processes import ROOT, command, lacking, python, unprivileged
+from .processes import ROOT, command, lacking, python, read_only, unprivileged
 
 # ---- trust --------------------------------------------------------------------------------------
 
@@ -107,6 +114,22 @@ def test_files_of_others_are_refused_where_they_can_swap_the_directory(shm_dir: 
         assert store.get(key) == "mine"
 
 
+def test_links_that_others_can_swap_are_as_directories_that_they_can_swap(shm_dir: Path) -> None:
+    (shm_dir / "mine" / "store").mkdir(parents=True)
+    (shm_dir / "theirs").mkdir()
+    (shm_dir / "theirs" / "link").symlink_to(shm_dir / "mine")
+    (shm_dir / "indirect").symlink_to("theirs/../theirs/link")
+    for path in "mine", "theirs/link", "indirect":
+        assert trusted_uid(str(shm_dir / path / "store"), trust=False) == -1
+    (shm_dir / "theirs").chmod(0o777)
+    for path in "theirs/link", "indirect":
+        assert trusted_uid(str(shm_dir / path / "store"), trust=False) == os.geteuid()
+    assert trusted_uid(str(shm_dir / "mine" / "store"), trust=False) == -1
+    (shm_dir / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match="symbolic links"):
+        trusted_uid(str(shm_dir / "loop" / "store"), trust=False)
+
+
 @pytest.mark.parametrize(("mode", "swappable"), [(0o755, False), (0o775, True), (0o1777, False)])
 def test_which_parents_let_others_swap_the_directory(
     mode: int, swappable: bool, shm_dir: Path
@@ -161,6 +184,71 @@ def test_store_at_the_variable_is_kept_for_who_asks(
     with Store() as store:
         assert store.get(key) == "for later"
         store.connector.close(clear=True)
+
+
+def test_wish_that_comes_too_late_is_refused(base_dir: Path) -> None:
+    with FileConnector(base_dir / "store") as owner:
+        late = FileConnector.from_config(owner.config())
+        closed = FileConnector.from_config(owner.config())
+        closed.close()
+    closed.close(clear=False)  # closed already
+    with pytest.raises(StoreClosedError):
+        late.close(clear=False)
+    late.close()
+    with FileConnector(base_dir / "store") as connector:
+        with pytest.raises(ValueError, match="pass it to the FileConnector"):
+            Store(connector, clear=False)
+        FileConnector(base_dir / "store", store_id=connector.store_id, clear=False).close()
+        key = connector.put(b"kept")
+    with FileConnector(base_dir / "store") as later:
+        assert later.get(key) == b"kept"
+        later.close(clear=True)
+
+
+def test_store_at_the_variable_publishes_as_its_owner_does(
+    base_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FileConnector(base_dir / "store", markers=True) as owner:
+        monkeypatch.setenv("FSEXCHANGE_STORE", str(base_dir / "store"))
+        with Store() as store:
+            assert owner.exists(store.put(1))
+
+
+def test_default_store_where_names_cannot_be_listed(shm_dir: Path) -> None:
+    uid = unprivileged()
+    shm_dir.chmod(0o755)
+    (shm_dir / "base").mkdir()
+    (shm_dir / "base").chmod(0o1733)
+    if uid is None:
+        (shm_dir / "base").chmod(0o300)
+    out = python(
+        "find_a_default_directory", uid=uid, env={"FSEXCHANGE_DIR": str(shm_dir / "base")}
+    ).stdout
+    assert out.startswith(str(shm_dir / "base"))
+    (shm_dir / "base").chmod(0o700)
+
+
+def test_link_to_nothing_and_a_path_too_long_say_so_at_once(base_dir: Path) -> None:
+    (base_dir / "link").symlink_to("nowhere")
+    with pytest.raises(StoreError, match="link to nothing"):
+        FileConnector(base_dir / "link", trust_directory=True)
+    with pytest.raises(StoreError, match="shorter path"):
+        FileConnector(base_dir / "/".join(["x" * 200] * 19))
+
+
+def test_private_store_on_a_read_only_mount_can_be_read(base_dir: Path) -> None:
+    with FileConnector(base_dir / "store") as owner:
+        key = owner.put(b"content")
+        before = read_only(base_dir / "store")
+        python("read_by_a_key", base_dir / "store", str(key), before=before)
+        assert owner.get(key) == b"content"
+    owner = FileConnector(base_dir / "store")
+    key = owner.put(b"content")
+    life = owner.directory._life
+    assert life is not None
+    life.end()  # as if it had been killed: nobody can adopt it there
+    python("read_by_a_key", base_dir / "store", str(key), before=before)
+    owner.close()
 
 
 def test_directory_that_was_there_before_stays(
@@ -374,7 +462,7 @@ def test_what_is_no_record_is_replaced(text: str, base_dir: Path) -> None:
         assert fresh.owned
         assert fresh.store_id == connector.store_id
         assert fresh.get(key) == b"content"
-        assert connector.from_config(connector.config()).get(key) == b"content"
+        assert connector.from_config(fresh.config()).get(key) == b"content"
     assert not (base_dir / "store").exists()
 
 

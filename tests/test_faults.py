@@ -21,6 +21,11 @@ OPTIONS: list[list[str]] = [[], ["markers"], ["write_once"]]
 IDS = ["rename", "markers", "write_once"]
 
 
+def test_no_hole_is_reserved_for_which_there_is_no_room(shm_dir: Path) -> None:
+    """A reader of it would be killed by SIGBUS."""
+    python("reserve_too_much", shm_dir / "small", before=small_tmpfs(shm_dir / "small", 20))
+
+
 @pytest.mark.parametrize("options", OPTIONS, ids=IDS)
 def test_full_disk_is_an_error_and_leaves_nothing(options: list[str], shm_dir: Path) -> None:
     python("fill_a_disk", shm_dir / "small", *options, before=small_tmpfs(shm_dir / "small", 40))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fsexchange import FileConnector, FileKey, Store, StoreClosedError
+from fsexchange import FileConnector, FileKey, Store, StoreClosedError, WaitTimeoutError
 
 from .processes import ROOT, command, lacking, python, small_tmpfs
 from .test_faults import _run, _system_calls_of
@@ -79,6 +79,75 @@ def test_living_owner_is_seen_from_everywhere(before: list[str], base_dir: Path)
         end(process)
 
 
+def test_owner_that_holds_no_lock_is_not_adopted(base_dir: Path) -> None:
+    """It sees a network file system (the same directory by FUSE or NFS), others a local one."""
+    process = subprocess.Popen(
+        command("own_as_on_a_network", base_dir / "store"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    with FileConnector(base_dir / "store") as attached:
+        assert not attached.owned
+        future = Store(attached).future()
+        with pytest.raises(WaitTimeoutError, match="seems to be alive"):
+            future.result(timeout=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FSEXCHANGE_DIR", str(base_dir))
+        (base_dir / "store").rename(base_dir / f"fsexchange-{16 * 'b'}")
+        Store().close()
+        (base_dir / f"fsexchange-{16 * 'b'}").rename(base_dir / "store")
+    process.communicate("", timeout=60)
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("name", [".fsexchange", ".fsexchange-????????????????"])
+def test_living_owner_keeps_its_store_though_a_cleaner_took_a_file(
+    name: str, base_dir: Path
+) -> None:
+    process, key = owner(base_dir / "store")
+    try:
+        (path,) = (base_dir / "store").glob(name)
+        path.unlink()
+        for _ in range(2):
+            with FileConnector(base_dir / "store") as attached:
+                assert not attached.owned
+                assert attached.get(key) == b"left behind"
+    finally:
+        end(process)
+    with wait_to_own(base_dir / "store") as heir:
+        assert heir.get(key) == b"left behind"
+    assert not (base_dir / "store").exists()
+
+
+def test_child_of_a_fork_without_python_frees_no_lock(shm_dir: Path) -> None:
+    python("fork_without_python", shm_dir / "store")
+
+
+def test_closing_spares_what_has_the_descriptors_of_locks_now(shm_dir: Path) -> None:
+    python("close_all_descriptors", shm_dir / "store")
+
+
+def test_failed_default_stores_leave_no_directories(shm_dir: Path) -> None:
+    base = shm_dir / "small"
+    python("fail_to_make_default_stores", base, before=small_tmpfs(base, 2))
+
+
+@pytest.mark.parametrize("left", [[], [f".{16 * '0'}.tmp"], [f".fsexchange-{16 * '0'}-ending"]])
+def test_what_killed_makers_of_default_stores_leave_goes_with_the_next(
+    left: list[str], shm_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FSEXCHANGE_DIR", str(shm_dir))
+    (shm_dir / f"fsexchange-{16 * 'c'}").mkdir(0o1700)
+    for name in left:
+        (shm_dir / f"fsexchange-{16 * 'c'}" / name).touch()
+    Store().close()
+    assert os.listdir(shm_dir) == []
+
+
 def test_owner_in_a_namespace_is_seen_from_outside(base_dir: Path) -> None:
     words = [*unshared("--pid", "--fork"), *command("live_in_a_way", base_dir / "store", "live")]
     process = subprocess.Popen(
@@ -124,7 +193,8 @@ def test_kill_at_any_system_call_of_opening(kind: str, state: str, shm_dir: Path
         connector.close()
         if state == "left" and kind == "private":
             record = store / ".fsexchange"  # as a killed owner leaves it
-            record.write_text(record.read_text().replace('"clear": false', '"clear": true '))
+            text = record.read_text().replace('"clear": false', '"clear": true ')
+            record.write_text(text.replace('"locked": false', '"locked": true '))
         if state == "ending":
             (witness,) = store.glob(".fsexchange-????????????????")
             witness.rename(f"{witness}-ending")
@@ -240,11 +310,13 @@ def test_readmes_line_for_slurms_epilog_removes_stores_of_dead_owners_alone(shm_
     living, dead = shm_dir / "fsexchange-living", shm_dir / "fsexchange-dead"
     owners = [owner(living)[0], owner(dead)[0]]
     end(owners[1])
+    kept = shm_dir / "fsexchange-kept"
+    FileConnector(kept, clear=False).close()
     try:
         for _ in range(2):  # the second time it finds none
             done = subprocess.run(["sh", "-c", line], capture_output=True, text=True)
             assert done.returncode == 0, done.stderr  # else Slurm drains the node
-            assert os.listdir(shm_dir) == [living.name]
+            assert sorted(os.listdir(shm_dir)) == sorted([living.name, kept.name])
     finally:
         end(owners[0])
 

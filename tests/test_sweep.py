@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -172,9 +173,55 @@ def _failing(real: Callable[..., Any], number: int) -> Callable[..., Any]:
     return call
 
 
-@pytest.mark.parametrize("made", [True, False])
-def test_a_directory_that_was_there_before_stays(made: bool, store: Path) -> None:
-    store.chmod(0o1700 if made else 0o700)
+@pytest.mark.parametrize("kind", ["directory", "fifo", "socket", "loop", "long", "set"])
+def test_users_files_beside_objects_are_not_opened(kind: str, store: Path) -> None:
+    """Some of them cannot be, or to open them waits for somebody."""
+    make(store, *STORE)
+    path = store / ("x" * 255 if kind == "long" else "x.ready")
+    match kind:
+        case "directory":
+            path.mkdir()
+        case "fifo":
+            os.mkfifo(path)
+        case "socket":
+            with socket.socket(socket.AF_UNIX) as server, pytest.MonkeyPatch.context() as patch:
+                patch.chdir(store)
+                server.bind(path.name)
+        case "loop":
+            path.symlink_to(path.name)
+        case "long":
+            path.touch()
+        case "set":
+            path.write_text("all set")
+            (store / "x").write_text("mine")
+    with pytest.warns(UserWarning, match="not removed"):
+        remove_store(str(store), RANDOM)
+    assert path.name in os.listdir(store)
+    assert set(os.listdir(store)) <= {path.name, "x"}
+
+
+def test_a_directory_that_was_there_stays_when_a_file_of_others_goes_just_then(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.chmod(0o700)
+    make(store, *RECORD, "lock")
+    real = sweep.remove_objects
+
+    def remove(path: str) -> sweep.Rest:
+        rest = real(path)
+        (store / "lock").unlink(missing_ok=True)
+        return rest
+
+    monkeypatch.setattr(sweep, "remove_objects", remove)
+    with pytest.warns(UserWarning, match="not removed"):
+        remove_store(str(store), RANDOM)
+    assert os.listdir(store) == []
+
+
+@pytest.mark.parametrize("mode", [0o1700, 0o700, 0o1755, 0o1777, 0o1770])
+def test_a_directory_that_was_there_before_stays(mode: int, store: Path) -> None:
+    made = mode == 0o1700
+    store.chmod(mode)
     make(store, *STORE)
     remove_store(str(store), RANDOM)
     assert store.exists() is not made

@@ -161,9 +161,10 @@ def test_between_hosts_one_warning_tells_of_silence(
 ) -> None:
     process, _ = owner(base_dir / "store")
     store = Store(base_dir / "store")
+    found = owners.read_record(str(base_dir / "store"))
+    assert found is not None
+    owners.renew_record(str(base_dir / "store"), found._replace(locked=False))
     end(process)
-    hold = store.connector.directory
-    monkeypatch.setattr(hold, "_policy", hold.policy._replace(network=True))
     monkeypatch.setattr(vigil, "HEARTBEAT", 0.0)
     checks(store)
     record = base_dir / "store" / ".fsexchange"
@@ -172,7 +173,7 @@ def test_between_hosts_one_warning_tells_of_silence(
         checks(store)
     assert len(told) == 1
     checks(store)
-    FileConnector(base_dir / "store").close()
+    store.connector.close(clear=True)
 
 
 def test_a_look_at_the_owner_is_made_once_a_second(

@@ -263,6 +263,22 @@ def test_futures_of_several_stores_set_by_other_processes(
 
 
 @pytest.mark.parametrize("use", WAITS)
+def test_a_handle_that_is_closed_ends_no_wait_for_others(base_dir: Path) -> None:
+    """Two handles of one process on one store, each with a connector of its own."""
+    with Store(base_dir / "store") as store:
+        handles = [pickle.loads(pickle.dumps(store.future())) for _ in range(2)]
+        called: list[object] = []
+        for handle in handles:
+            handle.add_done_callback(called.append)
+        handles[0].ref.store.close()
+        time.sleep(1.5)  # more than the second between two checks
+        assert handles[1] not in called
+        handles[1].set_result("set")
+        assert handles[1].result(timeout=10) == "set"
+        while handles[1] not in called:
+            time.sleep(0.01)
+
+
 def test_store_that_is_gone(use: Callable[..., object], store: Store) -> None:
     """Before the wait or in the middle of it, one of several."""
     here = store.future()

@@ -24,6 +24,7 @@ from fsexchange.connector.ownfiles import OwnFiles
 from fsexchange.connector.place import place
 from fsexchange.connector.segments import Extent
 from fsexchange.connector.vigil import Vigil
+from fsexchange.connector.writers import tidy
 from fsexchange.errors import (
     CorruptObjectError,
     FsExchangeError,
@@ -428,6 +429,12 @@ class FileConnector:
             self._shared.segments.evict(key)
         else:
             self._own.remove(path, plain="/" not in key.filename)
+
+    def tidy(self, key: FileKey) -> None:
+        """Remove the directory of an object that was evicted, if nothing is left in it."""
+        folder, slash, _ = checked(key).filename.partition("/")
+        if slash:
+            tidy(f"{self.store_dir}/{folder}")
 
     def evict_batch(self, keys: Sequence[FileKey]) -> None:
         """Remove several objects; no error for those that are not there."""

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 
 from fsexchange.connector import layout, sweep
-from fsexchange.connector.gate import gate
+from fsexchange.connector.gate import free, gate
 from fsexchange.connector.owner import (
     SILENT_AFTER,
     Life,
@@ -316,6 +316,7 @@ class Directory:
 
     def _at_exit(self) -> None:
         if self.owned:
+            free(self.path)
             self.clear()
 
 

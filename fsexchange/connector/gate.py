@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import threading
 import time
 from collections.abc import Iterator
 
@@ -21,8 +20,8 @@ from fsexchange.filesystem.locks import Lock
 # Seconds for what another process does in milliseconds, unless it clears a large store.
 _PATIENCE = 10.0
 
-# The locks of this process, by path and thread.
-_held: dict[tuple[str, int], Lock] = {}
+# The gates that this process holds or waits for.
+_held: list[tuple[str, Lock]] = []
 
 
 @contextlib.contextmanager
@@ -35,11 +34,8 @@ def gate(path: str, *, seconds: float = _PATIENCE) -> Iterator[bool]:
     if find_filesystem(path).policy.network:
         yield True
         return
-    here = path, threading.get_ident()
-    left = _held.pop(here, None)
-    if left is not None:
-        left.close()  # an exception came before this line's like below
-    lock = _held[here] = Lock(path, os.O_RDONLY | os.O_DIRECTORY)
+    lock = Lock(path, os.O_RDONLY | os.O_DIRECTORY)
+    _held.append((path, lock))
     try:
         message = (
             f"another process makes or clears the store at {path}, or has locked its directory, "
@@ -51,7 +47,17 @@ def gate(path: str, *, seconds: float = _PATIENCE) -> Iterator[bool]:
         yield _is_at(lock, path)
     finally:
         lock.close()
-        _held.pop(here, None)
+        _held.remove((path, lock))
+
+
+def free(path: str) -> None:
+    """Free the gate if this process still holds it, as it ends.
+
+    The exception of a second Ctrl-C may come before it is freed, and then keeps the lock alive.
+    """
+    for where, lock in tuple(_held):
+        if where == path:
+            lock.close()
 
 
 def _is_at(lock: Lock, path: str) -> bool:

@@ -50,7 +50,7 @@ def check_trust(path: str, *, trust: bool) -> None:
                 f"{path} is a symbolic link to nothing; make what it names, or choose another "
                 "store_dir",
                 path=path,
-                errno=errno.ENOENT,
+                errno=errno.ENOTDIR,  # as it does not mean: wait for the next one
             ) from None
         raise
     except OSError as error:

@@ -15,6 +15,7 @@ from collections import OrderedDict
 
 from fsexchange.connector import layout
 from fsexchange.connector.directory import Directory
+from fsexchange.filesystem import files
 from fsexchange.filesystem.locks import Lock
 
 
@@ -100,17 +101,26 @@ class Writers:
         return True
 
 
-def _at_exit() -> None:
-    """Remove directories in which nothing is left: a kept store would gain one from each process.
+def tidy(folder: str) -> None:
+    """Remove a directory in which nothing is left: a kept store would gain one from each process.
 
-    Not those of `new_key`: others may set its keys later.
+    If its process lives after all, its next put makes another. Not one of `new_key`, which is
+    signed: others may set its keys later.
     """
-    for (path, _, purpose), writer in _kept.items():
-        folder = f"{path}/{writer.name}"
-        with contextlib.suppress(OSError):
-            if purpose == "put" and os.listdir(folder) == [layout.SIGNATURE]:
-                os.unlink(f"{folder}/{layout.SIGNATURE}")
-                os.rmdir(folder)
+    signature = f"{folder}/{layout.SIGNATURE}"
+    with contextlib.suppress(OSError):
+        if os.listdir(folder) != [layout.SIGNATURE] or os.stat(signature).st_size:
+            return
+        os.unlink(signature)
+        try:
+            os.rmdir(folder)
+        except OSError:  # something was put just now
+            files.create(signature, [], 0)
+
+
+def _at_exit() -> None:
+    for (path, _, _), writer in _kept.items():
+        tidy(f"{path}/{writer.name}")
 
 
 atexit.register(_at_exit)

@@ -150,6 +150,7 @@ class Store:
             raise
         if old is not None and old != key:
             self.evict(old)
+            self.connector.tidy(old)
         return key
 
     def put_batch(self, objs: Iterable[Any]) -> list[FileKey]:
