@@ -207,7 +207,9 @@ def lost_id(path: str) -> str | None:
 
 
 def _warn_of_silence(path: str, record: Owner) -> None:
-    seconds = silence(path)
+    seconds = 0.0
+    with contextlib.suppress(OSError):  # a read-only mount: nobody can tell
+        seconds = silence(path)
     if seconds > SILENT_AFTER:
         warnings.warn(
             f"the owner of the store at {path}, {record.process}, has been silent for {seconds:.0f}"
