@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fsexchange.connector import layout
 from fsexchange.connector.attachment import Attachment, attachment_to
 from fsexchange.connector.batch import grouped, keys_in_segment
+from fsexchange.connector.detector import FailureDetector
 from fsexchange.connector.directory import Directory, closed_error
 from fsexchange.connector.geometry import SEGMENT_BELOW, UNIT, padding
 from fsexchange.connector.keys import FileKey, checked
@@ -23,7 +24,6 @@ from fsexchange.connector.opening import attach_directory, open_directory
 from fsexchange.connector.ownfiles import OwnFiles
 from fsexchange.connector.place import place
 from fsexchange.connector.segments import Extent
-from fsexchange.connector.vigil import Vigil
 from fsexchange.connector.writers import tidy
 from fsexchange.errors import (
     CorruptObjectError,
@@ -146,7 +146,7 @@ class FileConnector:
             self._dropped.atexit = False
         self._shared = attachment_to(self.directory)
         self._own = OwnFiles(self.directory, MARKERS if self.markers else RENAMING)
-        self._vigil = Vigil(self.directory)
+        self._detector = FailureDetector(self.directory)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "owner" if self.owned else "attached"
@@ -531,7 +531,7 @@ class FileConnector:
         Without a `timeout` it finds out whether the owner lives. Before it says that nobody may
         come, it calls `look`, which returns whether what is waited for has come.
         """
-        patient = self._vigil.begin(look) if timeout is None else None
+        patient = self._detector.of_wait(look) if timeout is None else None
 
         def check() -> None:
             self._check()

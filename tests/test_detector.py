@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from fsexchange import FileConnector, Store, StoreClosedError, WaitTimeoutError
+from fsexchange.connector import detector
 from fsexchange.connector import owner as owners
-from fsexchange.connector import vigil
 from fsexchange.connector.gate import gate
 
 from .processes import fork, python
@@ -84,14 +84,14 @@ def test_what_is_set_while_the_owner_is_looked_for_is_found(
         future.set_result("just in time")
         return gone
 
-    monkeypatch.setattr(vigil, "is_gone", is_gone)
+    monkeypatch.setattr(detector, "is_gone", is_gone)
     assert future.result() == "just in time"
 
 
 @pytest.fixture
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look at the owner each time."""
-    monkeypatch.setattr(vigil, "_CHECK_EVERY", 0.0)
+    monkeypatch.setattr(detector, "_CHECK_EVERY", 0.0)
 
 
 def checks(store: Store) -> None:
@@ -165,7 +165,7 @@ def test_between_hosts_one_warning_tells_of_silence(
     assert found is not None
     owners.renew_record(str(base_dir / "store"), found._replace(locked=False))
     end(process)
-    monkeypatch.setattr(vigil, "HEARTBEAT", 0.0)
+    monkeypatch.setattr(detector, "HEARTBEAT", 0.0)
     checks(store)
     record = base_dir / "store" / ".fsexchange"
     os.utime(record, (time.time() - 400, time.time() - 400))
@@ -182,18 +182,18 @@ def test_a_look_at_the_owner_is_made_once_a_second(
     """However often the wait wakes up; between hosts once a heartbeat, as it makes a file."""
     now, looks = [100.0], 0
 
-    def look(self: vigil.Vigil, come: Callable[[], bool]) -> None:
+    def look(self: detector.FailureDetector, come: Callable[[], bool]) -> None:
         nonlocal looks
         looks += 1
 
-    monkeypatch.setattr("fsexchange.connector.vigil.time.monotonic", lambda: now[0])
-    monkeypatch.setattr(vigil.Vigil, "_check", look)
+    monkeypatch.setattr("fsexchange.connector.detector.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(detector.FailureDetector, "_check", look)
     with Store(base_dir / "store") as store:
         hold = store.connector.directory
         for network, expected in (False, 9), (True, 1):
             monkeypatch.setattr(hold, "_policy", hold.policy._replace(network=network))
             looks = 0
-            check = store.connector._vigil.begin(lambda: False)
+            check = store.connector._detector.of_wait(lambda: False)
             for _ in range(100):
                 check()
                 now[0] += 0.1

@@ -1,4 +1,4 @@
-"""Finding out, while somebody waits, that the owner of a store was killed: nobody may come."""
+"""Failure detector: it finds out, while somebody waits, that the owner of a store was killed."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from fsexchange.errors import StoreClosedError
 _CHECK_EVERY = 1.0
 
 
-class Vigil:
-    """Looks after the owner of a store for all who wait without a time-out in one process.
+class FailureDetector:
+    """Watches the owner of a store for all who wait without a time-out in one process.
 
     Threads may share it.
     """
@@ -35,7 +35,7 @@ class Vigil:
         self._gone = False
         self._warned = False
 
-    def begin(self, look: Callable[[], bool]) -> Callable[[], None]:
+    def of_wait(self, look: Callable[[], bool]) -> Callable[[], None]:
         """Return what to call at any time during one wait; once a second it does something.
 
         It raises `StoreClosedError` when the owner is proven gone, and `look`, then, does not find
