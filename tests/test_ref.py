@@ -97,7 +97,7 @@ def test_ref_of_an_array_honours_copy(base_dir: Path) -> None:
 
 def test_ref_of_a_subclass_keeps_it_for_those_who_ask(base_dir: Path) -> None:
     with Store(base_dir / "store") as store:
-        ref = store.ref(np.ma.masked_array([1, 2], [False, True]))
+        ref: Ref[Any] = store.ref(np.ma.masked_array([1, 2], [False, True]))
         assert isinstance(np.asanyarray(ref), np.ma.MaskedArray)
         assert type(np.asarray(ref)) is np.ndarray
 
