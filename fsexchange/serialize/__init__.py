@@ -214,4 +214,7 @@ def deserialize(buffer: Buffer) -> Any:
         return bytes(data)
     if kind == BYTEARRAY:
         return bytearray(data)
-    return str(data, "utf-8", "surrogatepass")
+    try:
+        return str(data, "utf-8", "surrogatepass")
+    except UnicodeDecodeError as error:
+        raise CorruptObjectError(f"the text was changed since it was written: {error}") from error

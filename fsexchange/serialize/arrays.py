@@ -155,15 +155,15 @@ def load_npy(view: memoryview) -> npt.NDArray[Any]:
         shape, fortran, dtype = (
             npy.read_array_header_1_0(head) if old else npy.read_array_header_2_0(head)
         )
-        data = view[head.tell() :]
         if dtype.hasobject:
             raise SerializationError("the .npy file holds Python objects: load it by numpy.load")
+        data = view[head.tell() :]
         array: npt.NDArray[Any] = np.ndarray(
             shape, dtype, buffer=data, order="F" if fortran else "C"
         )
-    except (ValueError, TypeError) as error:
-        if isinstance(error, SerializationError):
-            raise
+    except SerializationError:
+        raise
+    except Exception as error:  # whatever Python's tokenizer and parser raise: MemoryError, too
         raise CorruptObjectError(f"a damaged .npy file: {error}") from error
     if array.nbytes != data.nbytes:
         raise truncated(head.tell() + array.nbytes, view.nbytes)

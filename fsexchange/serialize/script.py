@@ -219,6 +219,8 @@ def _descriptions(section: bytes | memoryview) -> list[Description]:
         file, module, name = text.split("\0")
         found.append(Description(file, module, name, nbytes, crc))
         at = start + length
+    if not found or end + sum([each.nbytes for each in found]) != len(section):
+        raise _changed()
     return found
 
 
