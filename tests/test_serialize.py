@@ -462,6 +462,80 @@ def test_what_cannot_be_pickled_is_named(obj: Any) -> None:
         serialize(obj)
 
 
+class Slotted:
+    __slots__ = ("inner",)
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+
+class Refuses:
+    def __getstate__(self) -> Any:
+        raise KeyError("no state")
+
+
+@pytest.mark.parametrize(
+    ("obj", "said"),
+    [
+        (
+            {"model": Point(1, [Slotted({"x": LOCK})])},
+            r"_thread.lock.*, at \['model'\].y\[0\].inner\['x'\]$",
+        ),
+        ([1, lambda lock=LOCK: lock], r", at \[1\]'s default 0$"),
+        ([lambda: repr(LOCK)], r"_thread.lock.*, at \[0\]'s global LOCK$"),
+        ({3: (Refuses(),)}, r"KeyError: 'no state', at \[3\]\[0\]$"),
+        ([{"log": open(__file__)}], r"TextIOWrapper.*, at \[0\]\['log'\]$"),  # noqa: SIM115
+    ],
+)
+def test_error_says_where_in_the_object(obj: Any, said: str) -> None:
+    with pytest.raises(SerializationError, match=said):
+        serialize(obj)
+    for part in obj if isinstance(obj, list) else ():
+        if isinstance(part, dict):
+            part["log"].close()
+
+
+class Loads:
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        raise state["error"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [KeyError("x"), AttributeError("x"), ValueError(1), TypeError(), IndexError()],
+    ids=repr,
+)
+def test_error_of_loading_says_key_type_and_place(error: Exception) -> None:
+    with Store() as store:
+        for key in (store.put([Loads(error)]), *store.put_batch([Loads(error), 1])[:1]):
+            for get in (store.get, lambda key: store.get_batch([key])):
+                with pytest.raises(SerializationError) as caught:
+                    get(key)
+                said = str(caught.value)
+                assert said.startswith(f"{key} in the store at {store.store_dir}: cannot load")
+                assert type(error).__name__ in said
+                assert f"{__name__}.Loads.__setstate__ ({__file__}:" in said
+                assert caught.value.key == str(key)
+                assert type(caught.value.__cause__) is type(error)
+        assert deserialize(dumps(Loads)) is Loads
+
+
+def test_broadcast_arrays_are_written_once() -> None:
+    column = np.arange(1000.0)[:, None]
+    array = np.broadcast_to(column, (5, 1000, 100))
+    for obj in (array, [array], {"a": array.transpose(2, 1, 0)}, array[:, ::2]):
+        assert len(dumps(obj)) < 20_000
+    for got, wanted in zip(through_a_file([array, array.T]), (array, array.T), strict=True):
+        np.testing.assert_array_equal(got, wanted)
+        assert got.strides == wanted.strides
+    np.testing.assert_array_equal(through_a_file(array), array)
+    writable = np.lib.stride_tricks.as_strided(np.arange(1000.0), (9, 1000), (0, 8))
+    assert through_a_file(writable).flags.writeable
+
+
 def test_class_that_is_not_importable_here_is_named(shm_dir: Path) -> None:
     (shm_dir / "theirs.py").write_text("class Theirs: pass\n")
     with FileConnector(shm_dir / "store") as connector:

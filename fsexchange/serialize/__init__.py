@@ -16,7 +16,7 @@ from zlib import crc32
 
 import numpy as np
 
-from fsexchange.errors import CorruptObjectError, SerializationError
+from fsexchange.errors import CorruptObjectError
 from fsexchange.serialize import script
 from fsexchange.serialize.arrays import (
     ARRAY_OF,
@@ -25,6 +25,7 @@ from fsexchange.serialize.arrays import (
     array_body,
     array_frames,
     as_array,
+    is_broadcast,
     is_plain,
     load_array,
     load_npy,
@@ -49,9 +50,10 @@ from fsexchange.serialize.format import (
     plain_data,
     plain_frames,
 )
-from fsexchange.serialize.pickling import PASSED_ON, load, loading_error, pickle_frames
+from fsexchange.serialize.pickling import load, pickle_frames
+from fsexchange.serialize.reasons import PASSED_ON, loading_error, pickling_error
 from fsexchange.serialize.script import _from_main
-from fsexchange.serialize.subclasses import _masked, _memoryview, _ndarray, _subclass
+from fsexchange.serialize.subclasses import _broadcast, _masked, _memoryview, _ndarray, _subclass
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -60,7 +62,7 @@ __all__ = ["Frames", "deserialize", "dumps", "serialize"]
 
 # Stored pickles contain the names of the functions that load them. These are names in this package,
 # so that objects stay readable when a function moves to another module.
-for _loader in (_from_main, _masked, _memoryview, _ndarray, _subclass):
+for _loader in (_broadcast, _from_main, _masked, _memoryview, _ndarray, _subclass):
     _loader.__module__ = __name__
 
 # Bound once: to make a bound method for each call takes 5 % of the time for an array of 1 KiB.
@@ -101,7 +103,8 @@ def serialize(obj: Any, *, checksum: bool = False) -> Frames:
     Raises
     ------
     SerializationError
-        The object has a part that cannot be pickled: a lock, a socket, an open file.
+        The object has a part that cannot be pickled: a lock, a socket, an open file. The message
+        says where in the object it is.
 
     >>> array = np.arange(6.0).reshape(2, 3)
     >>> deserialize(b"".join(serialize({"a": array, "same": array})))["a"].shape
@@ -115,7 +118,7 @@ def serialize(obj: Any, *, checksum: bool = False) -> Frames:
             head = _head_of((dtype, obj.shape))
             if head is not None:
                 return [head, obj.data.cast("B")]
-        if is_plain(dtype):
+        if is_plain(dtype) and not is_broadcast(obj):
             return array_frames(obj, checksum)
     elif kind in _SIMPLE:
         code = _SIMPLE[kind]
@@ -137,9 +140,7 @@ def serialize(obj: Any, *, checksum: bool = False) -> Frames:
     except MemoryError:
         raise
     except Exception as error:  # a class's own __reduce__ may raise anything
-        raise SerializationError(
-            f"cannot serialize a {kind.__module__}.{kind.__qualname__}: {error}"
-        ) from error
+        raise pickling_error(obj, error) from error
 
 
 def dumps(obj: Any, *, checksum: bool = False) -> bytes:
@@ -156,8 +157,9 @@ def dumps(obj: Any, *, checksum: bool = False) -> bytes:
 def deserialize(buffer: Buffer) -> Any:
     """Return the object that `buffer` holds, or the array of a `.npy` file.
 
-    Arrays are views of `buffer`, writable if it is, and keep it alive. Use it only for buffers
-    whose writer you trust: unpickling runs code.
+    Arrays are views of `buffer`, writable if it is, and keep it alive; those of `np.broadcast_to`
+    are again read-only views of fewer elements. Use it only for buffers whose writer you trust:
+    unpickling runs code.
 
     Raises
     ------
@@ -165,7 +167,7 @@ def deserialize(buffer: Buffer) -> Any:
         The object was truncated, changed, or not written by `serialize`.
     SerializationError
         The object is whole, but of a newer version of the format, or of a class that is not
-        importable here.
+        importable here, or whose own methods fail to load it.
 
     >>> deserialize(bytearray(b"".join(serialize(np.arange(3)))))
     array([0, 1, 2])

@@ -30,6 +30,9 @@ _C = ord("C")
 # Characters of the dtypes whose arrays have memoryviews that `cast` takes.
 _NATIVE = "?bBhHiIlLqQefd"
 
+# Smaller arrays are written in full.
+_BROADCAST_FROM = 4096
+
 #: The first bytes of every object that is a plain array.
 PLAIN_ARRAY = struct.pack("<4sBB", MAGIC, VERSION, NDARRAY)
 
@@ -62,6 +65,16 @@ def is_plain(dtype: np.dtype[Any]) -> bool:
         return np.dtype(dtype.str) == dtype
     except TypeError:  # another library's dtype, such as the 8-bit floats of ml_dtypes
         return False
+
+
+def is_broadcast(array: npt.NDArray[Any]) -> bool:
+    """Return whether a large array shows some elements many times, as `np.broadcast_to` makes it.
+
+    Such arrays are read-only. One that is writable is one's own in full.
+    """
+    if array.nbytes < _BROADCAST_FROM or array.flags.writeable or array.flags.forc:
+        return False
+    return any(not step and n > 1 for step, n in zip(array.strides, array.shape, strict=True))
 
 
 def array_frames(array: npt.NDArray[Any], checksum: bool) -> Frames:

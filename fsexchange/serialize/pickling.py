@@ -9,11 +9,11 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-from fsexchange.errors import FsExchangeError, SerializationError
 from fsexchange.serialize import script
 from fsexchange.serialize.arrays import held
 from fsexchange.serialize.format import SMALL_START, frames_of_pieces, pack_small
 from fsexchange.serialize.kinds import HOW
+from fsexchange.serialize.reasons import PASSED_ON, loading_error
 
 if TYPE_CHECKING:
     from fsexchange.serialize.format import Frames
@@ -149,7 +149,7 @@ def load(
     buffers: Sequence[memoryview] = (),
     section: bytes | memoryview = b"",
 ) -> Any:
-    """Return the object of a pickle; `SerializationError` if it cannot be made here."""
+    """Return the object of a pickle; a documented error if it cannot be made here."""
     try:
         if section and not script.is_mine(section):
             return script.Foreign(_File(body), buffers, section).load()
@@ -161,17 +161,6 @@ def load(
         raise
     except Exception as error:
         raise loading_error(error) from error
-
-
-#: Errors that have their own meaning while an object is loaded.
-PASSED_ON = (MemoryError, FsExchangeError)
-
-
-def loading_error(error: Exception) -> SerializationError:
-    """Return the error for an object that cannot be loaded here."""
-    return SerializationError(
-        f"the object needs what this process cannot import: {error}; its path is {sys.path}"
-    )
 
 
 class _File:

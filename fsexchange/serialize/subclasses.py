@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fsexchange.serialize.arrays import array_bytes, as_array
+from fsexchange.serialize.arrays import array_bytes, as_array, is_broadcast
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -40,6 +40,9 @@ def reduce_array(pickler: Pickler, obj: Any) -> Any:
         return _reduce_subclass(obj)
     if obj.nbytes < _COPIED_UP_TO and obj.flags.c_contiguous:
         return _ndarray, (bytearray(obj.tobytes()), dtype, obj.shape, "C")
+    if is_broadcast(obj):
+        once = tuple([slice(None) if step else slice(1) for step in obj.strides])
+        return _broadcast, (obj[once], obj.shape)
     order, elements = array_bytes(obj)
     return _ndarray, (pickle.PickleBuffer(elements), dtype, obj.shape, order)
 
@@ -60,6 +63,10 @@ def _reduce_subclass(obj: Any) -> Any:
 
 def _ndarray(data: Any, dtype: np.dtype[Any], shape: tuple[int, ...], order: Any) -> Any:
     return np.ndarray(shape, dtype, buffer=data, order=order)
+
+
+def _broadcast(array: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    return np.broadcast_to(array, shape)
 
 
 def _subclass(array: npt.NDArray[Any], kind: type[npt.NDArray[Any]]) -> Any:
