@@ -195,6 +195,93 @@ def test_subclass_of_array_keeps_its_type(array: Any, nested: bool) -> None:
         assert got.fill_value == array.fill_value
 
 
+class Copies(np.ndarray[Any, Any]):
+    """Takes an attribute over from what it is made of."""
+
+    info: str
+
+    def __array_finalize__(self, obj: Any) -> None:
+        if obj is not None:
+            self.info = obj.info
+
+
+class Recipe(np.ndarray[Any, Any]):
+    """As numpy's guide to subclasses shows it."""
+
+    info: Any = None
+
+    def __array_finalize__(self, obj: Any) -> None:
+        self.info = getattr(obj, "info", None)
+
+    def __reduce__(self) -> Any:
+        reduced: Any = super().__reduce__()
+        function, args, state = reduced
+        return function, args, (*state, self.info)
+
+    def __setstate__(self, state: Any) -> None:
+        self.info = state[-1]
+        super().__setstate__(state[:-1])
+
+
+class Wraps(Recipe):
+    def __reduce__(self) -> Any:
+        return _wraps, (np.asarray(self), self.info)
+
+
+class Looks(Recipe):
+    """Looks at its elements when it is pickled."""
+
+    def __reduce__(self) -> Any:
+        self.info = float(np.asarray(self).ravel()[0])
+        return super().__reduce__()
+
+
+def _wraps(array: Any, info: Any) -> Wraps:
+    made: Wraps = array.view(Wraps)
+    made.info = info
+    return made
+
+
+def test_subclass_that_copies_from_its_template() -> None:
+    array: Any = np.ndarray.__new__(Copies, (2, 1000), "M8[s]")
+    array[...] = np.datetime64("2026-01-02")
+    array.info = "an attribute"
+    for obj in (array, array.T, array[:0], array[:, ::2]):
+        got = through_a_file([obj])[0]
+        assert type(got) is Copies
+        np.testing.assert_array_equal(np.asarray(got), np.asarray(obj))
+
+
+@pytest.mark.parametrize("kind", [Recipe, Wraps, Looks])
+def test_subclass_with_a_reduce_of_its_own(kind: Any) -> None:
+    array = np.arange(10_000.0).reshape(100, 100).view(kind)
+    array.info = {"unit": ["m"]}
+    for obj in (array, array.T, array[:50]):
+        got = through_a_file({"a": obj})["a"]
+        assert type(got) is kind
+        assert got.info == (0 if kind is Looks else {"unit": ["m"]})
+        np.testing.assert_array_equal(np.asarray(got), np.asarray(obj))
+        if kind is not Looks:
+            frames = [np.frombuffer(frame, np.uint8) for frame in serialize([obj]) if len(frame)]
+            assert any(np.shares_memory(frame, array) for frame in frames)
+            assert sum(f.nbytes for f in frames if not np.shares_memory(f, array)) < 2000
+            buffer = bytearray(dumps([obj]))
+            assert np.shares_memory(deserialize(buffer)[0], np.frombuffer(buffer, np.uint8))
+
+
+def test_masked_array_over_a_subclass() -> None:
+    data = np.arange(100.0).view(Recipe)
+    data.info = "m"
+    matrix = np.arange(1000.0).reshape(10, 100).view(np.matrix)
+    for inner in (data, matrix):
+        array: Any = np.ma.MaskedArray(inner, mask=inner > 50)
+        got = through_a_file([array])[0]
+        assert type(got) is np.ma.MaskedArray
+        assert type(got.data) is type(pickle.loads(pickle.dumps(array)).data) is type(inner)
+        np.testing.assert_array_equal(got.mask, array.mask)
+        np.testing.assert_array_equal(np.asarray(got), np.asarray(array))
+
+
 def test_memory_mapped_array_is_written_and_keeps_its_type(tmp_path: Path) -> None:
     array = np.memmap(tmp_path / "x", "f8", "w+", shape=(1000,))
     array[:] = 7

@@ -53,7 +53,14 @@ from fsexchange.serialize.format import (
 from fsexchange.serialize.pickling import load, pickle_frames
 from fsexchange.serialize.reasons import PASSED_ON, loading_error, pickling_error
 from fsexchange.serialize.script import _from_main
-from fsexchange.serialize.subclasses import _broadcast, _masked, _memoryview, _ndarray, _subclass
+from fsexchange.serialize.subclasses import (
+    _broadcast,
+    _masked,
+    _memoryview,
+    _ndarray,
+    _subclass,
+    _with_state,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -62,7 +69,7 @@ __all__ = ["Frames", "deserialize", "dumps", "serialize"]
 
 # Stored pickles contain the names of the functions that load them. These are names in this package,
 # so that objects stay readable when a function moves to another module.
-for _loader in (_broadcast, _from_main, _masked, _memoryview, _ndarray, _subclass):
+for _loader in (_broadcast, _from_main, _masked, _memoryview, _ndarray, _subclass, _with_state):
     _loader.__module__ = __name__
 
 # Bound once: to make a bound method for each call takes 5 % of the time for an array of 1 KiB.

@@ -51,14 +51,35 @@ def _reduce_subclass(obj: Any) -> Any:
     kind = type(obj)
     if kind.__name__ == "MaskedArray" and kind is np.ma.MaskedArray:  # importing numpy.ma: 10 ms
         ma: Any = np.ma  # not typed before numpy 2.3
-        data, mask = obj.view(np.ndarray), ma.getmask(obj)
+        mask = ma.getmask(obj)
         mask = None if mask is ma.nomask else mask
-        return _masked, (data, mask, obj._fill_value, obj.hardmask)
-    if any(getattr(kind, name) is not getattr(np.ndarray, name) for name in _PICKLING):
-        return NotImplemented  # it pickles more than its elements
+        return _masked, (obj.data, mask, obj._fill_value, obj.hardmask)
     if kind in copyreg.dispatch_table:
         return NotImplemented
-    return _subclass, (obj.view(np.ndarray), kind)
+    if all(getattr(kind, name) is getattr(np.ndarray, name) for name in _PICKLING):
+        return _subclass, (obj.view(np.ndarray), kind)
+    state = _own_state(obj)
+    return NotImplemented if state is None else (_with_state, (obj.view(np.ndarray), kind, state))
+
+
+def _own_state(obj: Any) -> Any:
+    """Return what `__setstate__` takes for an array with these attributes, but no elements.
+
+    None if the class does not pickle by way of numpy's own `__reduce__`, as numpy's guide to
+    subclasses shows it; then its arrays are parts of what it returns, and are not copied either.
+    """
+    kind = type(obj)
+    try:
+        empty: Any = np.ndarray.__new__(kind, (0,), obj.dtype)
+        vars(empty).update(vars(obj))
+        reduced = empty.__reduce_ex__(5)
+    except Exception:  # whatever it is, the class may pickle arrays that have elements
+        return None
+    by_numpy = type(reduced) is tuple and len(reduced) == 3 and reduced[0] is _RECONSTRUCT
+    return reduced[2] if by_numpy and reduced[1][:1] == (kind,) else None
+
+
+_RECONSTRUCT: Any = np.zeros(0).__reduce__()[0]
 
 
 def _ndarray(data: Any, dtype: np.dtype[Any], shape: tuple[int, ...], order: Any) -> Any:
@@ -70,7 +91,21 @@ def _broadcast(array: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[A
 
 
 def _subclass(array: npt.NDArray[Any], kind: type[npt.NDArray[Any]]) -> Any:
-    return array.view(kind)
+    """Return an array of a class, made from nothing as pickle does; not as a view, which copies
+    attributes that a plain array lacks."""
+    order: Any = "C" if array.flags.c_contiguous else "F"
+    if not array.size:
+        return np.ndarray.__new__(kind, array.shape, array.dtype, order=order)
+    memory = array.reshape(-1, order="A").view(np.uint8)  # datetimes have no buffers
+    return np.ndarray.__new__(kind, array.shape, array.dtype, memory, order=order)
+
+
+def _with_state(array: npt.NDArray[Any], kind: type[npt.NDArray[Any]], state: Any) -> Any:
+    empty: Any = np.ndarray.__new__(kind, (0,), array.dtype)
+    empty.__setstate__(state)
+    made = _subclass(array, kind)
+    vars(made).update(vars(empty))
+    return made
 
 
 def _masked(
