@@ -50,6 +50,13 @@ from fsexchange.serialize.format import (
     plain_data,
     plain_frames,
 )
+from fsexchange.serialize.libraries import (
+    _array_array,
+    _bytes_io,
+    _jax,
+    _polars,
+    _torch_storage,
+)
 from fsexchange.serialize.pickling import load, pickle_frames
 from fsexchange.serialize.reasons import PASSED_ON, loading_error, pickling_error
 from fsexchange.serialize.script import _from_main
@@ -69,7 +76,20 @@ __all__ = ["Frames", "deserialize", "dumps", "serialize"]
 
 # Stored pickles contain the names of the functions that load them. These are names in this package,
 # so that objects stay readable when a function moves to another module.
-for _loader in (_broadcast, _from_main, _masked, _memoryview, _ndarray, _subclass, _with_state):
+for _loader in (
+    _array_array,
+    _broadcast,
+    _bytes_io,
+    _from_main,
+    _jax,
+    _masked,
+    _memoryview,
+    _ndarray,
+    _polars,
+    _subclass,
+    _torch_storage,
+    _with_state,
+):
     _loader.__module__ = __name__
 
 # Bound once: to make a bound method for each call takes 5 % of the time for an array of 1 KiB.

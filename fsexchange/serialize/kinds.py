@@ -9,9 +9,7 @@ import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-
-from fsexchange.serialize import script
+from fsexchange.serialize import libraries, script
 from fsexchange.serialize.subclasses import reduce_array, reduce_memoryview
 
 if TYPE_CHECKING:
@@ -85,12 +83,22 @@ def _file(pickler: Pickler, obj: Any) -> Any:
     return NotImplemented
 
 
-#: The full name of a type -> how its instances are reduced; not those of types derived from it.
-KINDS: dict[str, Reducer] = {
-    "numpy.ndarray": reduce_array,
+# The full name of a type -> how its instances are reduced; not those of types derived from it.
+_KINDS: dict[str, Reducer] = {
     "builtins.memoryview": reduce_memoryview,
+    "array.array": libraries.reduce_array_array,
+    "_io.BytesIO": libraries.reduce_bytes_io,
+    "jaxlib._jax.ArrayImpl": libraries.reduce_jax,
+    "jaxlib.xla_extension.ArrayImpl": libraries.reduce_jax,
+    "pandas.arrays.ArrowExtensionArray": libraries.reduce_pandas_arrow,
+    "pandas.arrays.ArrowStringArray": libraries.reduce_pandas_arrow,
+    "pandas.core.arrays.arrow.array.ArrowExtensionArray": libraries.reduce_pandas_arrow,
+    "pandas.core.arrays.string_arrow.ArrowStringArray": libraries.reduce_pandas_arrow,
+    "pandas.core.arrays.string_arrow.ArrowStringArrayNumpySemantics": libraries.reduce_pandas_arrow,
+    "polars.dataframe.frame.DataFrame": libraries.reduce_polars,
+    "polars.series.series.Series": libraries.reduce_polars,
+    "torch.storage.TypedStorage": libraries.reduce_torch_storage,
     "builtins.function": _named,
-    "builtins.type": _named,
     "typing.TypeVar": _named,
     "builtins.method": _method,
     "_io.TextIOWrapper": _file,
@@ -116,14 +124,22 @@ KINDS: dict[str, Reducer] = {
 }
 
 
+# The same for the types derived from it, too.
+_FAMILIES: dict[str, Reducer] = {
+    "builtins.type": _named,
+    "numpy.ndarray": reduce_array,
+    "pyarrow.lib.Array": libraries.reduce_arrow_array,
+}
+
+
 def _decide(kind: type) -> Reducer | None:
-    if issubclass(kind, type):
-        return _named
     if kind in copyreg.dispatch_table:
-        return None
-    if issubclass(kind, np.ndarray):
-        return reduce_array
-    return KINDS.get(f"{kind.__module__}.{kind.__qualname__}")
+        return None  # by its user or its library
+    names = [f"{each.__module__}.{each.__qualname__}" for each in kind.__mro__]
+    for name in names:
+        if name in _FAMILIES:
+            return _FAMILIES[name]
+    return _KINDS.get(names[0])
 
 
 class _How(dict[type, "Reducer | None"]):
