@@ -110,18 +110,15 @@ def array_bytes(array: npt.NDArray[Any]) -> tuple[str, memoryview]:
     flat = array.reshape(-1).view(np.uint8)
     if not flat.flags.writeable:
         # Pickle would make the loaded array read-only, too, although it belongs to the reader.
-        return order, held(flat, None)
+        flat = np.asarray(_Writable(flat))
     return order, flat.data
 
 
-def held(data: Any, owner: Any) -> memoryview:
-    """Return the memory of `data` as if writable, for a pickler that only reads; keep `owner`."""
-    return np.asarray(_Held(np.frombuffer(data, np.uint8), owner)).data
+class _Writable:
+    """Shows read-only memory as writable, to a pickler that only reads it."""
 
-
-class _Held:
-    def __init__(self, flat: npt.NDArray[np.uint8], owner: Any) -> None:
-        self._kept = flat, owner
+    def __init__(self, flat: npt.NDArray[np.uint8]) -> None:
+        self._flat = flat  # keeps the memory alive
         address = flat.__array_interface__["data"][0]
         self.__array_interface__ = {**flat.__array_interface__, "data": (address, False)}
 

@@ -46,7 +46,7 @@ from __future__ import annotations
 import itertools
 import struct
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 from zlib import crc32
 
 from fsexchange.errors import CorruptObjectError, SerializationError
@@ -89,20 +89,9 @@ _pack_lengths = struct.Struct("<QQ").pack
 PLAIN = {MAGIC + bytes((1, kind, 0, 0)): kind for kind in (BYTES, BYTEARRAY, STR)}
 
 
-class Parsed(NamedTuple):
-    """The parts of an object that was proven to be whole."""
-
-    kind: int
-    body: memoryview
-    buffers: list[memoryview]
-    section: bytes | memoryview
-    """What a pickle says of its script; empty if nothing."""
-
-
 def frames(kind: int, body: bytes, buffers: list[memoryview], checksum: bool) -> Frames:
     """Return head, table and body as one frame, then the buffers, each at a multiple of 64."""
-    first, *rest = _frames(kind, [body], buffers, checksum)
-    return [b"".join((first, *rest[:2])), *rest[2:]]
+    return _frames(kind, [body], buffers, checksum)
 
 
 def plain_frames(kind: int, data: bytes | bytearray) -> Frames:
@@ -158,6 +147,8 @@ def _frames(
     if checksum:
         for data in buffers:
             crc = crc32(data, crc)
+    if len(pieces) == 1:
+        return [b"".join((head, crc.to_bytes(4, "little"), table, *pieces, *rest[:1])), *rest[1:]]
     return [b"".join((head, crc.to_bytes(4, "little"), table)), *pieces, *rest]
 
 
@@ -191,8 +182,8 @@ def plain_data(view: Any) -> Any:
     return memoryview(view)[ALIGNMENT:]
 
 
-def parse(view: memoryview) -> Parsed:
-    """Return the parts of an object of any kind but a small pickle, after the same proof."""
+def parse(view: memoryview) -> tuple[int, memoryview, list[memoryview], bytes | memoryview]:
+    """Return kind, body, buffers and section of any other object, after proving the same."""
     size = view.nbytes
     if size < _HEAD.size:
         raise truncated(_HEAD.size, size)
@@ -211,11 +202,11 @@ def parse(view: memoryview) -> Parsed:
     end = body_start + body_size
     if end > size:
         raise _changed()
-    numbers = struct.unpack_from(f"<{(body_start - lengths_end) // 8}Q", view, lengths_end)
     crc = crc32(view[:_CRC_AT])
     at = _HEAD.size
-    if not flags & CHECKSUM:
-        for start, length in zip(numbers[1:-1:2], numbers[2:-1:2], strict=True):
+    if version == 2 and not flags & CHECKSUM:
+        numbers = struct.unpack_from(f"<{1 + 2 * long_values}Q", view, lengths_end)
+        for start, length in zip(numbers[1::2], numbers[2::2], strict=True):
             crc = crc32(view[at : body_start + start], crc)
             at = body_start + start + length
     crc = crc32(view[at:end], crc)
@@ -231,7 +222,7 @@ def parse(view: memoryview) -> Parsed:
             crc = crc32(buffers[-1], crc)
     if crc != wanted or kind > MEMORYVIEW:
         raise _changed()
-    return Parsed(kind, body, buffers, view[end:])
+    return kind, body, buffers, view[end:] if end < size else b""
 
 
 def truncated(expected: int, actual: int) -> CorruptObjectError:

@@ -142,13 +142,19 @@ def _decide(kind: type) -> Reducer | None:
     return _KINDS.get(names[0])
 
 
+# Py_TPFLAGS_HEAPTYPE: the type was made at run time.
+_HEAP_TYPE = 1 << 9
+
+
 class _How(dict[type, "Reducer | None"]):
     """How instances of each type are reduced; None as pickle does it. Each is decided once."""
 
     def __missing__(self, kind: type) -> Reducer | None:
         how = _decide(kind)
-        if script.find(kind.__module__, kind.__qualname__) is kind:
-            self[kind] = how  # it lives as long as its module
+        # One that a function made may go again.
+        static = not kind.__flags__ & _HEAP_TYPE
+        if static or script.find(kind.__module__, kind.__qualname__) is kind:
+            self[kind] = how
         return how
 
 

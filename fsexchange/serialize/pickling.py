@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from fsexchange.serialize import script
-from fsexchange.serialize.arrays import held
 from fsexchange.serialize.format import SMALL_START, frames_of_pieces, pack_small
 from fsexchange.serialize.kinds import HOW
 from fsexchange.serialize.reasons import PASSED_ON, loading_error
@@ -28,8 +27,8 @@ _LONG_FROM = 1 << 16
 # More pieces would take more than one writev.
 _MOST_PIECES = 500
 
-# After a pickle of more bytes the memory of its pickler is given back.
-_REUSED_UP_TO = 1 << 14
+# A pickle of up to this many bytes is small: its pickler has little memory, and is used again.
+_SMALL_UP_TO = 1 << 14
 
 
 class Pickler(pickle.Pickler):
@@ -38,8 +37,8 @@ class Pickler(pickle.Pickler):
     def __init__(self) -> None:
         self.pieces: list[Any] = []
         self.more: list[Any] = []
-        """Out-of-band buffers, which are memoryviews, and the functions and classes of the script
-        that the pickle names."""
+        """Out-of-band buffers, which are memoryviews; the functions and classes of the script that
+        the pickle names; and the reducer below."""
         self.reducer: Any = None
         more = self.more  # to hold `self` would make a cycle, with all that was pickled
 
@@ -62,6 +61,7 @@ class Pickler(pickle.Pickler):
         """What reduces functions and classes by value, all those of one pickle."""
         if self.reducer is None:
             self.reducer = script.by_value().reducer()
+            self.more.append(self.reducer)
         return self.reducer
 
 
@@ -77,37 +77,42 @@ def pickle_frames(obj: Any, checksum: bool) -> Frames:
     except IndexError:
         pickler = Pickler()
         taken = pickler, pickler.dump, pickler.clear_memo, pickler.pieces, pickler.more
-    pickler, dump, clear_memo, pieces, more = taken
+    _, dump, clear_memo, pieces, more = taken
     dump(obj)
-    section = b""
     if more or len(pieces) > 1:
-        named = [each for each in more if type(each) is not memoryview]
-        section = script.section(named) if named else b""
-        if len(pieces) > 1 or len(named) < len(more):
-            buffers = [each for each in more if type(each) is memoryview]
-            return _long_frames(pickler, pieces, buffers, section, checksum)
-        more.clear()
+        return _other_frames(taken, checksum)
     body = pieces.pop()
     size = len(body)
-    if size <= _REUSED_UP_TO:
+    if size > _SMALL_UP_TO:
+        return frames_of_pieces([body], (), [], b"", checksum)
+    clear_memo()
+    _idle.append(taken)
+    return [pack_small(SMALL_START, crc32(body, size), size, size) + body]
+
+
+def _other_frames(taken: tuple[Any, ...], checksum: bool) -> Frames:
+    """Return the frames of an object that is more than a small pickle."""
+    pickler, _, clear_memo, pieces, more = taken
+    buffers = [each for each in more if type(each) is memoryview]
+    named = [each for each in more if type(each) is not memoryview and each is not pickler.reducer]
+    section = script.section(named) if named else b""
+    if len(pieces) > 1:
+        long = [n for n in range(1, len(pieces)) if _is_long(pieces[n - 1], pieces[n])]
+        if len(pieces) > _MOST_PIECES:
+            pieces, long = _joined(pieces, set(long))
+        return frames_of_pieces(pieces, long, buffers, section, checksum)
+    body = pieces.pop()
+    size = len(body)
+    if buffers or size > _SMALL_UP_TO:
+        made = frames_of_pieces([body], (), buffers, section, checksum)
+    else:
+        head = pack_small(SMALL_START, crc32(body, size), size, size + len(section))
+        made = [head + body + section]
+    if size <= _SMALL_UP_TO and pickler.reducer is None:
+        more.clear()
         clear_memo()
-        pickler.reducer = None
         _idle.append(taken)
-    head = pack_small(SMALL_START, crc32(body, size), size, size + len(section))
-    return [head + body + section]
-
-
-def _long_frames(
-    pickler: Pickler, pieces: list[Any], buffers: list[memoryview], section: bytes, checksum: bool
-) -> Frames:
-    long = [n for n in range(1, len(pieces)) if _is_long(pieces[n - 1], pieces[n])]
-    for n in long:
-        if type(pieces[n]) is memoryview:
-            # It shows the memory of a str that lives as long as the memo of its pickler.
-            pieces[n] = held(pieces[n], pickler)
-    if len(pieces) > _MOST_PIECES:
-        pieces, long = _joined(pieces, set(long))
-    return frames_of_pieces(pieces, long, buffers, section, checksum)
+    return made
 
 
 def _is_long(before: Any, piece: Any) -> bool:
@@ -153,9 +158,10 @@ def load(
     try:
         if section and not script.is_mine(section):
             return script.Foreign(_File(body), buffers, section).load()
-        module = script.this_script().module
-        if module and module not in sys.modules and module.encode() in bytes(body):
-            return script.Foreign(_File(body), buffers, section).load()
+        if script.importable != "":
+            module = script.this_script().module
+            if module and module not in sys.modules and module.encode() in bytes(body):
+                return script.Foreign(_File(body), buffers, section).load()
         return pickle.loads(body, buffers=buffers)
     except PASSED_ON:
         raise
