@@ -95,6 +95,8 @@ class CorruptObjectError(FsExchangeError, ValueError):
     """
 
     path: str = ""
+    key: str = ""
+    """The key of the object in its store, as text."""
     expected: int = -1
     """Bytes that should be there, or -1."""
     actual: int = -1
@@ -111,6 +113,9 @@ class SerializationError(FsExchangeError, TypeError):
     Traceback (most recent call last):
     fsexchange.errors.SerializationError: cannot serialize a _thread.lock: ...
     """
+
+    key: str = ""
+    """The key of the object in its store, as text, if it cannot be loaded."""
 
 
 class StoreError(FsExchangeError, OSError):

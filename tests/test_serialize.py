@@ -197,6 +197,93 @@ def test_subclass_of_array_keeps_its_type(array: Any, nested: bool) -> None:
         assert got.fill_value == array.fill_value
 
 
+class Copies(np.ndarray[Any, Any]):
+    """Takes an attribute over from what it is made of."""
+
+    info: str
+
+    def __array_finalize__(self, obj: Any) -> None:
+        if obj is not None:
+            self.info = obj.info
+
+
+class Recipe(np.ndarray[Any, Any]):
+    """As numpy's guide to subclasses shows it."""
+
+    info: Any = None
+
+    def __array_finalize__(self, obj: Any) -> None:
+        self.info = getattr(obj, "info", None)
+
+    def __reduce__(self) -> Any:
+        reduced: Any = super().__reduce__()
+        function, args, state = reduced
+        return function, args, (*state, self.info)
+
+    def __setstate__(self, state: Any) -> None:
+        self.info = state[-1]
+        super().__setstate__(state[:-1])
+
+
+class Wraps(Recipe):
+    def __reduce__(self) -> Any:
+        return _wraps, (np.asarray(self), self.info)
+
+
+class Looks(Recipe):
+    """Looks at its elements when it is pickled."""
+
+    def __reduce__(self) -> Any:
+        self.info = float(np.asarray(self).ravel()[0])
+        return super().__reduce__()
+
+
+def _wraps(array: Any, info: Any) -> Wraps:
+    made: Wraps = array.view(Wraps)
+    made.info = info
+    return made
+
+
+def test_subclass_that_copies_from_its_template() -> None:
+    array: Any = np.ndarray.__new__(Copies, (2, 1000), "M8[s]")
+    array[...] = np.datetime64("2026-01-02")
+    array.info = "an attribute"
+    for obj in (array, array.T, array[:0], array[:, ::2]):
+        got = through_a_file([obj])[0]
+        assert type(got) is Copies
+        np.testing.assert_array_equal(np.asarray(got), np.asarray(obj))
+
+
+@pytest.mark.parametrize("kind", [Recipe, Wraps, Looks])
+def test_subclass_with_a_reduce_of_its_own(kind: Any) -> None:
+    array = np.arange(10_000.0).reshape(100, 100).view(kind)
+    array.info = {"unit": ["m"]}
+    for obj in (array, array.T, array[:50]):
+        got = through_a_file({"a": obj})["a"]
+        assert type(got) is kind
+        assert got.info == (0 if kind is Looks else {"unit": ["m"]})
+        np.testing.assert_array_equal(np.asarray(got), np.asarray(obj))
+        if kind is not Looks:
+            frames = [np.frombuffer(frame, np.uint8) for frame in serialize([obj]) if len(frame)]
+            assert any(np.shares_memory(frame, array) for frame in frames)
+            assert sum(f.nbytes for f in frames if not np.shares_memory(f, array)) < 2000
+            buffer = bytearray(dumps([obj]))
+            assert np.shares_memory(deserialize(buffer)[0], np.frombuffer(buffer, np.uint8))
+
+
+def test_masked_array_over_a_subclass() -> None:
+    data = np.arange(100.0).view(Recipe)
+    data.info = "m"
+    matrix = np.arange(1000.0).reshape(10, 100).view(np.matrix)
+    for inner in (data, matrix):
+        array: Any = np.ma.MaskedArray(inner, mask=inner > 50)
+        got = through_a_file([array])[0]
+        assert type(got) is np.ma.MaskedArray
+        assert type(got.data) is type(pickle.loads(pickle.dumps(array)).data) is type(inner)
+        np.testing.assert_array_equal(got.mask, array.mask)
+        np.testing.assert_array_equal(np.asarray(got), np.asarray(array))
+
+
 def test_memory_mapped_array_is_written_and_keeps_its_type(tmp_path: Path) -> None:
     array = np.memmap(tmp_path / "x", "f8", "w+", shape=(1000,))
     array[:] = 7
@@ -234,6 +321,43 @@ def test_contiguous_arrays_are_not_copied_and_strided_once() -> None:
     strided = np.zeros(1 << 20)[::2]
     for strided_obj in (strided, [strided, strided]):
         assert sum(len(frame) for frame in serialize(strided_obj)) < strided.nbytes + 1000
+
+
+class Sized:
+    def __reduce__(self) -> Any:
+        return str, ("y" * (1 << 20),)  # which nobody else keeps
+
+
+def test_long_bytes_and_text_in_containers_are_not_copied() -> None:
+    long = bytes(1 << 20)
+    text, wide = "x" * (1 << 20), "漢" * (1 << 20)
+    obj = {"a": long, "b": [bytearray(1 << 20), text], "c": (wide, Sized(), "\udc80" * (1 << 16))}
+    for checksum in (False, True):
+        frames = serialize([obj, np.arange(1000.0)], checksum=checksum)
+        assert any(frame is long for frame in frames)
+        assert sum(len(frame) for frame in frames if len(frame) < 1 << 17) < 20_000
+        data = b"".join(frames)
+        got, array = deserialize(data)
+        assert got == {**obj, "c": (wide, "y" * (1 << 20), obj["c"][2])}
+        assert array.sum() == 499_500
+        for place in (data.index(long) + 1000, data.index(b"xxx"), len(data) - 4000):
+            changed = bytearray(data)
+            changed[place] ^= 1
+            if checksum:
+                with pytest.raises(CorruptObjectError):
+                    deserialize(changed)
+            else:
+                deserialize(changed)
+
+
+@pytest.mark.parametrize("long", [0, 3, 600])
+def test_pickles_of_many_pieces(long: int) -> None:
+    small = [bytes([n % 256]) * 1000 for n in range(10 if long == 600 else 40_000)]
+    values = [bytes([n % 256]) * (1 << 16) for n in range(long)]
+    obj = [values[:1], small, values[1:], small[:100]]
+    frames = serialize(obj)
+    assert len(frames) < 2 * long + 100
+    assert deserialize(b"".join(frames)) == obj
 
 
 def test_arrays_loaded_are_views_of_the_buffer_and_aligned() -> None:
@@ -329,6 +453,62 @@ def test_classes_of_main_are_the_same_in_processes_of_one_script() -> None:
     assert out.stdout.splitlines() == ["fork True True True", "spawn True True True"], out.stderr
 
 
+def test_classes_of_a_script_travel_without_the_data_that_they_mention(shm_dir: Path) -> None:
+    script = PROGRAMS / "put_what_mentions_data.py"
+    with FileConnector(shm_dir / "store") as owner:
+        done = subprocess.run(
+            [sys.executable, script, owner.store_dir], capture_output=True, text=True, timeout=60
+        )
+        assert not done.stderr
+        sendable, unsendable, _ = done.stdout.split()
+        out = python("get_what_mentions_data", owner.store_dir, sendable, unsendable).stdout
+    first, no_lock, no_table, refused, *damaged = out.splitlines()
+    assert first == "7 5 14 Point(x=1, y='a')"
+    assert "'lock' is not defined" in no_lock
+    assert "'table' is not defined" in no_table
+    assert f"needs Unsendable of the script {script}" in refused
+    assert len(damaged) == 2
+
+
+def test_a_script_run_as_a_module_is_that_module(shm_dir: Path) -> None:
+    """In both directions, to processes that can import it."""
+    with FileConnector(shm_dir / "store") as owner:
+        key = python("step_of_a_package", owner.store_dir).stdout.strip()
+        answer = python("import_step_of_a_package", owner.store_dir, key).stdout.strip()
+        assert python("step_of_a_package", owner.store_dir, answer).stdout == "True True\n"
+
+
+def test_definitions_are_made_once_and_again_when_what_they_mention_changes(shm_dir: Path) -> None:
+    with FileConnector(shm_dir / "store") as owner:
+        keys = python("define_again", owner.store_dir).stdout.split()
+        out = python("get_what_was_defined_again", owner.store_dir, *keys).stdout
+    assert out.split() == ["6", "15", "-3"]
+
+
+class Moves:
+    """Hands its data over when it is asked for its state."""
+
+    def __init__(self) -> None:
+        self.data: Any = [1, 2, 3]
+
+    def __getstate__(self) -> Any:
+        data, self.data = self.data, None
+        return {"data": data}
+
+
+def test_every_object_is_asked_for_its_state_once() -> None:
+    class Local:
+        pass
+
+    for other in (lambda: 1, Local(), Local):
+        got = through_a_file([Moves(), other, Moves()])
+        assert [got[0].data, got[2].data] == [[1, 2, 3]] * 2
+    moves = Moves()
+    with pytest.raises(SerializationError):
+        serialize([LOCK, moves])
+    assert moves.data
+
+
 def test_arrays_in_containers_are_writable_whatever_they_were() -> None:
     read_only = np.arange(1000.0)
     read_only.flags.writeable = False
@@ -371,6 +551,80 @@ def test_what_cannot_be_pickled_is_named(obj: Any) -> None:
         serialize(obj)
 
 
+class Slotted:
+    __slots__ = ("inner",)
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+
+class Refuses:
+    def __getstate__(self) -> Any:
+        raise KeyError("no state")
+
+
+@pytest.mark.parametrize(
+    ("obj", "said"),
+    [
+        (
+            {"model": Point(1, [Slotted({"x": LOCK})])},
+            r"_thread.lock.*, at \['model'\].y\[0\].inner\['x'\]$",
+        ),
+        ([1, lambda lock=LOCK: lock], r", at \[1\]'s default 0$"),
+        ([lambda: repr(LOCK)], r"_thread.lock.*, at \[0\]'s global LOCK$"),
+        ({3: (Refuses(),)}, r"KeyError: 'no state', at \[3\]\[0\]$"),
+        ([{"log": open(__file__)}], r"TextIOWrapper.*, at \[0\]\['log'\]$"),  # noqa: SIM115
+    ],
+)
+def test_error_says_where_in_the_object(obj: Any, said: str) -> None:
+    with pytest.raises(SerializationError, match=said):
+        serialize(obj)
+    for part in obj if isinstance(obj, list) else ():
+        if isinstance(part, dict):
+            part["log"].close()
+
+
+class Loads:
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        raise state["error"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [KeyError("x"), AttributeError("x"), ValueError(1), TypeError(), IndexError()],
+    ids=repr,
+)
+def test_error_of_loading_says_key_type_and_place(error: Exception) -> None:
+    with Store() as store:
+        for key in (store.put([Loads(error)]), *store.put_batch([Loads(error), 1])[:1]):
+            for get in (store.get, lambda key: store.get_batch([key])):
+                with pytest.raises(SerializationError) as caught:
+                    get(key)
+                said = str(caught.value)
+                assert said.startswith(f"{key} in the store at {store.store_dir}: cannot load")
+                assert type(error).__name__ in said
+                assert f"{__name__}.Loads.__setstate__ ({__file__}:" in said
+                assert caught.value.key == str(key)
+                assert type(caught.value.__cause__) is type(error)
+        assert deserialize(dumps(Loads)) is Loads
+
+
+def test_broadcast_arrays_are_written_once() -> None:
+    column = np.arange(1000.0)[:, None]
+    array = np.broadcast_to(column, (5, 1000, 100))
+    for obj in (array, [array], {"a": array.transpose(2, 1, 0)}, array[:, ::2]):
+        assert len(dumps(obj)) < 20_000
+    for got, wanted in zip(through_a_file([array, array.T]), (array, array.T), strict=True):
+        np.testing.assert_array_equal(got, wanted)
+        assert got.strides == wanted.strides
+    np.testing.assert_array_equal(through_a_file(array), array)
+    writable = np.lib.stride_tricks.as_strided(np.arange(1000.0), (9, 1000), (0, 8))
+    assert through_a_file(writable).flags.writeable
+
+
 def test_class_that_is_not_importable_here_is_named(shm_dir: Path) -> None:
     (shm_dir / "theirs.py").write_text("class Theirs: pass\n")
     with FileConnector(shm_dir / "store") as connector:
@@ -409,8 +663,11 @@ def test_any_changed_bit_of_header_and_body_is_an_error(sample: Any) -> None:
     """With a checksum, of all but the padding."""
     for checksum in (False, True):
         data = dumps(sample, checksum=checksum)
-        _, _, _, _, total, body, count, _ = struct.unpack("<4sBBHQQII", data[:32])
-        guarded = 32 + 8 * count + body
+        total = guarded = len(data)
+        count = 0
+        if data[5] != 6:
+            body, count = struct.unpack("<QI", data[16:28])
+            guarded = 32 + 8 * count + body
         places = list(range(guarded))
         if checksum:
             places += list(range(guarded + -guarded % 64, total, 97)) if count else []
@@ -430,7 +687,7 @@ def test_foreign_bytes_are_an_error() -> None:
 def test_newer_version_is_refused_by_name() -> None:
     data = bytearray(dumps([1, 2]))
     data[4] = 7
-    with pytest.raises(SerializationError, match="version 7.*up to version 1.*upgrade"):
+    with pytest.raises(SerializationError, match="version 7.*up to version 2.*upgrade"):
         deserialize(data)
 
 

@@ -3,20 +3,21 @@
 `serialize` returns frames, which `FileConnector.put` writes as they are. `deserialize` is its
 inverse: it takes the buffer that `get` returns, and arrays are views of that buffer.
 
-`format` lays out the bytes. `arrays` handles what needs no pickle, `pickling` everything else,
-`by_value` the functions and classes that other processes cannot import.
+`format` lays out the bytes. `arrays` handles what needs no pickle, `pickling` everything else, by
+the table in `kinds`; `script` what the program itself defines, which other programs cannot import,
+and `by_value` its definitions.
 """
 
 from __future__ import annotations
 
-import os
-import threading
-from functools import cache
+import pickle
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import numpy as np
 
-from fsexchange.errors import CorruptObjectError, SerializationError
+from fsexchange.errors import CorruptObjectError
+from fsexchange.serialize import script
 from fsexchange.serialize.arrays import (
     ARRAY_OF,
     HEAD_OF,
@@ -24,6 +25,7 @@ from fsexchange.serialize.arrays import (
     array_body,
     array_frames,
     as_array,
+    is_broadcast,
     is_plain,
     load_array,
     load_npy,
@@ -37,82 +39,135 @@ from fsexchange.serialize.format import (
     MEMORYVIEW,
     NDARRAY,
     PICKLE,
+    PLAIN,
+    SMALL_START,
     STR,
     Frames,
     frames,
+    pack_small,
     parse,
+    parse_small,
+    plain_data,
+    plain_frames,
 )
-from fsexchange.serialize.pickling import (
-    Pickler,
-    _from_main,
+from fsexchange.serialize.libraries import (
+    _array_array,
+    _bytes_io,
+    _jax,
+    _polars,
+    _torch_storage,
+)
+from fsexchange.serialize.pickling import load, pickle_frames
+from fsexchange.serialize.reasons import PASSED_ON, loading_error, pickling_error
+from fsexchange.serialize.script import _from_main
+from fsexchange.serialize.subclasses import (
+    _broadcast,
     _masked,
     _memoryview,
     _ndarray,
     _subclass,
-    dump,
-    load,
+    _with_state,
 )
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from fsexchange.serialize.by_value import CloudPickler
-
 __all__ = ["Frames", "deserialize", "dumps", "serialize"]
 
 # Stored pickles contain the names of the functions that load them. These are names in this package,
 # so that objects stay readable when a function moves to another module.
-for _loader in (_from_main, _masked, _memoryview, _ndarray, _subclass):
+for _loader in (
+    _array_array,
+    _broadcast,
+    _bytes_io,
+    _from_main,
+    _jax,
+    _masked,
+    _memoryview,
+    _ndarray,
+    _polars,
+    _subclass,
+    _torch_storage,
+    _with_state,
+):
     _loader.__module__ = __name__
 
 # Bound once: to make a bound method for each call takes 5 % of the time for an array of 1 KiB.
 _head_of = HEAD_OF.get
 _array_of = ARRAY_OF.get
 
+_dumps, _loads = pickle.dumps, pickle.loads
+
+_ARRAY = np.ndarray
+
+# Types whose objects consist of one value -> the kind of their objects, -1 if always pickled.
+_SIMPLE: dict[type, int] = {
+    **dict.fromkeys((type(None), bool, int, float, complex), -1),
+    bytes: BYTES,
+    bytearray: BYTEARRAY,
+    str: STR,
+    memoryview: MEMORYVIEW,
+}
+
+# Fewer bytes or characters are pickled, which takes less time and space.
+_PICKLED_UP_TO = 1024
+
 
 def serialize(obj: Any, *, checksum: bool = False) -> Frames:
     """Return `obj` as frames, which are buffers to be written one after the other.
 
     Contiguous arrays, in C or Fortran order, are not copied: their frames show the caller's own
-    memory, so write them before changing it. Strided arrays are copied once. Lambdas, closures, and
-    functions and classes of `__main__` travel by value (cloudpickle), others by name.
+    memory, so write them before changing it. Strided arrays are copied once. Functions and classes
+    travel by name, as with pickle; lambdas and closures by value (cloudpickle). For readers that
+    run another script, definitions of what the object names of `__main__` go along, without the
+    data that these mention. Every object is asked for its state once.
 
     Parameters
     ----------
     checksum:
-        Make the CRC guard the buffers as well as header and body: about a second for 1 GiB.
+        Make the CRC guard arrays and long bytes and text, too: about a second for 1 GiB.
 
     Raises
     ------
     SerializationError
-        The object has a part that cannot be pickled: a lock, a socket, an open file.
+        The object has a part that cannot be pickled: a lock, a socket, an open file. The message
+        says where in the object it is.
 
     >>> array = np.arange(6.0).reshape(2, 3)
     >>> deserialize(b"".join(serialize({"a": array, "same": array})))["a"].shape
     (2, 3)
     """
     kind = type(obj)
-    if kind is np.ndarray:
+    if kind is _ARRAY:
         dtype = obj.dtype
         # Equal dtypes may differ in metadata, but only those without metadata are built in.
         if dtype.isbuiltin == 1 and obj.flags.c_contiguous and not checksum:
             head = _head_of((dtype, obj.shape))
             if head is not None:
                 return [head, obj.data.cast("B")]
-        if is_plain(dtype):
+        if is_plain(dtype) and not is_broadcast(obj):
             return array_frames(obj, checksum)
-    elif kind is bytes:
-        return frames(BYTES, b"", [memoryview(obj)], checksum)
-    elif kind is str:
-        return frames(STR, b"", [memoryview(obj.encode("utf-8", "surrogatepass"))], checksum)
-    elif kind is bytearray:
-        return frames(BYTEARRAY, b"", [memoryview(obj)], checksum)
-    elif kind is memoryview:
+    elif kind in _SIMPLE:
+        code = _SIMPLE[kind]
+        if code < 0 or (code != MEMORYVIEW and len(obj) <= _PICKLED_UP_TO):
+            pickled = _dumps(obj, 5)
+            size = len(pickled)
+            return [pack_small(SMALL_START, crc32(pickled, size), size, size) + pickled]
+        if code != MEMORYVIEW:
+            data = obj.encode("utf-8", "surrogatepass") if kind is str else obj
+            if checksum:
+                return frames(code, b"", [memoryview(data)], checksum)
+            return plain_frames(code, data)
         array = as_array(obj)
         if is_plain(array.dtype):
-            body, data = array_body(array)
-            return frames(MEMORYVIEW, body, [data], checksum)
-    return frames(PICKLE, *_pickle(obj), checksum)
+            body, elements = array_body(array)
+            return frames(MEMORYVIEW, body, [elements], checksum)
+    try:
+        return pickle_frames(obj, checksum)
+    except MemoryError:
+        raise
+    except Exception as error:  # a class's own __reduce__ may raise anything
+        raise pickling_error(obj, error) from error
 
 
 def dumps(obj: Any, *, checksum: bool = False) -> bytes:
@@ -121,14 +176,17 @@ def dumps(obj: Any, *, checksum: bool = False) -> bytes:
     >>> deserialize(dumps([1, 2]))
     [1, 2]
     """
-    return b"".join(serialize(obj, checksum=checksum))
+    made = serialize(obj, checksum=checksum)
+    first = made[0]
+    return first if len(made) == 1 and type(first) is bytes else b"".join(made)
 
 
 def deserialize(buffer: Buffer) -> Any:
     """Return the object that `buffer` holds, or the array of a `.npy` file.
 
-    Arrays are views of `buffer`, writable if it is, and keep it alive. Use it only for buffers
-    whose writer you trust: unpickling runs code.
+    Arrays are views of `buffer`, writable if it is, and keep it alive; those of `np.broadcast_to`
+    are again read-only views of fewer elements. Use it only for buffers whose writer you trust:
+    unpickling runs code.
 
     Raises
     ------
@@ -136,68 +194,56 @@ def deserialize(buffer: Buffer) -> Any:
         The object was truncated, changed, or not written by `serialize`.
     SerializationError
         The object is whole, but of a newer version of the format, or of a class that is not
-        importable here.
+        importable here, or whose own methods fail to load it.
 
     >>> deserialize(bytearray(b"".join(serialize(np.arange(3)))))
     array([0, 1, 2])
     """
-    view = memoryview(buffer)
-    if view.format != "B" or view.ndim != 1:
-        view = view.cast("B")
-    known = _array_of(bytes(view[:ALIGNMENT]))
-    if known is not None and known[0] == view.nbytes:
-        return np.ndarray(known[1], known[2], view, ALIGNMENT)
-    if view[:4] != MAGIC:
-        if view[:6] == NPY_MAGIC:
-            return load_npy(view)
-        raise CorruptObjectError(
-            f"not an fsexchange object: begins with {bytes(view[:8])!r}; was it put as bytes, or "
-            "by another program?"
-        )
-    kind, body, buffers = parse(view)
-    if kind == PICKLE:
-        return load(body, buffers)
-    if kind == NDARRAY:
-        return load_plain(view, body, buffers[0])
+    view: Any = buffer
+    if type(buffer) is bytes or type(buffer) is bytearray:
+        start = buffer[:8]
+    else:
+        view = memoryview(buffer)
+        if view.format != "B" or view.ndim != 1:
+            view = view.cast("B")
+        start = bytes(view[:8])
+    if start == SMALL_START:
+        body, section = parse_small(view)
+        if section or script.importable != "":
+            return load(body, (), section)
+        try:
+            return _loads(body)
+        except PASSED_ON:
+            raise
+        except Exception as error:
+            raise loading_error(error) from error
+    kind = PLAIN.get(bytes(start))
+    data = None if kind is None else plain_data(view)
+    if data is None:
+        view = memoryview(view)
+        known = _array_of(bytes(view[:ALIGNMENT]))
+        if known is not None and known[0] == view.nbytes:
+            return np.ndarray(known[1], known[2], view, ALIGNMENT)
+        if not start.startswith(MAGIC):
+            if start.startswith(NPY_MAGIC):
+                return load_npy(view)
+            raise CorruptObjectError(
+                f"not an fsexchange object: begins with {bytes(start)!r}; was it put as bytes, "
+                "or by another program?"
+            )
+        kind, body, buffers, section = parse(view)
+        if kind == PICKLE:
+            return load(body, buffers, section)
+        if kind == NDARRAY:
+            return load_plain(view, body, buffers[0])
+        if kind == MEMORYVIEW:
+            return load_array(body, buffers[0]).data
+        data = buffers[0]
     if kind == BYTES:
-        return bytes(buffers[0])
-    if kind == STR:
-        return str(buffers[0], "utf-8", "surrogatepass")
+        return bytes(data)
     if kind == BYTEARRAY:
-        return bytearray(buffers[0])
-    return load_array(body, buffers[0]).data
-
-
-def _pickle(obj: Any) -> tuple[bytes, list[memoryview]]:
-    """Return the pickle of `obj` and its out-of-band buffers; plain pickle is faster, so first."""
+        return bytearray(data)
     try:
-        return dump(Pickler, obj)
-    except MemoryError:
-        raise
-    except Exception:
-        pass  # a class's own __reduce__ may raise anything; cloudpickle will raise it again
-    try:
-        return dump(_cloud_pickler(), obj)
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise SerializationError(
-            f"cannot serialize a {type(obj).__module__}.{type(obj).__qualname__}: {error}"
-        ) from error
-
-
-# A child forked while another thread imports a module would wait for that import for ever, so the
-# fork waits for the thread.
-_importing = threading.RLock()
-os.register_at_fork(
-    before=_importing.acquire,
-    after_in_parent=_importing.release,
-    after_in_child=_importing.release,
-)
-
-
-@cache
-def _cloud_pickler() -> type[CloudPickler]:
-    with _importing:
-        from fsexchange.serialize.by_value import CloudPickler  # 6 ms, and rarely needed
-    return CloudPickler
+        return str(data, "utf-8", "surrogatepass")
+    except UnicodeDecodeError as error:
+        raise CorruptObjectError(f"the text was changed since it was written: {error}") from error

@@ -30,6 +30,9 @@ _C = ord("C")
 # Characters of the dtypes whose arrays have memoryviews that `cast` takes.
 _NATIVE = "?bBhHiIlLqQefd"
 
+# Smaller arrays are written in full.
+_BROADCAST_FROM = 4096
+
 #: The first bytes of every object that is a plain array.
 PLAIN_ARRAY = struct.pack("<4sBB", MAGIC, VERSION, NDARRAY)
 
@@ -62,6 +65,16 @@ def is_plain(dtype: np.dtype[Any]) -> bool:
         return np.dtype(dtype.str) == dtype
     except TypeError:  # another library's dtype, such as the 8-bit floats of ml_dtypes
         return False
+
+
+def is_broadcast(array: npt.NDArray[Any]) -> bool:
+    """Return whether a large array shows some elements many times, as `np.broadcast_to` makes it.
+
+    Such arrays are read-only. One that is writable is one's own in full.
+    """
+    if array.nbytes < _BROADCAST_FROM or array.flags.writeable or array.flags.forc:
+        return False
+    return any(not step and n > 1 for step, n in zip(array.strides, array.shape, strict=True))
 
 
 def array_frames(array: npt.NDArray[Any], checksum: bool) -> Frames:
@@ -152,15 +165,15 @@ def load_npy(view: memoryview) -> npt.NDArray[Any]:
         shape, fortran, dtype = (
             npy.read_array_header_1_0(head) if old else npy.read_array_header_2_0(head)
         )
-        data = view[head.tell() :]
         if dtype.hasobject:
             raise SerializationError("the .npy file holds Python objects: load it by numpy.load")
+        data = view[head.tell() :]
         array: npt.NDArray[Any] = np.ndarray(
             shape, dtype, buffer=data, order="F" if fortran else "C"
         )
-    except (ValueError, TypeError) as error:
-        if isinstance(error, SerializationError):
-            raise
+    except SerializationError:
+        raise
+    except Exception as error:  # whatever Python's tokenizer and parser raise: MemoryError, too
         raise CorruptObjectError(f"a damaged .npy file: {error}") from error
     if array.nbytes != data.nbytes:
         raise truncated(head.tell() + array.nbytes, view.nbytes)

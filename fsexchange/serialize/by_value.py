@@ -2,26 +2,94 @@
 
 from __future__ import annotations
 
+import enum
+import functools
+import io
+import logging
+import re
 import sys
-from types import FunctionType
-from typing import Any
+import types
+import typing
+import zlib
+from pathlib import PurePath
+from typing import Any, NamedTuple
 
 import cloudpickle
-import numpy as np
 
-from fsexchange.serialize.pickling import MAINS, _from_main, place_in_main, reduce_buffer
+# Globals of these types go along with a function that mentions them; the data of a script does not.
+_CODE = (type, types.FunctionType, types.BuiltinFunctionType, typing.TypeVar)
+_CONSTANTS = (type(None), bool, int, float, complex, enum.Enum, re.Pattern, PurePath)
+_LONGEST_CONSTANT = 1000
+
+# A definition of more bytes has data in it: an array that is an attribute of a class.
+_LONGEST = 1 << 20
 
 
-class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """cloudpickle, but a process that runs the same script uses its own functions and classes."""
+class Definition(NamedTuple):
+    """A function or class as a compressed pickle, and the globals that went along."""
+
+    data: bytes
+    """Empty if it cannot be pickled."""
+    mentioned: list[tuple[dict[str, Any], str, Any]]
+
+    def is_current(self) -> bool:
+        """Return whether none of these globals was bound to something else since."""
+        return all(
+            [space.get(name) is value for space, name, value in self.mentioned]  # noqa: C419
+        )
+
+
+def define(obj: Any) -> Definition:
+    """Return the definition of a function or class."""
+    main = sys.modules.get("__mp_main__")
+    if main is not None:
+        cloudpickle.register_pickle_by_value(main)
+    file = _File()
+    pickler = _Definer(file)
+    try:
+        pickler.dump(obj)
+    except MemoryError:
+        raise
+    except Exception:  # whatever it is, readers of the same script do not need the definition
+        return Definition(b"", [])
+    return Definition(zlib.compress(file.getvalue()), pickler.mentioned)
+
+
+def reducer() -> Any:
+    """Return what reduces functions and classes by value, all those of one pickle."""
+    return cloudpickle.Pickler(io.BytesIO())
+
+
+class _File(io.BytesIO):
+    def write(self, data: Any) -> int:
+        if self.tell() + memoryview(data).nbytes > _LONGEST:
+            raise OverflowError
+        return super().write(data)
+
+
+class _Definer(cloudpickle.Pickler):  # type: ignore[misc]
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self.mentioned: list[tuple[dict[str, Any], str, Any]] = []
 
     def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, (np.ndarray, memoryview)):
-            return reduce_buffer(obj)
-        if isinstance(obj, (type, FunctionType)) and obj.__module__ in MAINS:
-            if obj.__module__ == "__mp_main__":
-                cloudpickle.register_pickle_by_value(sys.modules["__mp_main__"])
-            place = place_in_main(obj)
-            if place is not None:
-                return _from_main, (*place, cloudpickle.dumps(obj))
-        return super().reducer_override(obj)
+        if type(obj) is functools.cached_property:  # before Python 3.12 it has a lock
+            return functools.cached_property, (obj.func,), {"attrname": obj.attrname}
+        reduced = super().reducer_override(obj)
+        if type(obj) is types.FunctionType and reduced is not NotImplemented:
+            state = reduced[2][1]
+            kept = {name: value for name, value in state["__globals__"].items() if _is_code(value)}
+            state["__globals__"] = kept
+            self.mentioned += [(obj.__globals__, name, value) for name, value in kept.items()]
+        return reduced
+
+
+def _is_code(value: Any) -> bool:
+    """Return whether a global is part of the code of a script, not of its data."""
+    if isinstance(value, types.ModuleType):
+        return sys.modules.get(value.__name__) is value
+    if isinstance(value, (str, bytes)):
+        return len(value) <= _LONGEST_CONSTANT
+    if type(value) in (tuple, frozenset):
+        return len(value) <= _LONGEST_CONSTANT and all(map(_is_code, value))
+    return isinstance(value, (*_CODE, *_CONSTANTS, logging.Logger))

@@ -2,158 +2,188 @@
 
 from __future__ import annotations
 
-import copyreg
-import io
-import os
 import pickle
 import sys
-from collections.abc import Callable, Sequence
-from types import FunctionType
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
-import numpy as np
-
-from fsexchange.errors import SerializationError
-from fsexchange.serialize.arrays import array_bytes, as_array
+from fsexchange.serialize import script
+from fsexchange.serialize.format import SMALL_START, frames_of_pieces, pack_small
+from fsexchange.serialize.kinds import HOW
+from fsexchange.serialize.reasons import PASSED_ON, loading_error
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
+    from fsexchange.serialize.format import Frames
 
 # A buffer of fewer bytes stays in the pickle. Outside it would cost more: an entry in the table,
 # padding, and one more piece for writev.
 _OUT_OF_BAND_FROM = 512
 
-#: Names of the module that a script becomes: in its own process, and in a spawned child.
-MAINS = ("__main__", "__mp_main__")
+# From this length on pickle passes bytes and text to `write` as they are, behind their header.
+_LONG_FROM = 1 << 16
+
+# More pieces would take more than one writev.
+_MOST_PIECES = 500
+
+# A pickle of up to this many bytes is small: its pickler has little memory, and is used again.
+_SMALL_UP_TO = 1 << 14
 
 
 class Pickler(pickle.Pickler):
-    """Plain pickle, but it refuses what only a script's own processes can import."""
+    """Plain pickle, with the reducers of `kinds`; it asks every object for its state once."""
+
+    def __init__(self) -> None:
+        self.pieces: list[Any] = []
+        self.more: list[Any] = []
+        """Out-of-band buffers, which are memoryviews; the functions and classes of the script that
+        the pickle names; and the reducer below."""
+        self.reducer: Any = None
+        more = self.more  # to hold `self` would make a cycle, with all that was pickled
+
+        def keep(buffer: pickle.PickleBuffer) -> bool:
+            data = buffer.raw()
+            if data.nbytes < _OUT_OF_BAND_FROM:
+                return True  # in the pickle
+            more.append(data)
+            return False
+
+        file: Any = SimpleNamespace(write=self.pieces.append)
+        super().__init__(file, 5, buffer_callback=keep)
 
     def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, (np.ndarray, memoryview)):
-            return reduce_buffer(obj)
-        if isinstance(obj, (type, FunctionType, TypeVar)) and obj.__module__ in MAINS:
-            raise _ByValueError
-        return NotImplemented
+        how = HOW[type(obj)]
+        return NotImplemented if how is None else how(self, obj)
+
+    @property
+    def by_value(self) -> Any:
+        """What reduces functions and classes by value, all those of one pickle."""
+        if self.reducer is None:
+            self.reducer = script.by_value().reducer()
+            self.more.append(self.reducer)
+        return self.reducer
 
 
-class _ByValueError(Exception):
-    """Plain pickle would write the name of a function or class that other processes lack."""
+# To make a pickler takes longer than to pickle a small object. A thread takes one out, and puts it
+# back without what it pickled.
+_idle: list[tuple[Any, ...]] = []
 
 
-def dump(pickler: Callable[..., Any], obj: Any) -> tuple[bytes, list[memoryview]]:
-    """Return the pickle of `obj` by a pickler of this class, and its out-of-band buffers."""
-    buffers: list[memoryview] = []
-
-    def keep(buffer: pickle.PickleBuffer) -> bool:
-        data = buffer.raw()
-        if data.nbytes < _OUT_OF_BAND_FROM:
-            return True  # in the pickle
-        buffers.append(data)
-        return False
-
-    file = io.BytesIO()
-    pickler(file, protocol=5, buffer_callback=keep).dump(obj)
-    return file.getvalue(), buffers
-
-
-def load(body: bytes | memoryview, buffers: Sequence[memoryview] = ()) -> Any:
-    """Return the object of a pickle; `SerializationError` if a part cannot be imported here."""
+def pickle_frames(obj: Any, checksum: bool) -> Frames:
+    """Return the frames of an object that is pickled."""
     try:
-        return pickle.loads(body, buffers=buffers)
-    except (ImportError, AttributeError) as error:
-        raise SerializationError(
-            f"the object needs what this process cannot import: {error}; its path is {sys.path}"
-        ) from error
+        taken = _idle.pop()
+    except IndexError:
+        pickler = Pickler()
+        taken = pickler, pickler.dump, pickler.clear_memo, pickler.pieces, pickler.more
+    _, dump, clear_memo, pieces, more = taken
+    dump(obj)
+    if more or len(pieces) > 1:
+        return _other_frames(taken, checksum)
+    body = pieces.pop()
+    size = len(body)
+    if size > _SMALL_UP_TO:
+        return frames_of_pieces([body], (), [], b"", checksum)
+    clear_memo()
+    _idle.append(taken)
+    return [pack_small(SMALL_START, crc32(body, size), size, size) + body]
 
 
-# ---- arrays and memoryviews ---------------------------------------------------------------------
+def _other_frames(taken: tuple[Any, ...], checksum: bool) -> Frames:
+    """Return the frames of an object that is more than a small pickle."""
+    pickler, _, clear_memo, pieces, more = taken
+    buffers = [each for each in more if type(each) is memoryview]
+    named = [each for each in more if type(each) is not memoryview and each is not pickler.reducer]
+    section = script.section(named) if named else b""
+    if len(pieces) > 1:
+        long = [n for n in range(1, len(pieces)) if _is_long(pieces[n - 1], pieces[n])]
+        if len(pieces) > _MOST_PIECES:
+            pieces, long = _joined(pieces, set(long))
+        return frames_of_pieces(pieces, long, buffers, section, checksum)
+    body = pieces.pop()
+    size = len(body)
+    if buffers or size > _SMALL_UP_TO:
+        made = frames_of_pieces([body], (), buffers, section, checksum)
+    else:
+        head = pack_small(SMALL_START, crc32(body, size), size, size + len(section))
+        made = [head + body + section]
+    if size <= _SMALL_UP_TO and pickler.reducer is None:
+        more.clear()
+        clear_memo()
+        _idle.append(taken)
+    return made
 
-_PICKLING = ("__reduce__", "__reduce_ex__", "__setstate__")
 
+def _is_long(before: Any, piece: Any) -> bool:
+    """Return whether a piece is a value: the piece before it ends with an opcode and the length.
 
-def reduce_buffer(obj: Any) -> Any:
-    """Reduce an array or memoryview to one out-of-band buffer, as `reducer_override` does.
-
-    This works for any strides, dtype and subclass. numpy itself does it only for contiguous arrays
-    of plain type, and its pickles name functions that moved between numpy 1 and 2.
+    Other pieces consist of opcodes.
     """
-    if isinstance(obj, memoryview):
-        return _memoryview, (as_array(obj),)
-    kind = type(obj)
-    if obj.dtype.hasobject or obj.dtype.kind not in "biufcmMSUV":
-        return NotImplemented
-    if kind.__name__ == "MaskedArray" and kind is np.ma.MaskedArray:  # importing numpy.ma: 10 ms
-        ma: Any = np.ma  # not typed before numpy 2.3
-        data, mask = obj.view(np.ndarray), ma.getmask(obj)
-        mask = None if mask is ma.nomask else mask
-        return _masked, (data, mask, obj._fill_value, obj.hardmask)
-    if kind is not np.ndarray:
-        if any(getattr(kind, name) is not getattr(np.ndarray, name) for name in _PICKLING):
-            return NotImplemented  # it pickles more than its elements
-        if kind in copyreg.dispatch_table:
-            return NotImplemented
-        return _subclass, (obj.view(np.ndarray), kind)
-    order, elements = array_bytes(obj)
-    return _ndarray, (pickle.PickleBuffer(elements), obj.dtype, obj.shape, order)
+    if len(piece) < _LONG_FROM:
+        return False
+    size = len(piece)
+    if before[-9:-8] in (pickle.BINBYTES8, pickle.BINUNICODE8, pickle.BYTEARRAY8):
+        return bool(before[-8:] == size.to_bytes(8, "little"))
+    is_short = before[-5:-4] in (pickle.BINBYTES, pickle.BINUNICODE)
+    return is_short and bool(before[-4:] == size.to_bytes(4, "little"))
 
 
-def _ndarray(
-    data: memoryview, dtype: np.dtype[Any], shape: tuple[int, ...], order: Any
-) -> npt.NDArray[Any]:
-    return np.ndarray(shape, dtype, buffer=data, order=order)
+def _joined(pieces: list[Any], long: set[int]) -> tuple[list[Any], list[int]]:
+    """Return fewer and longer pieces, and the numbers of the long values among them."""
+    joined: list[Any] = []
+    numbers: list[int] = []
+    opcodes: list[Any] = []
+    for n, piece in enumerate(pieces):
+        pieces[n] = None  # so that no more than a group is in memory twice
+        if n in long:
+            joined.append(b"".join(opcodes))
+            opcodes.clear()
+            numbers.append(len(joined))
+            joined.append(piece)
+        else:
+            opcodes.append(piece)
+            if len(opcodes) == _MOST_PIECES // 8:
+                joined.append(b"".join(opcodes))
+                opcodes.clear()
+    return [*joined, b"".join(opcodes)], numbers
 
 
-def _subclass(array: npt.NDArray[Any], kind: type[npt.NDArray[Any]]) -> Any:
-    return array.view(kind)
-
-
-def _masked(
-    data: npt.NDArray[Any], mask: npt.NDArray[Any] | None, fill_value: Any, hard: bool
+def load(
+    body: bytes | bytearray | memoryview,
+    buffers: Sequence[memoryview] = (),
+    section: bytes | memoryview = b"",
 ) -> Any:
-    ma: Any = np.ma  # not typed before numpy 2.3
-    array = ma.MaskedArray(
-        data, mask=ma.nomask if mask is None else mask, hard_mask=hard, copy=False
-    )
-    array._fill_value = fill_value
-    return array
+    """Return the object of a pickle; a documented error if it cannot be made here."""
+    try:
+        if section and not script.is_mine(section):
+            return script.Foreign(_File(body), buffers, section).load()
+        if script.importable != "":
+            module = script.this_script().module
+            if module and module not in sys.modules and module.encode() in bytes(body):
+                return script.Foreign(_File(body), buffers, section).load()
+        return pickle.loads(body, buffers=buffers)
+    except PASSED_ON:
+        raise
+    except Exception as error:
+        raise loading_error(error) from error
 
 
-def _memoryview(array: npt.NDArray[Any]) -> memoryview:
-    return array.data
+class _File:
+    """The bytes of a pickle for an Unpickler, which takes no buffers."""
 
+    def __init__(self, body: Any) -> None:
+        self._rest = memoryview(body)
 
-# ---- functions and classes of a script ----------------------------------------------------------
+    def read(self, size: int) -> bytes:
+        data, self._rest = self._rest[:size], self._rest[size:]
+        return bytes(data)
 
+    def readinto(self, buffer: Any) -> int:
+        size = len(buffer)
+        data, self._rest = self._rest[:size], self._rest[size:]
+        buffer[: len(data)] = data
+        return len(data)
 
-def place_in_main(obj: Any) -> tuple[str, str] | None:
-    """Return the script's file, and the name of `obj` in it; None if it is not there by a name."""
-    file, name = _main_file(obj.__module__), obj.__qualname__
-    return (file, name) if file and _find(obj.__module__, name) is obj else None
-
-
-def _from_main(file: str, name: str, by_value: bytes) -> Any:
-    """Return a function or class of a script: this process's own if it runs the same script.
-
-    So `isinstance` and `except` work between the processes of one script. Processes of other
-    scripts cannot import it, and get a copy.
-    """
-    for module in MAINS:
-        if _main_file(module) == file:
-            found = _find(module, name)
-            if found is not None:
-                return found
-    return load(by_value)
-
-
-def _main_file(module: str) -> str | None:
-    file = getattr(sys.modules.get(module), "__file__", None)
-    return None if file is None else os.path.abspath(file)
-
-
-def _find(module: str, name: str) -> Any:
-    found: Any = sys.modules.get(module)
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    return found
+    def readline(self) -> bytes:
+        return self.read(bytes(self._rest).find(b"\n") + 1)

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fsexchange.connector.connector import FileConnector
 from fsexchange.connector.default import default_store
 from fsexchange.connector.keys import FileKey, checked
-from fsexchange.errors import FsExchangeError, InvalidKeyError, MissingObjectError
+from fsexchange.errors import (
+    CorruptObjectError,
+    FsExchangeError,
+    InvalidKeyError,
+    MissingObjectError,
+    SerializationError,
+)
 from fsexchange.serialize import alike, deserialize, serialize
 from fsexchange.store import callbacks
 from fsexchange.store.cache import Cache
@@ -193,7 +199,7 @@ class Store:
             # Meanwhile the name was given to another object, and the old one was evicted.
             found = again
             data = None if found is None else self._read(found)
-        return _load(data)
+        return self._load(data, found)
 
     def _read(self, key: FileKey) -> BytesLike | None:
         cache = self._cache
@@ -220,13 +226,17 @@ class Store:
         batch = [_NO_DEFAULT] * len(keys)
         for n, data in zip(there, found, strict=True):
             if data is not None:
-                batch[n] = _load(data)
+                batch[n] = self._load(data, meant[n])
         for numbers, memory, starts, sizes in extents:
             objs = alike.copies(memory, starts, sizes)
             if objs is None:
                 ends = (starts + sizes).tolist()
                 pairs = zip(starts.tolist(), ends, strict=True)
-                objs = [_load(bytearray(memory[start:end])) for start, end in pairs]
+                which = [meant[there[n]] for n in numbers.tolist()]
+                objs = [
+                    self._load(bytearray(memory[start:end]), key)
+                    for key, (start, end) in zip(which, pairs, strict=True)
+                ]
             for n, obj in zip(numbers.tolist(), objs, strict=True):
                 batch[there[n]] = obj
         for n, obj in enumerate(batch):
@@ -334,6 +344,17 @@ class Store:
             return key.key
         return key
 
+    def _load(self, data: BytesLike, key: FileKey | None) -> Any:
+        try:
+            obj = deserialize(data)
+        except (CorruptObjectError, SerializationError) as error:
+            error.key = str(key)
+            error.args = (f"{key} in the store at {self.connector.store_dir}: {error}",)
+            raise
+        if type(obj) is Failure:
+            raise obj.exception()
+        return obj
+
     def _missing(self, key: FileKey | str | Ref[Any], found: FileKey | None) -> MissingObjectError:
         path = self.connector.store_dir
         if found is None:
@@ -342,13 +363,6 @@ class Store:
         return MissingObjectError(
             f"{found}{named} is not in the store at {path}: it was evicted or never set", path=path
         )
-
-
-def _load(data: BytesLike) -> Any:
-    obj = deserialize(data)
-    if type(obj) is Failure:
-        raise obj.exception()
-    return obj
 
 
 def _attach(kind: type[Store], config: dict[str, Any], cache: int) -> Store:

@@ -1,0 +1,161 @@
+"""How objects of each kind are reduced: one table, in which a kind has a row."""
+
+from __future__ import annotations
+
+import copyreg
+import importlib
+import sys
+import types
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from fsexchange.serialize import libraries, script
+from fsexchange.serialize.subclasses import reduce_array, reduce_memoryview
+
+if TYPE_CHECKING:
+    from fsexchange.serialize.pickling import Pickler
+
+#: Takes the pickler and an object and returns what `reducer_override` returns.
+Reducer: TypeAlias = "Callable[[Pickler, Any], Any]"
+
+
+# The id of a function or class -> the namespace in which pickle found it, its name there, and
+# whether that is the script's. A later object with the same id is not found there.
+_found: dict[int, tuple[dict[str, Any], str, bool]] = {}
+
+
+def _named(pickler: Pickler, obj: Any) -> Any:
+    """Reduce a function, class or type variable: by reference as pickle does, else by value."""
+    known = _found.get(id(obj))
+    if known is None or known[0].get(known[1]) is not obj:
+        known = _find(obj)
+        if known is None:
+            return NotImplemented if obj in _SINGLETONS else _by_value(pickler, obj)
+    if known[2]:
+        pickler.more.append(obj)
+    return NotImplemented
+
+
+def _find(obj: Any) -> tuple[dict[str, Any], str, bool] | None:
+    """Return where pickle finds an object by its name; None if it does not."""
+    module, name = obj.__module__, script.name_of(obj)
+    if not isinstance(module, str):
+        return None
+    if module not in sys.modules:
+        try:
+            importlib.import_module(module)
+        except ImportError:
+            return None
+    if script.find(module, name) is not obj:
+        return None
+    holder, _, attribute = name.rpartition(".")
+    space = vars(script.find(module, holder) if holder else sys.modules[module])
+    found = space, attribute, module in script.MAINS
+    if len(_found) >= 1024:
+        _found.clear()
+    _found[id(obj)] = found
+    return found
+
+
+# What pickle has a way of its own for.
+_SINGLETONS = (type(None), type(Ellipsis), type(NotImplemented))
+
+
+def _by_value(pickler: Pickler, obj: Any) -> Any:
+    """Reduce what pickle cannot, as cloudpickle does."""
+    reducer = pickler.by_value
+    reduce = reducer.dispatch_table.get(type(obj))
+    return reducer.reducer_override(obj) if reduce is None else reduce(obj)
+
+
+def _method(pickler: Pickler, obj: Any) -> Any:
+    """Reduce a bound method: pickle looks it up by its name, which not every one has."""
+    if getattr(obj.__self__, obj.__func__.__name__, None) == obj:
+        return NotImplemented
+    return types.MethodType, (obj.__func__, obj.__self__)
+
+
+def _file(pickler: Pickler, obj: Any) -> Any:
+    """Reduce the standard streams; pickle refuses all other files."""
+    for name in ("stdout", "stderr"):
+        if obj is getattr(sys, f"__{name}__"):
+            return getattr, (sys, f"__{name}__")
+    return NotImplemented
+
+
+# The full name of a type -> how its instances are reduced; not those of types derived from it.
+_KINDS: dict[str, Reducer] = {
+    "builtins.memoryview": reduce_memoryview,
+    "array.array": libraries.reduce_array_array,
+    "_io.BytesIO": libraries.reduce_bytes_io,
+    "jaxlib._jax.ArrayImpl": libraries.reduce_jax,
+    "jaxlib.xla_extension.ArrayImpl": libraries.reduce_jax,
+    "pandas.arrays.ArrowExtensionArray": libraries.reduce_pandas_arrow,
+    "pandas.arrays.ArrowStringArray": libraries.reduce_pandas_arrow,
+    "pandas.core.arrays.arrow.array.ArrowExtensionArray": libraries.reduce_pandas_arrow,
+    "pandas.core.arrays.string_arrow.ArrowStringArray": libraries.reduce_pandas_arrow,
+    "pandas.core.arrays.string_arrow.ArrowStringArrayNumpySemantics": libraries.reduce_pandas_arrow,
+    "polars.dataframe.frame.DataFrame": libraries.reduce_polars,
+    "polars.series.series.Series": libraries.reduce_polars,
+    "torch.storage.TypedStorage": libraries.reduce_torch_storage,
+    "builtins.function": _named,
+    "typing.TypeVar": _named,
+    "builtins.method": _method,
+    "_io.TextIOWrapper": _file,
+    # What pickle cannot, and what functions and classes by value consist of.
+    "builtins.cell": _by_value,
+    "builtins.classmethod": _by_value,
+    "builtins.code": _by_value,
+    "builtins.dict_items": _by_value,
+    "builtins.dict_keys": _by_value,
+    "builtins.dict_values": _by_value,
+    "builtins.getset_descriptor": _by_value,
+    "builtins.mappingproxy": _by_value,
+    "builtins.module": _by_value,
+    "builtins.odict_items": _by_value,
+    "builtins.odict_keys": _by_value,
+    "builtins.odict_values": _by_value,
+    "builtins.property": _by_value,
+    "builtins.staticmethod": _by_value,
+    "abc.abstractclassmethod": _by_value,
+    "abc.abstractproperty": _by_value,
+    "abc.abstractstaticmethod": _by_value,
+    "dataclasses._FIELD_BASE": _by_value,
+}
+
+
+# The same for the types derived from it, too.
+_FAMILIES: dict[str, Reducer] = {
+    "builtins.type": _named,
+    "numpy.ndarray": reduce_array,
+    "pyarrow.lib.Array": libraries.reduce_arrow_array,
+}
+
+
+def _decide(kind: type) -> Reducer | None:
+    if kind in copyreg.dispatch_table:
+        return None  # by its user or its library
+    names = [f"{each.__module__}.{each.__qualname__}" for each in kind.__mro__]
+    for name in names:
+        if name in _FAMILIES:
+            return _FAMILIES[name]
+    return _KINDS.get(names[0])
+
+
+# Py_TPFLAGS_HEAPTYPE: the type was made at run time.
+_HEAP_TYPE = 1 << 9
+
+
+class _How(dict[type, "Reducer | None"]):
+    """How instances of each type are reduced; None as pickle does it. Each is decided once."""
+
+    def __missing__(self, kind: type) -> Reducer | None:
+        how = _decide(kind)
+        # One that a function made may go again.
+        static = not kind.__flags__ & _HEAP_TYPE
+        if static or script.find(kind.__module__, kind.__qualname__) is kind:
+            self[kind] = how
+        return how
+
+
+HOW = _How()

@@ -1,0 +1,120 @@
+"""Objects of other libraries as their large buffers; a library is imported by its own objects.
+
+Each `reduce_` function returns what `reducer_override` returns, and has a row in the table of
+`kinds`. The others are what stored pickles name.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import importlib
+import io
+import pickle
+from array import array
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from fsexchange.serialize.pickling import Pickler
+
+# A slice is copied out of its parent if that is this many times as large.
+_TRIMMED_FROM = 1.1
+_SMALL = 4096
+
+
+def reduce_array_array(pickler: Pickler, obj: array[Any]) -> Any:
+    """Reduce an `array.array` to its memory."""
+    return _array_array, (obj.typecode, pickle.PickleBuffer(obj))
+
+
+def _array_array(typecode: str, data: memoryview) -> array[Any]:
+    made: array[Any] = array(typecode)
+    made.frombytes(data)
+    return made
+
+
+def reduce_bytes_io(pickler: Pickler, obj: io.BytesIO) -> Any:
+    """Reduce a BytesIO to its bytes, which it shares until somebody writes to it."""
+    if obj.closed:
+        return NotImplemented
+    return _bytes_io, (obj.getvalue(), obj.tell(), vars(obj) or None)
+
+
+def _bytes_io(data: bytes, position: int, attributes: dict[str, Any] | None) -> io.BytesIO:
+    made = io.BytesIO(data)
+    made.seek(position)
+    vars(made).update(attributes or {})
+    return made
+
+
+def reduce_arrow_array(pickler: Pickler, obj: Any) -> Any:
+    """Reduce a slice of a pyarrow array to what it shows."""
+    whole = obj.get_total_buffer_size()
+    if whole <= _TRIMMED_FROM * obj.nbytes + _SMALL:
+        return NotImplemented
+    return importlib.import_module("pyarrow").concat_arrays([obj]).__reduce__()
+
+
+def reduce_pandas_arrow(pickler: Pickler, obj: Any) -> Any:
+    """Reduce a pandas column over one chunk of pyarrow as pandas does, but do not combine it."""
+    chunked = obj._pa_array
+    if chunked.num_chunks != 1:
+        return NotImplemented
+    state = {**vars(obj), "_pa_array": chunked.chunk(0)}
+    if "_cache" in state:
+        state["_cache"] = {}
+    return getattr(copyreg, "__newobj__"), (type(obj),), state  # noqa: B009  (else mangled)
+
+
+def reduce_polars(pickler: Pickler, obj: Any) -> Any:
+    """Reduce a DataFrame or Series of polars to what pyarrow has for it, if that loses nothing."""
+    polars = importlib.import_module("polars")
+    if obj.estimated_size() < _SMALL:
+        return NotImplemented
+    try:
+        arrow = obj.to_arrow(compat_level=polars.CompatLevel.newest())
+        name = None if isinstance(obj, polars.DataFrame) else obj.name
+        same = _schema(_polars(arrow, name)) == _schema(obj)
+    except Exception:  # whatever it is: polars pickles it, too
+        return NotImplemented
+    return (_polars, (arrow, name)) if same else NotImplemented
+
+
+def _schema(obj: Any) -> Any:
+    return getattr(obj, "schema", None) or (obj.name, obj.dtype)
+
+
+def _polars(arrow: Any, name: str | None) -> Any:
+    made = importlib.import_module("polars").from_arrow(arrow, rechunk=False)
+    return made if name is None else made.alias(name)
+
+
+def reduce_jax(pickler: Pickler, obj: Any) -> Any:
+    """Reduce an array of JAX in the memory of the host to an array of numpy."""
+    devices = obj.devices()
+    if len(devices) != 1 or next(iter(devices)).platform != "cpu":
+        return NotImplemented
+    return _jax, (np.asarray(obj), obj.aval.weak_type)
+
+
+def _jax(data: Any, weak_type: bool) -> Any:
+    made = importlib.import_module("jax").device_put(data, may_alias=True)
+    made.aval = made.aval.update(weak_type=weak_type)
+    return made
+
+
+def reduce_torch_storage(pickler: Pickler, obj: Any) -> Any:
+    """Reduce the storage of torch tensors in the memory of the host to its bytes."""
+    torch = importlib.import_module("torch")
+    storage = obj._untyped_storage
+    if storage.device.type != "cpu" or not storage.nbytes():
+        return NotImplemented
+    memory = torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
+    return _torch_storage, (memory, obj.dtype)
+
+
+def _torch_storage(memory: Any, dtype: Any) -> Any:
+    torch = importlib.import_module("torch")
+    storage = torch.from_numpy(memory).untyped_storage()
+    return torch.storage.TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)

@@ -1,0 +1,123 @@
+"""Arrays of any class, and memoryviews, in pickles: reduced to out-of-band buffers."""
+
+from __future__ import annotations
+
+import copyreg
+import pickle
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fsexchange.serialize.arrays import array_bytes, as_array, is_broadcast
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from fsexchange.serialize.pickling import Pickler
+
+_PICKLING = ("__reduce__", "__reduce_ex__", "__setstate__")
+
+# Fewer bytes are copied into the pickle, which costs less than to look at the memory.
+_COPIED_UP_TO = 512
+
+
+def reduce_memoryview(pickler: Pickler, obj: memoryview) -> Any:
+    """Reduce a memoryview to the array that shows the same memory."""
+    return _memoryview, (as_array(obj),)
+
+
+def reduce_array(pickler: Pickler, obj: Any) -> Any:
+    """Reduce an array to one out-of-band buffer.
+
+    This works for any strides, dtype and subclass. numpy itself does it only for contiguous arrays
+    of plain type, and its pickles name functions that moved between numpy 1 and 2.
+    """
+    kind = type(obj)
+    dtype = obj.dtype
+    if dtype.hasobject or dtype.kind not in "biufcmMSUV":
+        return NotImplemented
+    if kind is not np.ndarray:
+        return _reduce_subclass(obj)
+    if obj.nbytes < _COPIED_UP_TO and obj.flags.c_contiguous:
+        return _ndarray, (bytearray(obj.tobytes()), dtype, obj.shape, "C")
+    if is_broadcast(obj):
+        once = tuple([slice(None) if step else slice(1) for step in obj.strides])
+        return _broadcast, (obj[once], obj.shape)
+    order, elements = array_bytes(obj)
+    return _ndarray, (pickle.PickleBuffer(elements), dtype, obj.shape, order)
+
+
+def _reduce_subclass(obj: Any) -> Any:
+    kind = type(obj)
+    if kind.__name__ == "MaskedArray" and kind is np.ma.MaskedArray:  # importing numpy.ma: 10 ms
+        ma: Any = np.ma  # not typed before numpy 2.3
+        mask = ma.getmask(obj)
+        mask = None if mask is ma.nomask else mask
+        return _masked, (obj.data, mask, obj._fill_value, obj.hardmask)
+    if kind in copyreg.dispatch_table:
+        return NotImplemented
+    if all(getattr(kind, name) is getattr(np.ndarray, name) for name in _PICKLING):
+        return _subclass, (obj.view(np.ndarray), kind)
+    state = _own_state(obj)
+    return NotImplemented if state is None else (_with_state, (obj.view(np.ndarray), kind, state))
+
+
+def _own_state(obj: Any) -> Any:
+    """Return what `__setstate__` takes for an array with these attributes, but no elements.
+
+    None if the class does not pickle by way of numpy's own `__reduce__`, as numpy's guide to
+    subclasses shows it; then its arrays are parts of what it returns, and are not copied either.
+    """
+    kind = type(obj)
+    try:
+        empty: Any = np.ndarray.__new__(kind, (0,), obj.dtype)
+        vars(empty).update(vars(obj))
+        reduced = empty.__reduce_ex__(5)
+    except Exception:  # whatever it is, the class may pickle arrays that have elements
+        return None
+    by_numpy = type(reduced) is tuple and len(reduced) == 3 and reduced[0] is _RECONSTRUCT
+    return reduced[2] if by_numpy and reduced[1][:1] == (kind,) else None
+
+
+_RECONSTRUCT: Any = np.zeros(0).__reduce__()[0]
+
+
+def _ndarray(data: Any, dtype: np.dtype[Any], shape: tuple[int, ...], order: Any) -> Any:
+    return np.ndarray(shape, dtype, buffer=data, order=order)
+
+
+def _broadcast(array: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    return np.broadcast_to(array, shape)
+
+
+def _subclass(array: npt.NDArray[Any], kind: type[npt.NDArray[Any]]) -> Any:
+    """Return an array of a class, made from nothing as pickle does; not as a view, which copies
+    attributes that a plain array lacks."""
+    order: Any = "C" if array.flags.c_contiguous else "F"
+    if not array.size:
+        return np.ndarray.__new__(kind, array.shape, array.dtype, order=order)
+    memory = array.reshape(-1, order="A").view(np.uint8)  # datetimes have no buffers
+    return np.ndarray.__new__(kind, array.shape, array.dtype, memory, order=order)
+
+
+def _with_state(array: npt.NDArray[Any], kind: type[npt.NDArray[Any]], state: Any) -> Any:
+    empty: Any = np.ndarray.__new__(kind, (0,), array.dtype)
+    empty.__setstate__(state)
+    made = _subclass(array, kind)
+    vars(made).update(vars(empty))
+    return made
+
+
+def _masked(
+    data: npt.NDArray[Any], mask: npt.NDArray[Any] | None, fill_value: Any, hard: bool
+) -> Any:
+    ma: Any = np.ma  # not typed before numpy 2.3
+    array = ma.MaskedArray(
+        data, mask=ma.nomask if mask is None else mask, hard_mask=hard, copy=False
+    )
+    array._fill_value = fill_value
+    return array
+
+
+def _memoryview(array: npt.NDArray[Any]) -> memoryview:
+    return array.data

@@ -1,0 +1,241 @@
+"""Objects of other libraries come back equal and of their types, and their data is not copied."""
+
+from __future__ import annotations
+
+import array
+import copyreg
+import importlib.util
+import io
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fsexchange.serialize import deserialize, dumps, serialize
+
+
+def sent(obj: Any, *, copied: int = 20_000) -> Any:
+    """Return what a reader gets; only this many bytes are pickled, the rest is buffers."""
+    frames = serialize({"alone": obj})
+    pickled = [len(frame) for frame in frames if type(frame) is bytes and len(frame) < 1 << 16]
+    assert sum(pickled) < copied
+    return deserialize(bytearray(b"".join(frames)))["alone"]
+
+
+def address(obj: Any) -> int:
+    return int(np.asarray(obj).__array_interface__["data"][0])
+
+
+N = 100_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _runtimes() -> None:
+    """Start what polars keeps open from its first use on."""
+    if importlib.util.find_spec("polars"):
+        polars = importlib.import_module("polars")
+        polars.DataFrame({"a": [1]}).lazy().with_columns(b=polars.lit(2)).collect()
+
+
+@pytest.mark.parametrize("code", "bBhHiIlLqQfd")
+def test_array_array(code: str) -> None:
+    for obj in (array.array(code, range(100)) * (N // 100), array.array(code)):
+        got = sent(obj)
+        assert type(got) is array.array
+        assert got == obj
+        assert got.typecode == code
+
+
+def test_bytes_io() -> None:
+    obj = io.BytesIO(bytes(8 * N))
+    obj.seek(7)
+    got = sent(obj)
+    assert type(got) is io.BytesIO
+    assert (got.tell(), got.getvalue()) == (7, bytes(8 * N))
+    got.write(b"x")
+    obj.name = "a"
+    assert sent(obj).name == "a"
+    assert sent(io.BytesIO()).getvalue() == b""
+
+
+def test_pyarrow() -> None:
+    pa = pytest.importorskip("pyarrow")
+    whole = pa.table({"a": np.arange(8.0 * N), "s": ["text", None] * (4 * N)})
+    table = whole.slice(N, N // 10)
+    for obj in (table, table["a"], table["s"].chunk(0), table.to_batches()[0]):
+        data = dumps([obj])
+        assert len(data) < 1.2 * obj.nbytes + 10_000
+        got = deserialize(data)[0]
+        assert got.equals(obj)
+        assert type(got) is type(obj)
+    got = sent(whole)
+    assert got.equals(whole)
+    assert got.schema == whole.schema
+    row = whole.slice(5, 1)
+    assert len(dumps(row)) < 10_000
+    assert deserialize(dumps(row)).equals(row)
+    dictionary = pa.array(["a", "b"] * N).dictionary_encode()[3:9]
+    assert deserialize(dumps(dictionary)).equals(dictionary)
+
+
+def test_pandas_over_pyarrow() -> None:
+    pytest.importorskip("pyarrow")
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame(
+        {
+            "i": pd.Series(range(N), dtype="int64[pyarrow]"),
+            "s": pd.Series(["text", None] * (N // 2), dtype="string[pyarrow]"),
+            "f": pd.Series(np.arange(N, dtype="f8"), dtype="double[pyarrow]"),
+            "d": pd.Series(["text", "other"] * (N // 2)),
+        }
+    )
+    got = sent(frame)
+    pd.testing.assert_frame_equal(got, frame)
+    chunks = pd.concat([frame, frame])
+    pd.testing.assert_frame_equal(deserialize(dumps(chunks)), chunks)
+    assert got["i"].array._cache == {} if hasattr(got["i"].array, "_cache") else True
+
+
+def test_polars() -> None:
+    pl = pytest.importorskip("polars")
+    pytest.importorskip("pyarrow")
+    frame = pl.DataFrame(
+        {
+            "i": range(N),
+            "s": ["a text that is too long to be inlined", None] * (N // 2),
+            "b": [True, None] * (N // 2),
+            "l": [[1, 2], []] * (N // 2),
+        }
+    ).with_columns(t=pl.lit(None, dtype=pl.Datetime("us", "UTC")))
+    parts = (frame["s"], frame["i"].alias(""), frame[10:20], frame.clear(), pl.DataFrame())
+    for obj in (frame, *parts):
+        got = sent(obj)
+        assert type(got) is type(obj)
+        assert got.equals(obj)
+        assert getattr(got, "schema", None) == getattr(obj, "schema", None)
+        assert getattr(got, "name", None) == getattr(obj, "name", None)
+    numbers = pl.DataFrame({"f": np.arange(8.0 * N)})
+    assert sent(numbers).equals(numbers)
+    buffer = bytearray(dumps([numbers]))
+    got = deserialize(buffer)[0]["f"].to_numpy()
+    assert np.shares_memory(got, np.frombuffer(buffer, np.uint8))
+    categories = pl.DataFrame({"c": pl.Series(["a", "b"] * N, dtype=pl.Categorical)})
+    assert deserialize(dumps(categories)).equals(categories)
+    assert deserialize(dumps(categories)).schema == categories.schema
+
+
+def test_jax() -> None:
+    jax = pytest.importorskip("jax")
+    obj = jax.numpy.arange(N, dtype="f4").reshape(10, -1)
+    got = sent(obj)
+    assert type(got) is type(obj)
+    assert (got.dtype, got.shape, got.weak_type) == (obj.dtype, obj.shape, obj.weak_type)
+    assert (got == obj).all()
+    buffer = bytearray(dumps([obj]))
+    place = address(np.frombuffer(buffer, np.uint8))
+    if place % 64 == 0:
+        assert place < address(deserialize(buffer)[0]) < place + len(buffer)
+    weak = jax.numpy.asarray(2.0) * jax.numpy.ones(3)
+    assert sent(weak).weak_type == weak.weak_type
+    half = jax.numpy.ones(N, "bfloat16")
+    assert sent(half).dtype == half.dtype
+
+
+def test_torch() -> None:
+    torch = pytest.importorskip("torch")
+    tensor = torch.arange(N, dtype=torch.float64)
+    for obj in (tensor, tensor[5:50], tensor.reshape(10, -1).T, torch.nn.Parameter(tensor)):
+        got = sent(obj)
+        assert type(got) is type(obj)
+        assert torch.equal(got, obj)
+        assert (got.dtype, got.stride(), got.requires_grad) == (
+            obj.dtype,
+            obj.stride(),
+            obj.requires_grad,
+        )
+    buffer = bytearray(dumps([tensor]))
+    got = deserialize(buffer)[0]
+    assert np.shares_memory(got.numpy(), np.frombuffer(buffer, np.uint8))
+    got[0] = 5
+    model = torch.nn.Sequential(torch.nn.Linear(1000, 100), torch.nn.ReLU())
+    for obj in (model, model.state_dict()):
+        back = sent(obj)
+        weights, wanted = (
+            each if isinstance(each, dict) else each.state_dict() for each in (back, obj)
+        )
+        assert list(weights) == list(wanted)
+        assert all(torch.equal(weights[name], wanted[name]) for name in wanted)
+    assert sent(torch.ones(3, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    assert sent(torch.empty(0)).shape == (0,)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_astropy() -> None:
+    units = pytest.importorskip("astropy.units")
+    table = pytest.importorskip("astropy.table")
+    quantity = np.arange(float(N)) * units.m
+    quantity.info.name = "distance"
+    column = table.Column(np.arange(float(N)), name="c", unit="s", meta={"a": 1})
+    got = sent(quantity)
+    assert type(got) is type(quantity)
+    assert got.unit == quantity.unit
+    assert got.info.name == "distance"
+    assert (got == quantity).all()
+    got = sent(column)
+    assert (got.name, got.unit, got.meta) == (column.name, column.unit, column.meta)
+    for kind in (table.Table, table.QTable):
+        obj = kind({"a": column, "q": quantity})
+        got = sent(obj)
+        assert type(got) is kind
+        assert got.colnames == obj.colnames
+        assert (got["q"] == obj["q"]).all()
+        assert got["q"].unit == obj["q"].unit
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("library", "make"),
+    [
+        ("scipy.sparse", lambda sparse: sparse.random(1000, 1000, 0.1, format="csr")),
+        ("awkward", lambda ak: ak.Array([[1.0, 2.0], []] * N)),
+        ("pint", lambda pint: pint.UnitRegistry().Quantity(np.arange(float(N)), "m")),
+        ("xarray", lambda xr: xr.DataArray(np.ones((300, 400)), dims=("y", "x"))),
+    ],
+)
+def test_libraries_that_need_no_row(library: str, make: Callable[[Any], Any]) -> None:
+    obj = make(pytest.importorskip(library))
+    got = sent(obj)
+    assert type(got) is type(obj) or library == "pint"
+
+
+class Image:
+    def __init__(self, memory: bytearray) -> None:
+        self.memory = memory
+
+
+def reduce_image(image: Image) -> Any:
+    return Image, (pickle.PickleBuffer(image.memory),)
+
+
+def test_users_add_kinds_by_copyreg(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(copyreg.dispatch_table, Image, reduce_image)
+    image = Image(bytearray(8 * N))
+    buffer = bytearray(dumps([image]))
+    got = deserialize(buffer)[0]
+    assert np.shares_memory(np.frombuffer(got.memory, np.uint8), np.frombuffer(buffer, np.uint8))
+
+
+def test_no_library_is_imported_for_objects_of_others() -> None:
+    code = """if True:
+        import array, fractions, io, sys
+        from fsexchange.serialize import dumps, deserialize
+        deserialize(dumps([io.BytesIO(b"1"), array.array("d"), fractions.Fraction(1), {1: 2}]))
+        libraries = {"astropy", "cloudpickle", "jax", "pandas", "polars", "pyarrow", "torch"}
+        print(libraries & set(sys.modules))
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stderr
