@@ -3,9 +3,9 @@
 `serialize` returns frames, which `FileConnector.put` writes as they are. `deserialize` is its
 inverse: it takes the buffer that `get` returns, and arrays are views of that buffer.
 
-Objects of other libraries whose data need not be copied have a row in the table of `kinds`. Objects
-of your own need a reducer in `copyreg`: what it returns in a `PickleBuffer` is written as it is, and
-is a memoryview of the buffer when it is loaded.
+Objects of other libraries whose data need not be copied have a row in the table of `kinds`. Your
+own need a reducer in `copyreg`: what it returns in a `PickleBuffer` is written as it is, and is a
+memoryview of the buffer when it is loaded.
 
 >>> import copyreg
 >>> from pickle import PickleBuffer
