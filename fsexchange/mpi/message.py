@@ -25,7 +25,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 
 from fsexchange.connector.keys import KEY_SIZE, FileKey
-from fsexchange.errors import FsExchangeError, MissingObjectError, RemoteError
+from fsexchange.errors import (
+    FsExchangeError,
+    MissingObjectError,
+    RemoteError,
+    SerializationError,
+)
 from fsexchange.mpi import wire
 from fsexchange.serialize import deserialize, serialize
 from fsexchange.serialize.format import ALIGNMENT
@@ -221,7 +226,7 @@ def decode(connector: FileConnector, message: Message, rank: int, host: str, *, 
     kind = message[0]
     body = memoryview(message)[HEAD_SIZE : length(message)]
     if kind == wire.OBJECT:
-        return deserialize(body)
+        return _loaded(body)
     if kind == wire.FAILURE:
         told: Failure = deserialize(body)
         raise RemoteError(
@@ -243,7 +248,18 @@ def decode(connector: FileConnector, message: Message, rank: int, host: str, *, 
     if data is None:
         path = connector.path(key)
         raise MissingObjectError(f"{path} was removed before it was received", path=path)
-    return deserialize(data)
+    return _loaded(data)
+
+
+def _loaded(data: Any) -> Any:
+    """Return an object, or raise what its own class raises while it is loaded, as mpi4py does."""
+    try:
+        return deserialize(data)
+    except SerializationError as error:
+        cause = error.__cause__
+        if cause is None or isinstance(cause, (ImportError, AttributeError)):
+            raise
+        raise cause from None
 
 
 @contextlib.contextmanager

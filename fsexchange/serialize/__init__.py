@@ -3,6 +3,20 @@
 `serialize` returns frames, which `FileConnector.put` writes as they are. `deserialize` is its
 inverse: it takes the buffer that `get` returns, and arrays are views of that buffer.
 
+Objects of other libraries whose data need not be copied have a row in the table of `kinds`. Your
+own need a reducer in `copyreg`: what it returns in a `PickleBuffer` is written as it is, and is a
+memoryview of the buffer when it is loaded.
+
+>>> import copyreg
+>>> from pickle import PickleBuffer
+>>> class Image:
+...     def __init__(self, width, pixels):
+...         self.width, self.pixels = width, pixels
+>>> copyreg.pickle(Image, lambda image: (Image, (image.width, PickleBuffer(image.pixels))))
+>>> [_, pixels] = serialize(Image(640, bytearray(640 * 480)))  # uncopied, as the last frame
+>>> len(pixels)
+307200
+
 `format` lays out the bytes. `arrays` handles what needs no pickle, `pickling` everything else, by
 the table in `kinds`; `script` what the program itself defines, which other programs cannot import,
 and `by_value` its definitions.

@@ -154,6 +154,8 @@ class _How(dict[type, "Reducer | None"]):
         # One that a function made may go again.
         static = not kind.__flags__ & _HEAP_TYPE
         if static or script.find(kind.__module__, kind.__qualname__) is kind:
+            if len(self) >= 4096:  # a notebook may define a class again and again
+                self.clear()
             self[kind] = how
         return how
 

@@ -77,17 +77,22 @@ def pickle_frames(obj: Any, checksum: bool) -> Frames:
     except IndexError:
         pickler = Pickler()
         taken = pickler, pickler.dump, pickler.clear_memo, pickler.pieces, pickler.more
-    _, dump, clear_memo, pieces, more = taken
+    pickler, dump, clear_memo, pieces, more = taken
     dump(obj)
+    section = b""
     if more or len(pieces) > 1:
-        return _other_frames(taken, checksum)
+        if len(more) > 1 or len(pieces) > 1 or pickler.reducer or type(more[0]) is memoryview:
+            return _other_frames(taken, checksum)
+        section = script.section(more)
+        more.clear()
     body = pieces.pop()
     size = len(body)
     if size > _SMALL_UP_TO:
-        return frames_of_pieces([body], (), [], b"", checksum)
+        return frames_of_pieces([body], (), [], section, checksum)
     clear_memo()
     _idle.append(taken)
-    return [pack_small(SMALL_START, crc32(body, size), size, size) + body]
+    head = pack_small(SMALL_START, crc32(body, size), size, size + len(section))
+    return [head + body + section]
 
 
 def _other_frames(taken: tuple[Any, ...], checksum: bool) -> Frames:

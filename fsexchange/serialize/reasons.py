@@ -74,7 +74,7 @@ def _last_frame(traceback: TracebackType | None) -> tuple[FrameType | None, int]
 
 def _place(obj: Any, error: Exception) -> str:
     """Return the way to the part that failed, such as `.model['a'][3]`; empty if it is unknown."""
-    named = re.match(r"cannot pickle '(.*)' object", str(error))
+    named = re.match(r"cannot pickle '([^']*)'", str(error))
     frame, _ = _last_frame(error.__traceback__)
     owner = None if frame is None else frame.f_locals.get("self")
     if named is None and owner is None:
