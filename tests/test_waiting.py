@@ -262,7 +262,6 @@ def test_futures_of_several_stores_set_by_other_processes(
         store.close()
 
 
-@pytest.mark.parametrize("use", WAITS)
 def test_a_handle_that_is_closed_ends_no_wait_for_others(base_dir: Path) -> None:
     """Two handles of one process on one store, each with a connector of its own."""
     with Store(base_dir / "store") as store:
@@ -279,6 +278,7 @@ def test_a_handle_that_is_closed_ends_no_wait_for_others(base_dir: Path) -> None
             time.sleep(0.01)
 
 
+@pytest.mark.parametrize("use", WAITS)
 def test_store_that_is_gone(use: Callable[..., object], store: Store) -> None:
     """Before the wait or in the middle of it, one of several."""
     here = store.future()
