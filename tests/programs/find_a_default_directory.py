@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from unittest import mock
 
 from fsexchange.connector import default
 
-room = os.statvfs(sys.argv[1])
-with mock.patch("os.statvfs", return_value=room):
-    print(default.default_store()["store_dir"])
+if len(sys.argv) > 1:
+    room = os.statvfs(sys.argv[1])
+    os.statvfs = lambda path: room
+print(default.default_store()["store_dir"])
