@@ -75,7 +75,9 @@ class TestContract:
         assert connector.get(key) == b"headnextlast"
 
     @pytest.mark.parametrize(
-        ("nbytes", "error"), [(2.5, TypeError), (-1, StoreError)], ids=["no number", "negative"]
+        ("nbytes", "error"),
+        [(2.5, TypeError), (-1, StoreError), ((1 << 64) + 5, StoreError)],
+        ids=["no number", "negative", "too large"],
     )
     def test_nothing_is_left_of_what_cannot_be_reserved(
         self, connector: FileConnector, nbytes: Any, error: type[Exception]

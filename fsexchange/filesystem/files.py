@@ -16,6 +16,7 @@ import mmap
 import os
 from collections.abc import Iterable, Sequence
 from itertools import starmap
+from operator import index
 from pickle import PickleBuffer
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -171,13 +172,16 @@ def reserve(path: str, nbytes: int) -> None:
 
     On a file system that cannot reserve, fallocate(2), it is a hole.
     """
+    nbytes = index(nbytes)
+    if nbytes > _LONGEST:  # ctypes would take what is left of it
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
     (fd,) = map(os.open, (path,), (_WRITE,))
     try:
-        if fallocate(fd, 0, 0, nbytes) != 0:
+        if nbytes and fallocate(fd, 0, 0, nbytes) != 0:
             number = ctypes.get_errno()
             if number not in (errno.EOPNOTSUPP, errno.ENOSYS):
                 raise OSError(number, os.strerror(number), path)
-            os.ftruncate(fd, nbytes)
+        os.ftruncate(fd, nbytes)
     finally:
         os.closerange(fd, fd + 1)
 
