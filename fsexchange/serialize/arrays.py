@@ -14,7 +14,6 @@ from fsexchange.serialize.format import (
     CHECKSUM,
     MAGIC,
     NDARRAY,
-    VERSION,
     frames,
     truncated,
 )
@@ -34,7 +33,7 @@ _NATIVE = "?bBhHiIlLqQefd"
 _BROADCAST_FROM = 4096
 
 #: The first bytes of every object that is a plain array.
-PLAIN_ARRAY = struct.pack("<4sBB", MAGIC, VERSION, NDARRAY)
+PLAIN_ARRAY = struct.pack("<4sBB", MAGIC, 1, NDARRAY)
 
 #: The first bytes of every `.npy` file.
 NPY_MAGIC = b"\x93NUMPY"

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 
-from fsexchange import FileConnector
+from fsexchange import FileConnector, FileKey
+
+
+def hole(connector: FileConnector, nbytes: int) -> FileKey:
+    """Return the key of an object that takes no memory, but for its head."""
+    key = connector.put(b"head")
+    os.truncate(connector.path(key), nbytes)
+    return FileKey(key.filename, nbytes)
+
 
 with FileConnector(sys.argv[1]) as connector:
-    tebibyte = connector.reserve(b"head", 1 << 40)  # a hole, but for the head
+    tebibyte = hole(connector, 1 << 40)
     data = connector.get(tebibyte)
     assert data is not None
     assert len(data) == 1 << 40
@@ -16,7 +25,7 @@ with FileConnector(sys.argv[1]) as connector:
     data[3 << 38] = 7  # type: ignore[index]  # a page of the caller's own
     assert data[3 << 38] == 7
     del data
-    gibibyte = connector.reserve(b"head", 1 << 30)
+    gibibyte = hole(connector, 1 << 30)
     resource.setrlimit(resource.RLIMIT_DATA, (256 << 20, 256 << 20))
     data = connector.get(gibibyte)
     assert isinstance(data, memoryview)
