@@ -56,7 +56,7 @@ def share(
                 place = default_store(hosts, clear=options["clear"])
             else:
                 place = {"store_dir": store_dir}
-            connector = FileConnector(**place, **options)
+            connector = FileConnector(**{**options, **place})
             offer = connector.config(), connector.owned and connector.clear, inline_limit
         except Exception as error:  # whatever it is, the others wait for the offer
             own = error
