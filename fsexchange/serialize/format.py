@@ -70,9 +70,6 @@ ALIGNMENT = 64
 
 PICKLE, BYTES, BYTEARRAY, STR, NDARRAY, MEMORYVIEW, SMALL = range(7)
 
-#: Where the kind is.
-KIND_AT = 5
-
 _SMALL = struct.Struct("<8sIII")
 #: The first bytes of every small pickle.
 SMALL_START = MAGIC + bytes((2, SMALL, 0, 0))
