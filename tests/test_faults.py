@@ -175,13 +175,12 @@ def _system_calls_of(program: str, shm_dir: Path, *args: str) -> list[tuple[str,
 def test_signal_handler_that_raises_in_a_verb_leaves_nothing(verb: str, shm_dir: Path) -> None:
     """No descriptor, file or mapping, at whatever moment it raises, and its exception comes out.
 
-    Between the end of a `put` and its caller nobody can help: by one handler in 5,000 on Python
-    3.10, by none in 40,000 on 3.11 to 3.13. Without care it is one in three.
+    Between the end of a verb and its caller nobody can help, which is too short to be hit here.
     """
     done = python("raise_in_a_verb", shm_dir / "store", verb, "2000")
     raised, *left = map(int, done.stdout.split())
     assert raised > 100
-    assert max(left) <= raised / 100
+    assert max(left) <= raised / 500
     assert done.stderr == ""
 
 

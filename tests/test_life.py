@@ -14,7 +14,7 @@ import pytest
 
 from fsexchange import FileConnector, FileKey, Store, StoreClosedError, WaitTimeoutError
 
-from .processes import ROOT, command, lacking, python, small_tmpfs
+from .processes import ROOT, command, lacking, python, small_tmpfs, strace
 from .test_faults import _run, _system_calls_of
 
 
@@ -235,13 +235,36 @@ def test_store_is_not_swept_under_the_next(shm_dir: Path) -> None:
         )
         for _ in range(4)
     ]
-    for process in processes:
-        out, err = process.communicate(timeout=60)
-        assert process.returncode == 0, err
+    ends = [(*process.communicate(timeout=60), process.returncode) for process in processes]
+    assert [(err, status) for _, err, status in ends] == [("", 0)] * 4
+    for out, _, _ in ends:
         cycles, lost = map(int, out.split())
         assert cycles > 5
         assert lost == 0
     assert not (shm_dir / "store").exists()
+
+
+def test_directory_is_removed_as_soon_as_it_is_made(shm_dir: Path) -> None:
+    """A process that clears the store before may do that: the opener makes it anew."""
+    first, made = _system_calls_of("open_a_store", shm_dir, "private")[0]
+    assert first.startswith("mkdir")
+    slowly = ["-e", f"inject={first}:delay_exit=500000:when={made}", "-o", "/dev/null", "-qq"]
+    store = shm_dir / "slow"
+    with subprocess.Popen(
+        [*strace(*slowly), *command("open_a_store", store, "private")],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    ) as process:
+        deadline = time.monotonic() + 30
+        while not store.exists() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        store.rmdir()
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert store.exists()
+    with wait_to_own(store):
+        pass
 
 
 def test_closers_of_a_kept_store_do_not_mind_each_other(shm_dir: Path) -> None:

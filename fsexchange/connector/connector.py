@@ -37,7 +37,7 @@ from fsexchange.errors import (
 )
 from fsexchange.filesystem import files
 from fsexchange.filesystem.markers import MARKERS
-from fsexchange.filesystem.publish import RENAMING
+from fsexchange.filesystem.publish import RENAMING, discard
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer, Self
@@ -219,7 +219,20 @@ class FileConnector:
             The store is gone.
         """
         pieces, nbytes = files.flatten(obj)
-        return self._create(pieces, nbytes)
+        key = FileKey(self._next_name(), nbytes)
+        path = f"{self.store_dir}/{key.filename}"
+        try:
+            self._own.create(path, pieces, nbytes)
+            return key  # made before its object: an interruption between would leave one without
+        except StoreError as error:
+            if not self._make_new_directory(error):
+                raise
+        except BaseException:  # of a signal handler, on the way from the last system call to here
+            discard(path)
+            raise
+        key = FileKey(self._next_name(), nbytes)
+        self._own.create(f"{self.store_dir}/{key.filename}", pieces, nbytes)
+        return key
 
     def put_batch(self, objs: Sequence[Buffers]) -> list[FileKey]:
         """Write several objects and return their keys in order; all of them or none.
@@ -243,9 +256,9 @@ class FileConnector:
                         small.append(padding(nbytes))
                     keys.append(_NO_KEY)
                 else:
-                    keys.append(self._create(pieces, nbytes))
+                    keys.extend(map(self.put, (pieces,)))  # with no moment between
             if sizes:
-                # As in `_create`, the keys first.
+                # As in `put`, the keys first.
                 def create(name: str) -> None:
                     for n, key in zip(where, keys_in_segment(name, sizes), strict=True):
                         keys[n] = key
@@ -575,17 +588,6 @@ class FileConnector:
         self.check_open()
         self.directory.use()
         return self._shared.writers.next_name()
-
-    def _create(self, pieces: Sequence[Buffer], nbytes: int) -> FileKey:
-        key = FileKey(self._next_name(), nbytes)
-        try:
-            self._own.create(f"{self.store_dir}/{key.filename}", pieces, nbytes)
-        except StoreError as error:
-            if not self._make_new_directory(error):
-                raise
-            key = FileKey(self._next_name(), nbytes)
-            self._own.create(f"{self.store_dir}/{key.filename}", pieces, nbytes)
-        return key  # made before its object: an interruption between would leave one without a key
 
     def _with_name(self, create: Callable[[str], T]) -> T:
         """Return what `create` returns for the name of a new object."""

@@ -101,11 +101,12 @@ def _make(path: str) -> bool:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(folder, mode if folder == path else 0o700)
                 made = folder == path
-        if made and os.stat(path).st_mode & stat.S_ISVTX == 0:
-            with contextlib.suppress(OSError):
-                os.chmod(path, mode)  # bindfs takes the bit here only
     except OSError as error:
         raise store_error(error, "make the store's directory", path) from error
+    if made:
+        with contextlib.suppress(OSError):  # a process that clears may have removed it again
+            if os.stat(path).st_mode & stat.S_ISVTX == 0:
+                os.chmod(path, mode)  # bindfs takes the bit here only
     return made
 
 
