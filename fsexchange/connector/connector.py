@@ -533,7 +533,7 @@ class FileConnector:
         if not self._own.wait(look, os.path.dirname(path), timeout, check):
             raise WaitTimeoutError(
                 f"{key} in {self.store_dir} was never set, or evicted again, within {timeout:g} s; "
-                + self.directory.describe(key.filename),
+                + self._detector.describe(key.filename),
                 path=path,
                 timeout=timeout,
             )

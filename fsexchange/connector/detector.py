@@ -1,13 +1,15 @@
-"""Failure detector: it finds out, while somebody waits, that the owner of a store was killed."""
+"""Failure detector: it finds out, for those who wait, whether a store's owner and others live."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import time
 import warnings
 from collections.abc import Callable
 
+from fsexchange.connector import layout
 from fsexchange.connector.directory import Directory
 from fsexchange.connector.gate import gate
 from fsexchange.connector.owner import (
@@ -19,6 +21,9 @@ from fsexchange.connector.owner import (
     silence,
 )
 from fsexchange.errors import StoreClosedError
+from fsexchange.filesystem import files
+from fsexchange.filesystem.locks import Lock
+from fsexchange.filesystem.process import Process
 
 # Seconds between two looks at the owner.
 _CHECK_EVERY = 1.0
@@ -53,6 +58,38 @@ class FailureDetector:
                 due = time.monotonic() + (HEARTBEAT if network else _CHECK_EVERY)
 
         return check
+
+    def describe(self, filename: str) -> str:
+        """Return what is known of the processes that could set an object, for a time-out."""
+        path, found = self._directory.path, []
+        with contextlib.suppress(OSError, ValueError):  # a plain name, which nobody made
+            signature = f"{path}/{os.path.dirname(filename)}/{layout.SIGNATURE}"
+            maker = Process.from_json(bytes(files.read(signature)).decode())
+            found.append(f"{maker}, which made the key, {self._state_of_maker(signature)}")
+        with contextlib.suppress(OSError):
+            owner = read_record(path)
+            if owner is not None and owner.clear:
+                found.append(f"the store's owner, {owner.process}, {self._state_of(owner)}")
+        return "; ".join(found) or "its owner is not known"
+
+    def _state_of_maker(self, signature: str) -> str:
+        if self._directory.policy.network:
+            return "cannot be seen from here"
+        lock = Lock(signature, os.O_RDWR)
+        try:
+            return "is gone, or uses the store no more" if lock.take() else "is alive"
+        finally:
+            lock.close()
+
+    def _state_of(self, owner: Owner) -> str:
+        path = self._directory.path
+        if not owner.locked:
+            seconds = silence(path)
+            if seconds > SILENT_AFTER:
+                return f"has been silent for {seconds:.0f} s"
+            return "seems to be alive"
+        with gate(path, seconds=0) as same:
+            return "is gone" if same and is_gone(path, owner) else "seems to be alive"
 
     def _check(self, look: Callable[[], bool]) -> None:
         directory, self._gone = self._directory, False

@@ -18,15 +18,7 @@ from collections.abc import Callable
 
 from fsexchange.connector import layout, sweep
 from fsexchange.connector.gate import free, gate
-from fsexchange.connector.owner import (
-    SILENT_AFTER,
-    Life,
-    Owner,
-    is_gone,
-    read_record,
-    silence,
-    touch,
-)
+from fsexchange.connector.owner import Life, Owner, read_record, touch
 from fsexchange.connector.owner import keep as keep_store
 from fsexchange.errors import FsExchangeError, StoreClosedError, StoreError
 from fsexchange.filesystem import files
@@ -201,37 +193,6 @@ class Directory:
         except OSError as error:
             raise self.error(error, "lock", signature) from error
         return lock
-
-    def describe(self, filename: str) -> str:
-        """Return what is known of the processes that could set an object, for a time-out."""
-        found = []
-        with contextlib.suppress(OSError, ValueError):  # a plain name, which nobody made
-            signature = f"{self.path}/{os.path.dirname(filename)}/{layout.SIGNATURE}"
-            maker = Process.from_json(bytes(files.read(signature)).decode())
-            found.append(f"{maker}, which made the key, {self._state_of_maker(signature)}")
-        with contextlib.suppress(OSError):
-            owner = read_record(self.path)
-            if owner is not None and owner.clear:
-                found.append(f"the store's owner, {owner.process}, {self._state_of(owner)}")
-        return "; ".join(found) or "its owner is not known"
-
-    def _state_of_maker(self, signature: str) -> str:
-        if self.policy.network:
-            return "cannot be seen from here"
-        lock = Lock(signature, os.O_RDWR)
-        try:
-            return "is gone, or uses the store no more" if lock.take() else "is alive"
-        finally:
-            lock.close()
-
-    def _state_of(self, owner: Owner) -> str:
-        if not owner.locked:
-            seconds = silence(self.path)
-            if seconds > SILENT_AFTER:
-                return f"has been silent for {seconds:.0f} s"
-            return "seems to be alive"
-        with gate(self.path, seconds=0) as same:
-            return "is gone" if same and is_gone(self.path, owner) else "seems to be alive"
 
     def keep(self) -> bool:
         """Leave the store to everyone, for good, whoever owns it, and end this ownership.

@@ -11,8 +11,6 @@ class Process(NamedTuple):
     """Which process wrote a record."""
 
     host: str
-    boot_id: str
-    """Tells one boot of the host from the next."""
     pid: int
     uid: int
     job: str
@@ -21,7 +19,7 @@ class Process(NamedTuple):
     @classmethod
     def this(cls) -> Process:
         """Return the calling process."""
-        return cls(os.uname().nodename, _boot_id(), os.getpid(), os.geteuid(), _job_id())
+        return cls(os.uname().nodename, os.getpid(), os.geteuid(), _job_id())
 
     @classmethod
     def from_json(cls, text: str) -> Process:
@@ -42,15 +40,7 @@ class Process(NamedTuple):
 
 
 #: Stands for a process of which nothing is written down.
-UNKNOWN = Process("an unknown host", "", 0, 0, "")
-
-
-def _boot_id() -> str:
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return ""  # not Linux
+UNKNOWN = Process("an unknown host", 0, 0, "")
 
 
 def _job_id() -> str:
