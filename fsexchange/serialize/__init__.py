@@ -71,7 +71,7 @@ from fsexchange.serialize.libraries import (
     _polars,
     _torch_storage,
 )
-from fsexchange.serialize.pickling import load, pickle_frames
+from fsexchange.serialize.pickling import load, pickle_frames, unpinned
 from fsexchange.serialize.reasons import PASSED_ON, loading_error, pickling_error
 from fsexchange.serialize.script import _from_main
 from fsexchange.serialize.subclasses import (
@@ -122,6 +122,9 @@ _SIMPLE: dict[type, int] = {
     str: STR,
     memoryview: MEMORYVIEW,
 }
+
+# An object of so many bytes is worth some copies, so that its small parts do not keep all of it.
+_PINNED_FROM = 1 << 20
 
 # Fewer bytes or characters are pickled, which takes less time and space.
 _PICKLED_UP_TO = 1024
@@ -198,9 +201,10 @@ def dumps(obj: Any, *, checksum: bool = False) -> bytes:
 def deserialize(buffer: Buffer) -> Any:
     """Return the object that `buffer` holds, or the array of a `.npy` file.
 
-    Arrays are views of `buffer`, writable if it is, and keep it alive; those of `np.broadcast_to`
-    are again read-only views of fewer elements. Use it only for buffers whose writer you trust:
-    unpickling runs code.
+    Arrays are views of `buffer`, writable if it is, and keep all of it alive, so copy one that you
+    keep of many; but those under 64 KiB beside much larger ones are copies. Arrays of
+    `np.broadcast_to` are again read-only views of fewer elements. Use it only for buffers whose
+    writer you trust: unpickling runs code.
 
     Raises
     ------
@@ -247,7 +251,7 @@ def deserialize(buffer: Buffer) -> Any:
             )
         kind, body, buffers, section = parse(view)
         if kind == PICKLE:
-            return load(body, buffers, section)
+            return load(body, unpinned(buffers) if len(view) >= _PINNED_FROM else buffers, section)
         if kind == NDARRAY:
             return load_plain(view, body, buffers[0])
         if kind == MEMORYVIEW:

@@ -27,6 +27,10 @@ _LONG_FROM = 1 << 16
 # More pieces would take more than one writev.
 _MOST_PIECES = 500
 
+# Buffers of fewer bytes are copied out of an object in which the others are so many times larger.
+_COPIED_BELOW = 1 << 16
+_TIMES_LARGER = 16
+
 # A pickle of up to this many bytes is small: its pickler has little memory, and is used again.
 _SMALL_UP_TO = 1 << 14
 
@@ -152,6 +156,26 @@ def _joined(pieces: list[Any], long: set[int]) -> tuple[list[Any], list[int]]:
                 joined.append(b"".join(opcodes))
                 opcodes.clear()
     return [*joined, b"".join(opcodes)], numbers
+
+
+def unpinned(buffers: Sequence[memoryview]) -> Sequence[memoryview]:
+    """Return the buffers of one object, with copies of those that are small beside the others.
+
+    They share a mapping, or a message. One small array that is kept would keep all of it, and in
+    /dev/shm its memory even after the object was evicted.
+    """
+    if len(buffers) == 1:
+        return buffers
+    sizes = [buffer.nbytes for buffer in buffers]
+    small = sum([size for size in sizes if size < _COPIED_BELOW])
+    if not 0 < small <= sum(sizes) // _TIMES_LARGER:
+        return buffers
+    return [buffer if buffer.nbytes >= _COPIED_BELOW else _copy(buffer) for buffer in buffers]
+
+
+def _copy(buffer: memoryview) -> memoryview:
+    copy = memoryview(bytearray(buffer))
+    return copy.toreadonly() if buffer.readonly else copy
 
 
 def load(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import collections
+import os
 import re
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from types import FrameType, FunctionType, MethodType, TracebackType
 from typing import Any
 
@@ -15,7 +15,7 @@ from fsexchange.errors import CorruptObjectError, FsExchangeError, Serialization
 #: Errors that have their own meaning while an object is loaded.
 PASSED_ON = (MemoryError, FsExchangeError)
 
-_OURS = str(Path(__file__).parent)
+_OURS = os.path.dirname(__file__)
 
 # To look at more objects for the one that failed would take too long.
 _LOOKED_AT = 100_000
