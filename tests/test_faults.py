@@ -169,7 +169,8 @@ def _system_calls_of(program: str, shm_dir: Path, *args: str) -> list[tuple[str,
     "verb",
     [
         *("put", "put_batch", "get", "get of 70,000", "get of 1 MiB", "get_part"),
-        "get from a segment",
+        *("get from a segment", "set", "set once", "exists", "wait", "wait in vain"),
+        *("put with markers", "set with markers"),
     ],
 )
 def test_signal_handler_that_raises_in_a_verb_leaves_nothing(verb: str, shm_dir: Path) -> None:

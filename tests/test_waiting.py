@@ -512,3 +512,7 @@ def test_setter_that_is_killed_leaves_the_others(shm_dir: Path) -> None:
         left = re.match(r"([0-9]+) \(of 50\)", str(caught.value))
         assert left is not None
         assert int(left[1]) == 50 - len(came) > 0
+
+
+def test_where_there_is_neither_poll_nor_epoll(shm_dir: Path) -> None:
+    python("use_a_store_without_poll", shm_dir / "store")

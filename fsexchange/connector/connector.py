@@ -37,7 +37,7 @@ from fsexchange.errors import (
 )
 from fsexchange.filesystem import files
 from fsexchange.filesystem.markers import MARKERS
-from fsexchange.filesystem.publish import RENAMING, discard
+from fsexchange.filesystem.publish import RENAMING
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer, Self
@@ -220,15 +220,15 @@ class FileConnector:
         """
         pieces, nbytes = files.flatten(obj)
         key = FileKey(self._next_name(), nbytes)
-        path = f"{self.store_dir}/{key.filename}"
         try:
-            self._own.create(path, pieces, nbytes)
+            self._own.create(f"{self.store_dir}/{key.filename}", pieces, nbytes)
             return key  # made before its object: an interruption between would leave one without
         except StoreError as error:
             if not self._make_new_directory(error):
                 raise
         except BaseException:  # of a signal handler, on the way from the last system call to here
-            discard(path)
+            with contextlib.suppress(FsExchangeError):
+                self.evict(key)
             raise
         key = FileKey(self._next_name(), nbytes)
         self._own.create(f"{self.store_dir}/{key.filename}", pieces, nbytes)

@@ -17,14 +17,14 @@ import time
 from collections.abc import Callable
 
 from fsexchange.connector import layout, sweep
-from fsexchange.connector.gate import free, gate
+from fsexchange.connector.gate import gate
 from fsexchange.connector.owner import Life, Owner, read_record, touch
 from fsexchange.connector.owner import keep as keep_store
 from fsexchange.errors import FsExchangeError, StoreClosedError, StoreError
 from fsexchange.filesystem import files
 from fsexchange.filesystem.advice import store_error
 from fsexchange.filesystem.kinds import Policy, find_filesystem
-from fsexchange.filesystem.locks import Lock
+from fsexchange.filesystem.locks import Lock, free
 from fsexchange.filesystem.process import UNKNOWN, Process
 
 _log = logging.getLogger("fsexchange")

@@ -20,9 +20,6 @@ from fsexchange.filesystem.locks import Lock
 # Seconds for what another process does in milliseconds, unless it clears a large store.
 _PATIENCE = 10.0
 
-# The gates that this process holds or waits for.
-_held: list[tuple[str, Lock]] = []
-
 
 @contextlib.contextmanager
 def gate(path: str, *, seconds: float = _PATIENCE) -> Iterator[bool]:
@@ -35,7 +32,6 @@ def gate(path: str, *, seconds: float = _PATIENCE) -> Iterator[bool]:
         yield True
         return
     lock = Lock(path, os.O_RDONLY | os.O_DIRECTORY)
-    _held.append((path, lock))
     try:
         message = (
             f"another process makes or clears the store at {path}, or has locked its directory, "
@@ -47,17 +43,6 @@ def gate(path: str, *, seconds: float = _PATIENCE) -> Iterator[bool]:
         yield _is_at(lock, path)
     finally:
         lock.close()
-        _held.remove((path, lock))
-
-
-def free(path: str) -> None:
-    """Free the gate if this process still holds it, as it ends.
-
-    The exception of a second Ctrl-C may come before it is freed, and then keeps the lock alive.
-    """
-    for where, lock in tuple(_held):
-        if where == path:
-            lock.close()
 
 
 def _is_at(lock: Lock, path: str) -> bool:

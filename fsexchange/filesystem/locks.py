@@ -9,7 +9,35 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import weakref
+from typing import Any
+
+
+class _Plain:
+    """Owns a descriptor, in place of the class below."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    __del__ = close
+
+
+# A class in C that owns any descriptor and closes it when it is dropped: a signal handler that
+# raises while Python code does that would leave the lock for good, and its exception would be lost.
+# gevent and eventlet take the class away.
+_own: Any = getattr(getattr(select, "epoll", None), "fromfd", _Plain)
+
+# Owners of descriptors that a program has closed under them: they may be its own files by now.
+_lost: list[Any] = []
 
 # Those of this process: a forked child would hold them for its parent, even when that is gone.
 _locks: weakref.WeakSet[Lock] = weakref.WeakSet()
@@ -23,22 +51,22 @@ class Lock:
     """
 
     fd = -1
+    _owner: Any = None
     _file: tuple[int, int] | None = None
 
     def __init__(self, path: str, flags: int) -> None:
+        self.path = path
         self._pid = os.getpid()
         _locks.add(self)
         while True:
             before = _forks
-            (self.fd,) = map(os.open, (path,), (flags | os.O_CLOEXEC,))  # as `files` says
+            (self._owner,) = map(_own, map(os.open, (path,), (flags | os.O_CLOEXEC,)))
+            self.fd = self._owner.fileno()
             if _forks == before:
                 self._file = _file_of(self.fd)
                 return
             # A child that was forked between the two lines has a copy that it does not know of.
-            os.close(self.fd)
-
-    def __del__(self) -> None:
-        self.close()
+            self._owner.close()
 
     def take(self) -> bool:
         """Lock it, without waiting; False if somebody has it."""
@@ -60,7 +88,9 @@ class Lock:
     def _forget(self) -> None:
         """Close this process's copy, which leaves the lock to those who have another."""
         if self._is_open():
-            os.close(self.fd)
+            self._owner.close()
+        elif self.fd >= 0:
+            _lost.append(self._owner)
         self.fd = -1
 
     def _is_open(self) -> bool:
@@ -69,6 +99,16 @@ class Lock:
         A program may close all descriptors, as daemons do, and open files of its own.
         """
         return self.fd >= 0 and self._file in (None, _file_of(self.fd))
+
+
+def free(path: str) -> None:
+    """Free what this process holds of the locks on a file or directory.
+
+    An exception that nobody has handled, such as that of a second Ctrl-C, may keep one alive.
+    """
+    for lock in tuple(_locks):
+        if lock.path == path:
+            lock.close()
 
 
 def _file_of(fd: int) -> tuple[int, int] | None:

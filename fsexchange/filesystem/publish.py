@@ -141,17 +141,20 @@ def by_link(path: str, pieces: Sequence[Buffer], nbytes: int, *, stamp: bool = F
     temporary = beside(path)
     try:
         _create_stamped(temporary, pieces, nbytes, stamp)
-        os.link(temporary, path)
-    except OSError as error:
-        # NFS: the server may have made the link and lost its answer, link(2), BUGS.
-        if error.errno == errno.EEXIST and os.stat(temporary).st_nlink == 2:
-            return
-        # sshfs: the loser of a race gets no more from the server than EPERM.
-        if error.errno == errno.EPERM and os.path.lexists(path):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from None
-        raise
-    finally:
+        try:
+            os.link(temporary, path)
+        except OSError as error:
+            # sshfs: the loser of a race gets no more from the server than EPERM.
+            if error.errno == errno.EPERM and os.path.lexists(path):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from None
+            # NFS: the server may have made the link and lost its answer, link(2), BUGS.
+            if error.errno != errno.EEXIST or os.stat(temporary).st_nlink != 2:
+                raise
+        with contextlib.suppress(OSError):  # it is published
+            os.unlink(temporary)
+    except BaseException:
         discard(temporary)
+        raise
 
 
 def mode(stamp: bool) -> int:

@@ -5,6 +5,7 @@ Print how often it raised, and how many descriptors, files and mappings are left
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -13,7 +14,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from fsexchange import FileConnector
+from fsexchange import FileConnector, WaitTimeoutError
+from fsexchange.filesystem.markers import READY
 
 
 class Interrupted(Exception):  # noqa: N818  (it is not an error)
@@ -25,9 +27,10 @@ def handler(*_: object) -> None:
 
 
 store, verb, rounds = sys.argv[1], sys.argv[2], int(sys.argv[3])
-connector = FileConnector(store)
+connector = FileConnector(store, markers=verb.endswith("markers"))
 small, middling, large = (connector.put(bytes(size)) for size in (100, 70_000, 1 << 20))
-keys = [small, middling, large]
+later = connector.new_key()
+keys = [small, middling, large, later]
 segments = [connector.put_batch([b"one", b"two"]) for _ in range(40)]  # not all stay open
 batches = list(segments)
 turn = 0
@@ -37,6 +40,16 @@ def get_from_the_next_segment() -> None:
     global turn
     turn += 1
     connector.get(segments[turn % 40][0])
+
+
+def set_once() -> None:
+    keys.extend(map(connector.new_key, (None,)))
+    connector.set(keys[-1], b"new", write_once=True)
+
+
+def wait_in_vain() -> None:
+    with contextlib.suppress(WaitTimeoutError):
+        connector.wait(later, 1e-4)
 
 
 def interrupted(work: Callable[[], object], seconds: float) -> bool:
@@ -65,6 +78,13 @@ verbs: dict[str, Callable[[], object]] = {
     "get of 1 MiB": lambda: connector.get(large),
     "get_part": lambda: connector.get_part(large, 1, 1000),
     "get from a segment": get_from_the_next_segment,
+    "set": lambda: connector.set(later, b"new"),
+    "set once": set_once,
+    "exists": lambda: connector.exists(later),
+    "wait": lambda: connector.wait(small),
+    "wait in vain": wait_in_vain,
+    "put with markers": lambda: keys.extend(map(connector.put, (b"new",))),
+    "set with markers": lambda: connector.set(later, b"new"),
 }
 work = verbs[verb]
 times = []
@@ -78,8 +98,11 @@ moments = random.Random(1)
 raised = sum(interrupted(work, moments.uniform(1e-6, longest)) for _ in range(rounds))
 signal.signal(signal.SIGALRM, signal.SIG_IGN)
 named = {key.filename for key in [*keys, *(key for batch in batches for key in batch)]}
-files = [name for _, _, names in os.walk(store) for name in names if name[0] != "."]
+left: list[str] = []
+for folder, _folders, found in os.walk(store):
+    for name in found:
+        path = os.path.relpath(f"{folder}/{name}", store).removesuffix(READY)
+        if path not in named and (name[0] != "." or name.endswith(".tmp")):
+            left.append(path)
 connector.close()  # the record, and segments that are open for the next
-print(
-    raised, open_files(), len(files) - len(named), Path("/proc/self/maps").read_text().count(store)
-)
+print(raised, open_files(), len(left), Path("/proc/self/maps").read_text().count(store))
