@@ -109,9 +109,10 @@ def tidy(folder: str) -> None:
     """
     signature = f"{folder}/{layout.SIGNATURE}"
     with contextlib.suppress(OSError):
-        if os.listdir(folder) != [layout.SIGNATURE] or os.stat(signature).st_size:
+        names = os.listdir(folder)  # none: an interrupt or a kill ended this before
+        if names and (names != [layout.SIGNATURE] or os.stat(signature).st_size):
             return
-        os.unlink(signature)
+        files.unlink(signature)
         try:
             os.rmdir(folder)
         except OSError:  # something was put just now
