@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fsexchange.connector.connector import FileConnector
+from fsexchange.connector.connector import FileConnector, is_missing
 from fsexchange.connector.default import default_store
 from fsexchange.connector.keys import FileKey, checked
 from fsexchange.errors import (
@@ -17,6 +17,7 @@ from fsexchange.errors import (
     InvalidKeyError,
     MissingObjectError,
     SerializationError,
+    StoreError,
 )
 from fsexchange.serialize import alike, deserialize, serialize
 from fsexchange.store import callbacks
@@ -335,7 +336,14 @@ class Store:
 
     def _set_once(self, key: FileKey, obj: Any) -> None:
         """Set the result or the `Failure` of a future; `KeyExistsError` if it has one."""
-        self.connector.set(key, serialize(obj), write_once=True)
+        pieces = serialize(obj)
+        try:
+            self.connector.set(key, pieces, write_once=True)
+        except StoreError as error:
+            if not is_missing(error):
+                raise
+            self.connector.restore(key)
+            self.connector.set(key, pieces, write_once=True)
 
     def _failure(self, key: FileKey) -> Failure | None:
         """Return the `Failure` that a future was set to, without raising it; None for a result."""
