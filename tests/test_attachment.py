@@ -14,7 +14,7 @@ import pytest
 
 from fsexchange import FileConnector, FileKey, Future, Ref, Store, WaitTimeoutError
 
-from .processes import python
+from .processes import fork, python
 
 
 def writers(store: Path) -> int:
@@ -23,6 +23,19 @@ def writers(store: Path) -> int:
 
 def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
+
+
+def take_directory(folder: Path) -> None:
+    """Do what cleaners of old files do to a directory that looks unused."""
+    for file in folder.iterdir():
+        file.unlink()
+    folder.rmdir()
+
+
+def take_directories(store: Path) -> None:
+    for path in store.iterdir():
+        if path.is_dir():
+            take_directory(path)
 
 
 def test_many_small_refs_do_not_use_up_the_open_files(shm_dir: Path) -> None:
@@ -170,8 +183,65 @@ def test_a_process_that_puts_seldom_gets_a_new_directory(base_dir: Path) -> None
             assert store.get(key) == store.get("name") == store.get(keys[1]) == n
             store.evict("name")
             store.evict_batch(keys)
-            for path in (base_dir / "store").iterdir():
-                if path.is_dir():
-                    for file in path.iterdir():
-                        file.unlink()
-                    path.rmdir()
+            take_directories(base_dir / "store")
+
+
+def test_what_is_set_late_goes_to_a_directory_that_a_cleaner_took(base_dir: Path) -> None:
+    """Whether the process that made the key sets it, or another."""
+    with Store(base_dir / "store") as store:
+        key, one, other = store.connector.new_key(), store.future(), store.future()
+        take_directories(base_dir / "store")
+        store.connector.set(key, b"late")
+        assert store.connector.get(key) == b"late"
+        take_directories(base_dir / "store")
+        one.set_result("late")
+        assert one.result() == "late"
+        take_directories(base_dir / "store")
+        _, status = os.waitpid(fork(lambda: other.set_result("late")), 0)
+        assert status == 0
+        assert other.result() == "late"
+        again = store.future()
+        again.set_result("soon")
+        assert again.result() == "soon"
+    assert not (base_dir / "store").exists()
+
+
+def test_a_waiter_keeps_what_it_needs_from_cleaners(
+    base_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What must live looks new; the directory of a key is made again before anybody sets it."""
+    monkeypatch.setattr("fsexchange.connector.directory._TOUCH_EVERY", 0.0)
+    with Store(base_dir / "store") as store:
+        store.put(1)
+        future = store.future()
+        found = [
+            *(base_dir / "store").glob(".fsexchange*"),
+            *(base_dir / "store").glob("*/.process"),
+        ]
+        files = [path for path in found if path.is_file()]
+        assert len(files) == 4
+        folder = base_dir / "store" / future.ref.key.filename.split("/")[0]
+
+        def age() -> None:
+            for path in files:
+                os.utime(path, (1, 1))
+            take_directory(folder)
+
+        timer = threading.Timer(0.5, age)
+        timer.start()
+        with pytest.raises(WaitTimeoutError, match="made the key, is alive"):
+            future.result(timeout=2)
+        timer.join()
+        assert folder.exists()
+        # The time of the last change counts for the record: its mtime is the sign of life.
+        assert all(max(path.stat().st_atime, path.stat().st_mtime) > 1 for path in files)
+
+
+def test_directories_without_their_signatures_are_cleared(base_dir: Path) -> None:
+    """A cleaner of old files takes those, and leaves objects that are read."""
+    with Store(base_dir / "store") as store:
+        store.put(1)
+        store.future().set_result(1)
+        for path in (base_dir / "store").glob("*/.process"):
+            path.unlink()
+    assert not (base_dir / "store").exists()

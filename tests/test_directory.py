@@ -28,6 +28,7 @@ from fsexchange.connector import owner as owner_module
 from fsexchange.connector.owner import Life, Owner, silence
 from fsexchange.connector.trust import trusted_uid
 
+from .clients import remember_missing_names
 from .processes import ROOT, command, lacking, python, read_only, unprivileged
 
 # ---- trust --------------------------------------------------------------------------------------
@@ -289,6 +290,52 @@ def test_witness_that_a_cleaner_took_is_made_again(base_dir: Path) -> None:
             assert reader.get("name") == "content"
             assert witness.exists()
             assert pickle.loads(pickle.dumps(reader)).get(key) == "content"
+
+
+@pytest.mark.parametrize("clear", [True, False])
+def test_store_that_lost_record_and_witness_says_so_and_is_cleared(
+    clear: bool, base_dir: Path
+) -> None:
+    """A cleaner of old files took both of them while the store was open."""
+    with FileConnector(base_dir / "store", clear=clear) as owner:
+        key = owner.put(b"content")
+        clone = FileConnector.from_config(owner.config())
+        for path in (base_dir / "store").glob(".fsexchange*"):
+            if path.is_file():
+                path.unlink()
+        for connector in owner, clone:
+            assert connector.get(key) == b"content"
+            with pytest.raises(StoreClosedError, match="has lost .* open it again by its path"):
+                connector.set(FileKey("name"), b"x")
+        if not clear:
+            with FileConnector(base_dir / "store", clear=False) as again:
+                assert again.get(key) == b"content"
+            again.close(clear=True)
+            with pytest.raises(StoreClosedError, match="its owner has closed it"):
+                clone.set(FileKey("name"), b"x")
+    assert not (base_dir / "store").exists()
+
+
+def test_directory_that_was_looked_for_too_early_is_found(
+    base_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program looks whether its directory is there, and then gets the store from another host."""
+    path = base_dir / "parent" / "store"
+    with FileConnector(path) as owner:
+        config = owner.config()
+        with monkeypatch.context() as patch:
+            remember_missing_names(patch)
+            (base_dir / "parent").rename(base_dir / "later")
+            assert not path.exists()
+            assert not path.parent.exists()
+            (base_dir / "later").rename(base_dir / "parent")
+            with pytest.raises(FileNotFoundError):
+                os.stat(path)
+            FileConnector.from_config(config).close()
+            (base_dir / "parent").rename(base_dir / "later")
+            assert not path.exists()
+            (base_dir / "later").rename(base_dir / "parent")
+            FileConnector(path).close()
 
 
 def test_opening_makes_a_store_look_used(base_dir: Path) -> None:

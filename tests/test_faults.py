@@ -185,6 +185,16 @@ def test_signal_handler_that_raises_in_a_verb_leaves_nothing(verb: str, shm_dir:
     assert done.stderr == ""
 
 
+def test_signal_handler_that_raises_in_a_replacing_put_leaves_one_object(shm_dir: Path) -> None:
+    """The name has the old object or the new one, and the other is gone."""
+    done = python("raise_in_a_replacing_put", shm_dir / "store", "2000")
+    raised, lost, *left = map(int, done.stdout.split())
+    assert raised > 100
+    assert lost == 0
+    assert max(left) <= raised / 500
+    assert done.stderr == ""
+
+
 def test_kill_of_a_writer_in_mid_put(shm_dir: Path) -> None:
     """Half a gigabyte, killed while the file grows."""
     with FileConnector(shm_dir / "store") as owner:

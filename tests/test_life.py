@@ -131,6 +131,13 @@ def test_closing_spares_what_has_the_descriptors_of_locks_now(shm_dir: Path) -> 
     python("close_all_descriptors", shm_dir / "store")
 
 
+def test_owner_that_lost_its_locks_takes_them_again(shm_dir: Path) -> None:
+    """A daemon that closes all descriptors: at most an hour later it is the owner again."""
+    done = python("close_all_descriptors_and_live", shm_dir / "store")
+    assert done.stdout == "False\n"
+    assert not (shm_dir / "store").exists()
+
+
 def test_failed_default_stores_leave_no_directories(shm_dir: Path) -> None:
     base = shm_dir / "small"
     python("fail_to_make_default_stores", base, before=small_tmpfs(base, 2))

@@ -16,6 +16,8 @@ from fsexchange.filesystem import files, markers, publish
 from fsexchange.filesystem.markers import MARKERS, READY
 from fsexchange.filesystem.publish import RENAMING, Publication, by_link
 
+from .clients import remember_missing_names
+
 both = pytest.mark.parametrize("way", [RENAMING, MARKERS], ids=["rename", "markers"])
 
 
@@ -393,3 +395,19 @@ def test_who_comes_second_waits_for_the_marker_of_the_first(
     MARKERS.remove(str(path))  # as evict does
     put(MARKERS, path, b"mine", once=True)
     assert get(MARKERS, path) == b"mine"
+
+
+def test_loser_of_a_race_hides_no_marker_from_itself(
+    base_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looks for the marker of the winner, which is on another host, before that is there."""
+    remember_missing_names(monkeypatch)
+    monkeypatch.setattr(markers, "_PATIENCE", 2.0)
+    path = base_dir / "file"
+    path.write_bytes(b"first")
+    timer = threading.Timer(0.3, (base_dir / "file.ready").touch)
+    timer.start()
+    with pytest.raises(FileExistsError):
+        put(MARKERS, path, b"second", once=True)
+    timer.join()
+    assert path.read_bytes() == b"first"

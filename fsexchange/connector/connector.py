@@ -58,6 +58,11 @@ def _warn(path: str, directory: Directory) -> None:
         )
 
 
+def is_missing(error: StoreError) -> bool:
+    """Return whether an error of a file to be made says that its directory is gone."""
+    return error.errno == errno.ENOENT and not isinstance(error, StoreClosedError)
+
+
 # Stands for the key of an object that is yet to be written.
 _NO_KEY = FileKey("")
 
@@ -459,7 +464,7 @@ class FileConnector:
 
     def new_key(self, obj: object = None) -> FileKey:
         """Return a key for an object that any process can `set` later. `obj` is ignored."""
-        self.check_open()
+        self._use()
         return FileKey(self._shared.writers.next_key_name())
 
     def set(self, key: FileKey, obj: Buffers, *, write_once: bool | None = None) -> None:
@@ -489,7 +494,13 @@ class FileConnector:
         # tells an object under a plain name from a user's file.
         stamp = "/" not in key.filename or key.nbytes not in (-1, nbytes)
         try:
-            self._own.publish(path, pieces, nbytes, once=once, stamp=stamp)
+            try:
+                self._own.publish(path, pieces, nbytes, once=once, stamp=stamp)
+            except StoreError as error:
+                folder = key.filename.partition("/")[0]
+                if not is_missing(error) or not self._shared.writers.restore(folder):
+                    raise
+                self._own.publish(path, pieces, nbytes, once=once, stamp=stamp)
         except FileExistsError:
             raise KeyExistsError(
                 f"{key} is set already and stays as it is (write_once)", path=path
@@ -575,18 +586,31 @@ class FileConnector:
                 errno=errno.EBADF,
             )
 
+    def restore(self, key: FileKey) -> None:
+        """Make the directory of a key again: a cleaner of old files took it before the `set`.
+
+        In the process that made the key `set` does so. Others do not know whether a key of no
+        directory is one of this store: their caller does.
+        """
+        self.directory.make_writer(checked(key).filename.partition("/")[0], signed=False)
+
     # ---- what the verbs are made of --------------------------------------------------------------
 
+    def _use(self) -> None:
+        """Raise if this connector was closed; show now and then that its store is in use."""
+        if self._closed:
+            self.check_open()
+        if self.directory.use():
+            self._shared.writers.touch()
+
     def _path(self, key: FileKey) -> str:
-        self.check_open()
-        self.directory.use()
+        self._use()
         if "/" not in key.filename:
             self.directory.check()  # another store in this place may have the same plain name
         return f"{self.store_dir}/{key.filename}"
 
     def _next_name(self) -> str:
-        self.check_open()
-        self.directory.use()
+        self._use()
         return self._shared.writers.next_name()
 
     def _with_name(self, create: Callable[[str], T]) -> T:
@@ -603,10 +627,10 @@ class FileConnector:
 
         A cleaner of old files removes that of a process that puts seldom: another one is made.
         """
-        gone = error.errno == errno.ENOENT and not isinstance(error, StoreClosedError)
-        if gone:
-            self._shared.writers.renew("put")
-        return gone
+        if is_missing(error):
+            self._shared.writers.renew()
+            return True
+        return False
 
     def _is_there(self, path: str, key: FileKey) -> bool:
         if key.offset:
@@ -614,6 +638,9 @@ class FileConnector:
         return self._own.is_there(path, sure=key.nbytes >= 0)
 
     def _check(self) -> None:
-        """Raise `StoreClosedError` unless this connector is open and the store is there."""
-        self.check_open()
+        """Raise `StoreClosedError` unless this connector is open and the store is there.
+
+        All who wait call it now and then: they use the store.
+        """
+        self._use()
         self.directory.check()

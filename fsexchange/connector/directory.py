@@ -12,6 +12,7 @@ import contextlib
 import errno
 import logging
 import os
+import stat
 import sys
 import time
 from collections.abc import Callable
@@ -99,12 +100,19 @@ class Directory:
                 raise self.error(error, "find the file system of", self.path) from error
         return self._policy
 
-    def use(self) -> None:
-        """Show, now and then, that the store is in use. To be called by each verb."""
+    def use(self) -> bool:
+        """Show, now and then, that the store is in use, and return whether it was time for that.
+
+        To be called by each verb.
+        """
         now = time.monotonic()
-        if now > self._touch_due:
-            self._touch_due = now + _TOUCH_EVERY
-            touch(self.path, self.store_id)
+        if now <= self._touch_due:
+            return False
+        self._touch_due = now + _TOUCH_EVERY
+        touch(self.path, self.store_id)
+        if self._life is not None and self.owned:
+            self._life.renew()
+        return True
 
     def check(self) -> None:
         """Raise `StoreClosedError` unless the store is still there."""
@@ -115,6 +123,14 @@ class Directory:
             if error.errno in _GONE:
                 if self._is_only_out_of_sight():
                     return
+                if self._is_lost():
+                    raise StoreClosedError(
+                        f"the store {self.store_id} at {self.path} has lost the files that say "
+                        f"whose it is, {layout.record(self.path)} and {self._witness}, perhaps to "
+                        "a cleaner of old files; the objects are there: open it again by its path",
+                        path=self.path,
+                        errno=errno.ENOENT,
+                    ) from None
                 raise closed_error(self.path, self.store_id) from None
             raise store_error(error, "look into the store at", self._witness) from error
 
@@ -138,6 +154,23 @@ class Directory:
             return False
         return True
 
+    def _is_lost(self) -> bool:
+        """Return whether the store was not cleared, and has neither its record nor its witness.
+
+        Whoever clears a store removes the directory of names before the one and the other. Other
+        hosts may see these out of order.
+        """
+        try:
+            return (
+                not find_filesystem(self.path).policy.network
+                and not files.is_there(layout.record(self.path))
+                and not any(map(layout.WITNESS.fullmatch, files.listing(self.path)))
+                and not files.is_there(layout.ending(self.path, self.store_id))
+                and files.is_there(f"{self.path}/{layout.NAMES}")
+            )
+        except OSError:
+            return False
+
     def error(self, error: OSError, doing: str, path: str) -> FsExchangeError:
         """Return the `StoreError` for an error at `path`; if the store is gone, that it is."""
         if isinstance(error, StoreError):
@@ -149,25 +182,27 @@ class Directory:
                 return closed
         return store_error(error, doing, path)
 
-    def make_writer(self, *, signed: bool) -> str:
-        """Make a directory in the store that only this process writes to, and return its name.
+    def make_writer(self, name: str, *, signed: bool) -> None:
+        """Make a directory in the store that only this process puts to; no error if it is there.
 
-        If `signed`, a file in it says which process made it.
+        If `signed`, a file in it says which process made it. The sticky bit, which changes nothing
+        in a directory of one user's, says that it is ours even if a cleaner took that file.
         """
-        name = os.urandom(8).hex()
         path = f"{self.path}/{name}"
         signature = f"{path}/{layout.SIGNATURE}"
         text = Process.this().to_json().encode() if signed else b""
         try:
             try:
-                os.mkdir(path, 0o700)
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(path, stat.S_ISVTX | 0o700)
             except OSError as error:
                 self.check()
                 raise store_error(error, "make the directory", path) from error
             # The store may have been cleared just before the mkdir, and its owner not look again.
             self.check()
             try:
-                files.create(signature, [text] if text else [], len(text))
+                with contextlib.suppress(FileExistsError):
+                    files.create(signature, [text] if text else [], len(text))
             except OSError as error:
                 raise self.error(error, "sign the directory", path) from error
         except BaseException:
@@ -177,7 +212,6 @@ class Directory:
             with contextlib.suppress(OSError):
                 os.rmdir(path)
             raise
-        return name
 
     def lock_writer(self, name: str) -> Lock | None:
         """Lock the signature of a directory that this process made, to show that it lives.
@@ -220,10 +254,11 @@ class Directory:
         try:
             with contextlib.suppress(FileNotFoundError), gate(self.path) as same:
                 record = read_record(self.path) if same else None
-                # Without a record: the process that cleared it was killed with the last to do.
+                # Without a record: the process that cleared it was killed with the last to do. Or a
+                # cleaner of old files took it, and the witness: this one still knows the store.
                 ending = layout.ending(self.path, self.store_id)
                 if record is None:
-                    meant = same and files.is_there(ending)
+                    meant = same and (files.is_there(ending) or self._is_lost())
                 else:
                     meant = self._is_mine(record) and (record.clear or kept)
                 if meant:

@@ -40,18 +40,9 @@ def gate(path: str, *, seconds: float = _PATIENCE) -> Iterator[bool]:
         for _ in patiently(message, seconds):
             if lock.take():
                 break
-        yield _is_at(lock, path)
+        yield lock.is_at(path)
     finally:
         lock.close()
-
-
-def _is_at(lock: Lock, path: str) -> bool:
-    try:
-        there = os.stat(path)
-    except FileNotFoundError:
-        return False
-    ours = os.fstat(lock.fd)
-    return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
 
 
 def patiently(message: str, seconds: float = _PATIENCE) -> Iterator[None]:

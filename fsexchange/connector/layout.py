@@ -5,12 +5,12 @@ store_dir/                         0700
     .fsexchange-<id>               the witness: exists as long as the store is open
     .fsexchange-<id>-ending        the witness of a store that is being cleared
     .fsexchange-names/             names for people: for each a file with its key
-    <writer>/                      one per writing process, 16 hex digits
+    <writer>/                      one per writing process, 16 hex digits, mode 01700
         <number>                   an object, whose key is <writer>/<number>
         <number>.<units>           a segment, of many small objects: see geometry.py
         <number>.ready             with markers: the object is whole
         .<random>.tmp              an object that is not yet published
-        .process                   marks a writer's directory; says who made keys of new_key
+        .process                   marks a writer's directory, too; says who made keys of new_key
     .<writer>.gone/                a writer's directory that is being removed
     <name>                         an object with a plain name, and a stamp: see publish.py
 """

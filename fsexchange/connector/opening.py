@@ -51,6 +51,7 @@ def open_directory(path: str, *, clear: bool, markers: bool, trust: bool) -> Dir
                             os.rmdir(path)
                     raise
                 hold = None
+                _look_again(path)
             if hold is not None:
                 if not hold.owned:
                     _log.debug("attached to the store %s at %s", hold.store_id, path)
@@ -67,7 +68,11 @@ def attach_directory(
 ) -> Directory:
     """Attach to this very store; `StoreClosedError` if it is gone, even if another is there now."""
     try:
-        check_trust(path, trust=trust)
+        try:
+            check_trust(path, trust=trust)
+        except FileNotFoundError:
+            _look_again(path)
+            check_trust(path, trust=trust)
         uid = trusted_uid(path, trust=trust)
     except FileNotFoundError:
         raise StoreClosedError(
@@ -83,6 +88,18 @@ def attach_directory(
             keep(path, store_id)
     _log.debug("attached to the store %s at %s", store_id, path)
     return hold
+
+
+def _look_again(path: str) -> None:
+    """Have this host look again for a directory for which it may have looked too early.
+
+    A listing makes most clients of network file systems forget which names were missing.
+    """
+    parent = os.path.dirname(path)
+    if not os.path.exists(parent):
+        _look_again(parent)
+    with contextlib.suppress(OSError):  # one in which one may look for names, but not list them
+        files.listing(parent)
 
 
 def _make(path: str) -> bool:

@@ -133,21 +133,33 @@ class Life:
         self._network = network
         names = () if network else (self._record, layout.witness(path, store_id))
         # To lock a file takes no right to write to it: a mount may be read-only.
-        self._locks = [Lock(name, os.O_RDONLY) for name in names if files.is_there(name)]
+        self._locks = {name: Lock(name, os.O_RDONLY) for name in names if files.is_there(name)}
 
     def begin(self) -> bool:
         """Return whether this process is the owner from now on; False if another one lives."""
         if self._network:
             threading.Thread(target=self._beat, name="fsexchange-heartbeat", daemon=True).start()
-        elif not all(lock.take() for lock in self._locks):
+        elif not all(lock.take() for lock in self._locks.values()):
             self.end()
             return False
         return True
 
+    def renew(self) -> None:
+        """Take the locks again that this process has lost: it may have closed all descriptors.
+
+        Daemons do. Another process that opened the store meanwhile owns it, and keeps it.
+        """
+        for name, lock in self._locks.items():
+            with contextlib.suppress(OSError):
+                if not lock.is_at(name):
+                    new = Lock(name, os.O_RDONLY)
+                    if new.take():
+                        self._locks[name] = new
+
     def end(self) -> None:
         """Stop showing it."""
         self._ended.set()
-        for lock in self._locks:
+        for lock in self._locks.values():
             lock.close()
 
     def _beat(self) -> None:

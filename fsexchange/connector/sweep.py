@@ -45,7 +45,10 @@ def remove_store(path: str, store_id: str) -> None:
         time.sleep(0.01)
     for name in rest.foreign:
         if "/" in name:  # a user's file in a writer's directory, which becomes the user's
-            files.unlink(f"{path}/{os.path.dirname(name)}/{layout.SIGNATURE}")
+            folder = f"{path}/{os.path.dirname(name)}"
+            files.unlink(f"{folder}/{layout.SIGNATURE}")
+            with contextlib.suppress(OSError):
+                os.chmod(folder, 0o700)
     # Where there is no gate somebody may open another store in this place from here on: sweep
     # nothing any more, but what has this store's id in its name.
     files.unlink(layout.record(path))
@@ -109,7 +112,7 @@ def _is_stamped(path: str, name: str, names: list[str]) -> bool:
 
 
 def _is_made(path: str) -> bool:
-    """Return whether fsexchange made the directory, with the mode that `opening` gives it."""
+    """Return whether fsexchange made the directory, by the mode that it gives to its own."""
     try:
         return stat.S_IMODE(os.stat(path).st_mode) == stat.S_ISVTX | 0o700
     except FileNotFoundError:
@@ -136,7 +139,7 @@ def _remove_writer(path: str, writer: str, rest: Rest) -> None:
         return
     if layout.LEAVING.fullmatch(writer):
         _empty(path, writer, names, rest)
-    elif layout.SIGNATURE not in names:
+    elif layout.SIGNATURE not in names and not _is_made(folder):
         # A user's directory that looks like a writer's, or one that a killed writer just made.
         if not _remove_directory(folder):
             made_just_now = files.is_there(f"{folder}/{layout.SIGNATURE}")

@@ -10,11 +10,11 @@ import atexit
 import contextlib
 import itertools
 import os
-import time
 from collections import OrderedDict
 
 from fsexchange.connector import layout
 from fsexchange.connector.directory import Directory
+from fsexchange.errors import StoreError
 from fsexchange.filesystem import files
 from fsexchange.filesystem.locks import Lock
 
@@ -32,10 +32,6 @@ class _Writer:
 _MOST_KEPT = 16
 _kept: OrderedDict[tuple[str, str, str], _Writer] = OrderedDict()
 
-# Seconds after which to see to it that a cleaner of old files has not removed a directory in which
-# nothing was set.
-_TOUCH_EVERY = 3600.0
-
 
 class Writers:
     """The directories of one process in one store, made when first needed.
@@ -48,7 +44,6 @@ class Writers:
         self._directory = directory
         self._writers: dict[str, _Writer] = {}
         self._locks: list[Lock | None] = []
-        self._touch_due = time.monotonic() + _TOUCH_EVERY
 
     def next_name(self) -> str:
         """Return the name of a new object of `put`."""
@@ -61,17 +56,29 @@ class Writers:
         Its directory says which process made it, and that this lives.
         """
         writer = self._writers.get("new_key") or self._take("new_key")
-        if time.monotonic() > self._touch_due:
-            self._touch_due = time.monotonic() + _TOUCH_EVERY
-            if not self._touch(writer):
-                self.renew("new_key")
-                writer = self._take("new_key")
         return f"{writer.name}/{next(writer.numbers)}"
 
-    def renew(self, purpose: str) -> None:
-        """Begin anew, with another directory."""
-        self._writers.pop(purpose, None)
-        _kept.pop((self._directory.path, self._directory.store_id, purpose), None)
+    def renew(self) -> None:
+        """Begin anew, with another directory for objects of `put`."""
+        self._writers.pop("put", None)
+        _kept.pop((self._directory.path, self._directory.store_id, "put"), None)
+
+    def touch(self) -> None:
+        """Make the directories look new to cleaners of old files; make again what one took."""
+        for writer in tuple(self._writers.values()):
+            if not self._touch(writer):
+                with contextlib.suppress(StoreError):  # the next verb that needs it tells
+                    self.restore(writer.name)
+
+    def restore(self, name: str) -> bool:
+        """Make a directory of `new_key` again, as objects may be set there; False for another's."""
+        kept = (self._directory.path, self._directory.store_id, "new_key")
+        writer = self._writers.get("new_key") or _kept.get(kept)
+        if writer is None or writer.name != name:
+            return False
+        self._directory.make_writer(name, signed=True)
+        self._locks.append(self._directory.lock_writer(name))
+        return True
 
     def give_up(self) -> None:
         """Give up what belongs to the parent of a forked child."""
@@ -84,7 +91,8 @@ class Writers:
         kept = (self._directory.path, self._directory.store_id, purpose)
         writer = _kept.pop(kept, None)
         if writer is None or not self._touch(writer):
-            writer = _Writer(self._directory.make_writer(signed=signed))
+            writer = _Writer(os.urandom(8).hex())
+            self._directory.make_writer(writer.name, signed=signed)
         if signed:
             self._locks.append(self._directory.lock_writer(writer.name))
         _kept[kept] = self._writers[purpose] = writer
@@ -109,9 +117,10 @@ def tidy(folder: str) -> None:
     """
     signature = f"{folder}/{layout.SIGNATURE}"
     with contextlib.suppress(OSError):
-        if os.listdir(folder) != [layout.SIGNATURE] or os.stat(signature).st_size:
+        names = os.listdir(folder)  # none: an interrupt or a kill ended this before
+        if names and (names != [layout.SIGNATURE] or os.stat(signature).st_size):
             return
-        os.unlink(signature)
+        files.unlink(signature)
         try:
             os.rmdir(folder)
         except OSError:  # something was put just now

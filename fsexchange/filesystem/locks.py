@@ -76,6 +76,14 @@ class Lock:
             return False
         return True
 
+    def is_at(self, path: str) -> bool:
+        """Return whether it is open, and what it has open is at `path`."""
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:
+            return False
+        return self._is_open() and self._file == (status.st_dev, status.st_ino)
+
     def close(self) -> None:
         """Free the lock and close the file; doing so again does nothing."""
         _locks.discard(self)

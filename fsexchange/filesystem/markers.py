@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from fsexchange.errors import CorruptObjectError
 from fsexchange.filesystem import files
+from fsexchange.filesystem.kinds import find_filesystem
 from fsexchange.filesystem.publish import RENAMING, beside, discard, mode, patiently
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Markers:
             except FileExistsError:
                 if not once:
                     break
-                if files.is_there(path + READY) or self._becomes_whole(path):
+                if self._becomes_whole(path):
                     raise
         self._replace(path, pieces, nbytes, stamp=stamp)
 
@@ -143,6 +144,7 @@ class Markers:
 
         `OSError` if it does not grow any more: its writer was killed, or is stopped.
         """
+        policy = find_filesystem(path).policy  # an early look would hide the marker from this host
         seen: tuple[int, int] | None = None
         patience = 0.0
         pause = 0.001
@@ -151,7 +153,7 @@ class Markers:
                 status = os.stat(path)
             except FileNotFoundError:
                 return False
-            if files.is_there(path + READY):
+            if policy.may_open(path + READY) and files.is_there(path + READY):
                 return True
             state = status.st_size, status.st_mtime_ns
             if state != seen:

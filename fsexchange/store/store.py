@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fsexchange.connector.connector import FileConnector
+from fsexchange.connector.connector import FileConnector, is_missing
 from fsexchange.connector.default import default_store
 from fsexchange.connector.keys import FileKey, checked
 from fsexchange.errors import (
@@ -17,6 +17,7 @@ from fsexchange.errors import (
     InvalidKeyError,
     MissingObjectError,
     SerializationError,
+    StoreError,
 )
 from fsexchange.serialize import alike, deserialize, serialize
 from fsexchange.store import callbacks
@@ -144,20 +145,31 @@ class Store:
                 raise ValueError("replace=True replaces the object of a name; pass name=, too")
             return self.connector.put(serialize(obj, checksum=checksum))
         check_name(name)
-        key = self.connector.put(serialize(obj, checksum=checksum))
+        pieces = serialize(obj, checksum=checksum)
+        key = old = None
         try:
+            (key,) = map(self.connector.put, (pieces,))  # with no moment between
             old = self._find(name) if replace else None
             self.names[name] = key
-        except BaseException as error:
-            with contextlib.suppress(FsExchangeError):
-                # Ctrl-C may come when it has the name already.
-                if isinstance(error, FsExchangeError) or self._find(name) != key:
-                    self.connector.evict(key)
+            self._remove_replaced(old, key)
+        except BaseException:
+            # Ctrl-C may come when the new object has the name already.
+            if key is not None:
+                named = False
+                with contextlib.suppress(FsExchangeError):
+                    named = self._find(name) == key
+                with contextlib.suppress(FsExchangeError):
+                    if named:
+                        self._remove_replaced(old, key)
+                    else:
+                        self.connector.evict(key)
             raise
+        return key
+
+    def _remove_replaced(self, old: FileKey | None, key: FileKey) -> None:
         if old is not None and old != key:
             self.evict(old)
             self.connector.tidy(old)
-        return key
 
     def put_batch(self, objs: Iterable[Any]) -> list[FileKey]:
         """Write several objects and return their keys in order; all objects are written, or none.
@@ -324,7 +336,14 @@ class Store:
 
     def _set_once(self, key: FileKey, obj: Any) -> None:
         """Set the result or the `Failure` of a future; `KeyExistsError` if it has one."""
-        self.connector.set(key, serialize(obj), write_once=True)
+        pieces = serialize(obj)
+        try:
+            self.connector.set(key, pieces, write_once=True)
+        except StoreError as error:
+            if not is_missing(error):
+                raise
+            self.connector.restore(key)
+            self.connector.set(key, pieces, write_once=True)
 
     def _failure(self, key: FileKey) -> Failure | None:
         """Return the `Failure` that a future was set to, without raising it; None for a result."""
