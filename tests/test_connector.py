@@ -665,11 +665,11 @@ def test_child_of_multiprocessing_that_owns_clears_at_its_end(method: str, shm_d
     assert not (shm_dir / "store").exists()
 
 
-def test_children_that_the_exit_joins_still_have_the_store(shm_dir: Path) -> None:
+@pytest.mark.parametrize("program", ["end_before_a_child", "end_before_a_grandchild"])
+def test_children_that_the_exit_joins_still_have_the_store(program: str, shm_dir: Path) -> None:
     """A script that ends without joining its processes: Python joins them in an exit handler."""
-    out = python("end_before_a_child", shm_dir / "store").stdout
-    assert "still there" in out
-    assert not (shm_dir / "store").exists()
+    assert "still there" in python(program, shm_dir / "store").stdout
+    assert not any((shm_dir / "store").glob("*"))
 
 
 def test_relative_path_outlives_a_change_of_directory(
