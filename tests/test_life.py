@@ -415,8 +415,9 @@ def test_parents_that_a_store_makes_are_its_users_alone(base_dir: Path) -> None:
                 assert (base_dir / path).stat().st_mode & 0o777 == 0o700
     finally:
         os.umask(umask)
-    assert (base_dir / "a" / "b").exists()
     assert not (base_dir / "a" / "b" / "store").exists()
+    FileConnector(base_dir / "a" / "b").close()
+    assert (base_dir / "a" / "b").exists()
 
 
 def test_path_that_is_not_there_may_be_one_of_another_host(shm_dir: Path) -> None:
