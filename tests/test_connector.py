@@ -27,7 +27,7 @@ from fsexchange import (
     WaitTimeoutError,
 )
 
-from .processes import ROOT, command, python
+from .processes import ROOT, command, python, strace
 from .test_keys import BAD
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -665,11 +665,21 @@ def test_child_of_multiprocessing_that_owns_clears_at_its_end(method: str, shm_d
     assert not (shm_dir / "store").exists()
 
 
-def test_children_that_the_exit_joins_still_have_the_store(shm_dir: Path) -> None:
+@pytest.mark.parametrize("program", ["end_before_a_child", "end_before_a_grandchild"])
+def test_children_that_the_exit_joins_still_have_the_store(program: str, shm_dir: Path) -> None:
     """A script that ends without joining its processes: Python joins them in an exit handler."""
-    out = python("end_before_a_child", shm_dir / "store").stdout
-    assert "still there" in out
-    assert not (shm_dir / "store").exists()
+    assert "still there" in python(program, shm_dir / "store").stdout
+    assert not any((shm_dir / "store").glob("*"))
+
+
+def test_name_is_not_used_before_its_object_is_there(shm_dir: Path) -> None:
+    """On NFS an early look would hide the object from this host for as long as mounts cache."""
+    log = shm_dir / "strace.log"
+    before = strace("-qq", "-e", "trace=file", "-o", str(log))
+    name = python("look_before_it_is_set", shm_dir / "store", before=before).stdout.strip()
+    calls = log.read_text()
+    assert f'{os.path.dirname(name)}"' in calls  # it was listed
+    assert f'{name}"' not in calls
 
 
 def test_relative_path_outlives_a_change_of_directory(

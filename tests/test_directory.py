@@ -126,6 +126,10 @@ def test_links_that_others_can_swap_are_as_directories_that_they_can_swap(shm_di
     for path in "theirs/link", "indirect":
         assert trusted_uid(str(shm_dir / path / "store"), trust=False) == os.geteuid()
     assert trusted_uid(str(shm_dir / "mine" / "store"), trust=False) == -1
+    (shm_dir / "0").symlink_to("theirs/link")
+    for n in range(30):  # the kernel follows 40
+        (shm_dir / f"{n + 1}").symlink_to(f"{n}")
+    assert trusted_uid(str(shm_dir / "30" / "store"), trust=False) == os.geteuid()
     (shm_dir / "loop").symlink_to("loop")
     with pytest.raises(OSError, match="symbolic links"):
         trusted_uid(str(shm_dir / "loop" / "store"), trust=False)

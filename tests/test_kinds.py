@@ -72,6 +72,10 @@ def test_pyarrow() -> None:
         got = deserialize(data)[0]
         assert got.equals(obj)
         assert type(got) is type(obj)
+    for part in (whole["a"].chunk(0), whole["a"].chunk(0)[: 4 * N]):
+        frames = [np.frombuffer(frame, np.uint8) for frame in serialize([part]) if len(frame)]
+        kept = any(np.shares_memory(frame, part.to_numpy()) for frame in frames)
+        assert kept == (len(part) == len(whole))  # not copied, unless it is a part
     got = sent(whole)
     assert got.equals(whole)
     assert got.schema == whole.schema

@@ -14,7 +14,7 @@ import pytest
 
 from fsexchange import FileConnector, FileKey, Store, StoreClosedError, WaitTimeoutError
 
-from .processes import ROOT, command, lacking, python, small_tmpfs, strace
+from .processes import NOBODY, ROOT, command, lacking, python, small_tmpfs, strace, unprivileged
 from .test_faults import _run, _system_calls_of
 
 
@@ -292,6 +292,28 @@ def test_closers_of_a_kept_store_do_not_mind_each_other(shm_dir: Path) -> None:
         assert not (shm_dir / "store").exists()
 
 
+def test_default_store_of_a_killed_owner_goes_with_the_next_of_its_user(shm_dir: Path) -> None:
+    """Whatever that user's number is."""
+    uid = os.geteuid() if unprivileged() is None else NOBODY
+    os.chown(shm_dir, uid, uid)
+    env = {**os.environ, "FSEXCHANGE_DIR": str(shm_dir)}
+    process = subprocess.Popen(
+        command("as_user", str(uid), "leave_a_default_store"),
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=env,
+    )
+    assert process.stdout is not None
+    path = Path(process.stdout.readline().strip())
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert path.exists()
+    python("find_a_default_directory", uid=uid, env=env)
+    assert not path.exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_default_store_of_a_killed_owner_goes_with_the_next(
     number: signal.Signals, shm_dir: Path
@@ -400,8 +422,9 @@ def test_parents_that_a_store_makes_are_its_users_alone(base_dir: Path) -> None:
                 assert (base_dir / path).stat().st_mode & 0o777 == 0o700
     finally:
         os.umask(umask)
-    assert (base_dir / "a" / "b").exists()
     assert not (base_dir / "a" / "b" / "store").exists()
+    FileConnector(base_dir / "a" / "b").close()
+    assert (base_dir / "a" / "b").exists()
 
 
 def test_path_that_is_not_there_may_be_one_of_another_host(shm_dir: Path) -> None:

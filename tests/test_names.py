@@ -215,6 +215,23 @@ def test_put_that_is_interrupted_when_it_has_the_name_leaves_its_object(
     assert store.get("state") == "new"
 
 
+def test_put_that_is_interrupted_before_it_has_the_name_leaves_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = store.put("old", name="state")
+
+    def publish(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OwnFiles, "publish", publish)
+        with pytest.raises(KeyboardInterrupt):
+            store.put("new", name="state", replace=True)
+    assert store.get("state") == "old"
+    left = [path.name for path in Path(store.connector.path(old)).parent.iterdir()]
+    assert [name for name in left if name.isdigit()] == [Path(old.filename).name]
+
+
 def test_readers_find_one_or_the_other_while_it_is_replaced(store: Store) -> None:
     """Nobody gets MissingObjectError; with markers there is a moment without the name."""
     store.put(0, name="state")

@@ -344,6 +344,7 @@ def test_a_key_behind_the_last_object_is_none(connector: FileConnector) -> None:
         ("../secret.5", [], 64),
         ("../secret.5", [64], [64]),
         ("00c0ffee00c0ffee/7.100", 10, 4096.5),
+        ("00c0ffee00c0ffee/7.100", 10, 4096.0),
     ],
 )
 def test_what_is_no_key_is_refused(wrong: Any, connector: FileConnector) -> None:

@@ -536,6 +536,10 @@ def test_masked_arrays_are_not_copied() -> None:
     array: Any = np.ma.MaskedArray(np.zeros(1 << 17), mask=np.zeros(1 << 17, bool), hard_mask=True)
     assert len(serialize(array)[0]) < 2000
     assert through_a_file(array).hardmask
+    data = bytearray(b"".join(serialize([array])))
+    got = deserialize(data)[0]
+    for part in (got.data, got.mask):
+        assert np.shares_memory(part, np.frombuffer(data, np.uint8))
 
 
 def test_changed_count_of_buffers_is_refused_at_once() -> None:
@@ -558,6 +562,15 @@ class Slotted:
         self.inner = inner
 
 
+def with_an_unbound_variable() -> Any:
+    def inner() -> Any:
+        return unbound, LOCK
+
+    if inner is None:
+        unbound = 1
+    return inner
+
+
 class Refuses:
     def __getstate__(self) -> Any:
         raise KeyError("no state")
@@ -573,6 +586,8 @@ class Refuses:
         ([1, lambda lock=LOCK: lock], r", at \[1\]'s default 0$"),
         ([lambda: repr(LOCK)], r"_thread.lock.*, at \[0\]'s global LOCK$"),
         ({3: (Refuses(),)}, r"KeyError: 'no state', at \[3\]\[0\]$"),
+        ([with_an_unbound_variable()], r"_thread.lock.*, at \[0\]'s global LOCK$"),
+        ([LOCK], r"serialize a builtins.list: cannot pickle '_thread.lock' object, at \[0\]$"),
         ([{"log": open(__file__)}], r"TextIOWrapper.*, at \[0\]\['log'\]$"),  # noqa: SIM115
     ],
 )
@@ -582,6 +597,16 @@ def test_error_says_where_in_the_object(obj: Any, said: str) -> None:
     for part in obj if isinstance(obj, list) else ():
         if isinstance(part, dict):
             part["log"].close()
+
+
+class TooLarge:
+    def __reduce__(self) -> Any:
+        raise MemoryError
+
+
+def test_lack_of_memory_is_said_as_it_is() -> None:
+    with pytest.raises(MemoryError):
+        serialize([TooLarge()])
 
 
 class Loads:

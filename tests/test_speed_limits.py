@@ -24,6 +24,7 @@ LIMITS = {
     "put_batch of 10,000": 12,  # open, a writev for each 1,024 objects, close
     "get_batch of 10,000": 20,  # two for each MiB
     "evict_batch of 10,000": 5,
+    "get_batch of 100 arrays and 2 of 80 kB": 8,  # two, and three for each of those
 }
 
 

@@ -8,6 +8,7 @@ import gc
 import os
 import pickle
 import re
+import signal
 import subprocess
 import threading
 import time
@@ -346,6 +347,25 @@ def test_first_exception_that_cannot_be_read(store: Store) -> None:
     future, other = store.future(), store.future()
     store.connector.set(future.ref.key, b"not an object")
     assert wait([future, other], 60, "FIRST_EXCEPTION").done == {future}
+
+
+def test_result_that_was_evicted_since_is_no_exception(store: Store) -> None:
+    """The waiter is stopped until the object is gone, and then hears that it came."""
+    first, second = store.future(), store.future()
+
+    def work() -> None:
+        done, _ = wait([first, second], 60, "FIRST_EXCEPTION")
+        assert done == {first, second}
+
+    pid = fork(work)
+    time.sleep(0.5)
+    os.kill(pid, signal.SIGSTOP)
+    first.set_result(0)
+    first.ref.evict()
+    os.kill(pid, signal.SIGCONT)
+    time.sleep(0.5)
+    second.set_exception(ValueError())
+    assert os.waitpid(pid, 0)[1] == 0
 
 
 # ---- what it costs -------------------------------------------------------------------------------

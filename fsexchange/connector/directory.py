@@ -342,6 +342,6 @@ def _call_at_exit(hold: Directory) -> Callable[[], object]:
         if hold.owned:
             finalizers.append(util.Finalize(None, hold._at_exit, exitpriority=-100))
 
-    # A child that is spawned imports the main module, and then forgets all finalizers.
+    # A child of a forkserver imports the main module, and then forgets all finalizers.
     util.register_after_fork(hold, again)
     return lambda: [finalizer.cancel() for finalizer in finalizers]

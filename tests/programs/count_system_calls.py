@@ -6,9 +6,13 @@ import os
 import sys
 from collections.abc import Callable
 
-from fsexchange import FileConnector, FileKey
+import numpy as np
+
+from fsexchange import FileConnector, FileKey, Store
 
 connector = FileConnector(f"{sys.argv[1]}/store")
+store = Store(connector)
+arrays = store.put_batch([np.arange(3.0)] * 100 + [np.arange(10_000.0)] * 2)
 small, large = bytes(1024), bytes(64 << 20)
 key: FileKey
 middling: FileKey
@@ -30,6 +34,7 @@ verbs: dict[str, Callable[[], object]] = {
     "put_batch of 10,000": lambda: connector.put_batch([small] * 10_000),
     "get_batch of 10,000": lambda: connector.get_batch(batch),
     "evict_batch of 10,000": lambda: connector.evict_batch(batch),
+    "get_batch of 100 arrays and 2 of 80 kB": lambda: store.get_batch(arrays),
 }
 for name, verb in verbs.items():
     for turn in "warm-up", "count":
