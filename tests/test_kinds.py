@@ -193,11 +193,20 @@ def test_astropy() -> None:
     assert (got.name, got.unit, got.meta) == (column.name, column.unit, column.meta)
     for kind in (table.Table, table.QTable):
         obj = kind({"a": column, "q": quantity})
-        got = sent(obj)
-        assert type(got) is kind
-        assert got.colnames == obj.colnames
-        assert (got["q"] == obj["q"]).all()
-        assert got["q"].unit == obj["q"].unit
+        obj["q"].info.description = "how far"
+        obj.meta["a"] = [1]
+        buffer = bytearray(dumps([obj]))
+        for got in (sent(obj), deserialize(buffer)[0]):
+            assert type(got) is kind
+            assert got.colnames == obj.colnames
+            assert got.meta == obj.meta
+            assert (got["q"] == obj["q"]).all()
+            assert got["q"].unit == obj["q"].unit
+            assert got["q"].info.description == "how far"
+        shown = [np.frombuffer(frame, np.uint8) for frame in serialize(obj)]
+        for name in obj.colnames:
+            assert any(np.shares_memory(each, np.asarray(obj[name])) for each in shown)
+            assert np.shares_memory(np.asarray(got[name]), np.frombuffer(buffer, np.uint8))
 
 
 @pytest.mark.filterwarnings("ignore")

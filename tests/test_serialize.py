@@ -308,11 +308,26 @@ def test_containers_that_share_an_array_share_it_afterwards() -> None:
         assert len(b"".join(serialize([array, array, array]))) < 2 * array.nbytes + 400
 
 
+def test_many_small_arrays_are_few_frames() -> None:
+    """A frame for each would take longer to write than to copy them."""
+    obj = [np.full(80, n, "f8") for n in range(1000)]
+    frames = serialize(obj)
+    assert len(frames) < 100
+    assert np.array_equal(deserialize(b"".join(frames)), obj)
+
+
+def test_arrays_without_dimensions_keep_their_value() -> None:
+    """`bytearray` takes an integer of no dimensions for a length."""
+    for obj in (np.array(5), np.array(2.5), np.array(True), np.array(5, ">i4")):
+        got = deserialize(dumps([obj]))[0]
+        assert (got, got.dtype, got.shape) == (obj, obj.dtype, ())
+
+
 def test_contiguous_arrays_are_not_copied_and_strided_once() -> None:
     for array in (
         np.zeros(1 << 20),
         np.zeros((1 << 10, 1 << 10), order="F"),
-        np.zeros(99, "M8[s]"),
+        np.zeros(199, "M8[s]"),
     ):
         for obj in (array, [array], {"deep": [Point(1, array)]}, array.view(Tagged)):
             frames = [np.frombuffer(frame, np.uint8) for frame in serialize(obj) if len(frame)]

@@ -66,6 +66,7 @@ from fsexchange.serialize.format import (
 )
 from fsexchange.serialize.libraries import (
     _array_array,
+    _astropy_table,
     _bytes_io,
     _jax,
     _polars,
@@ -92,6 +93,7 @@ __all__ = ["Frames", "deserialize", "dumps", "serialize"]
 # so that objects stay readable when a function moves to another module.
 for _loader in (
     _array_array,
+    _astropy_table,
     _broadcast,
     _bytes_io,
     _from_main,

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 # The first byte of a body: the elements are in C order.
 _C = ord("C")
 
-# Characters of the dtypes whose arrays have memoryviews that `cast` takes.
-_NATIVE = "?bBhHiIlLqQefd"
+#: Characters of the dtypes whose arrays have memoryviews that `cast` takes.
+NATIVE = "?bBhHiIlLqQefd"
 
 # Smaller arrays are written in full.
 _BROADCAST_FROM = 4096
@@ -83,7 +83,7 @@ def array_frames(array: npt.NDArray[Any], checksum: bool) -> Frames:
     # Equal dtypes may differ in metadata, but only those without metadata are built in.
     dtype = array.dtype
     recurs = dtype.isbuiltin == 1 and array.flags.c_contiguous and not checksum
-    if recurs and dtype.char in _NATIVE and data.nbytes:
+    if recurs and dtype.char in NATIVE and data.nbytes:
         _remember(HEAD_OF, (dtype, array.shape), made[0])
     return made
 

@@ -88,6 +88,8 @@ _KINDS: dict[str, Reducer] = {
     "builtins.memoryview": reduce_memoryview,
     "array.array": libraries.reduce_array_array,
     "_io.BytesIO": libraries.reduce_bytes_io,
+    "astropy.table.table.QTable": libraries.reduce_astropy_table,
+    "astropy.table.table.Table": libraries.reduce_astropy_table,
     "jaxlib._jax.ArrayImpl": libraries.reduce_jax,
     "jaxlib.xla_extension.ArrayImpl": libraries.reduce_jax,
     "pandas.arrays.ArrowExtensionArray": libraries.reduce_pandas_arrow,

@@ -90,6 +90,25 @@ def _polars(arrow: Any, name: str | None) -> Any:
     return made if name is None else made.alias(name)
 
 
+def reduce_astropy_table(pickler: Pickler, obj: Any) -> Any:
+    """Reduce a Table or QTable of astropy as astropy does, which copies its columns both ways."""
+    if obj.indices:  # only a copy of a column keeps its index
+        return NotImplemented
+    column = importlib.import_module("astropy.table.column")
+    quantity = importlib.import_module("astropy.units").Quantity
+    columns = dict(obj.columns)
+    for name, data in columns.items():
+        if isinstance(data, quantity):
+            columns[name] = data[:]  # which does not name the table
+        elif not isinstance(data, column.BaseColumn):
+            columns[name] = column.col_copy(data)
+    return _astropy_table, (type(obj), columns, obj.meta)
+
+
+def _astropy_table(kind: Any, columns: dict[str, Any], meta: Any) -> Any:
+    return kind(columns, meta=meta, copy=False)
+
+
 def reduce_jax(pickler: Pickler, obj: Any) -> Any:
     """Reduce an array of JAX in the memory of the host to an array of numpy."""
     devices = obj.devices()

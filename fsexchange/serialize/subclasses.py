@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fsexchange.serialize.arrays import array_bytes, as_array, is_broadcast
+from fsexchange.serialize.arrays import NATIVE, array_bytes, as_array, is_broadcast
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _PICKLING = ("__reduce__", "__reduce_ex__", "__setstate__")
 
 # Fewer bytes are copied into the pickle, which costs less than to look at the memory.
-_COPIED_UP_TO = 512
+_COPIED_UP_TO = 1024
 
 
 def reduce_memoryview(pickler: Pickler, obj: memoryview) -> Any:
@@ -34,6 +34,12 @@ def reduce_array(pickler: Pickler, obj: Any) -> Any:
     """
     kind = type(obj)
     dtype = obj.dtype
+    if kind is np.ndarray and dtype.isbuiltin == 1 and dtype.char in NATIVE:
+        flags = obj.flags
+        if flags.c_contiguous and flags.writeable:  # most arrays: in half the time
+            if obj.nbytes < _COPIED_UP_TO:
+                return _ndarray, (bytearray(obj.data), dtype, obj.shape, "C")
+            return _ndarray, (pickle.PickleBuffer(obj), dtype, obj.shape, "C")
     if dtype.hasobject or dtype.kind not in "biufcmMSUV":
         return NotImplemented
     if kind is not np.ndarray:
