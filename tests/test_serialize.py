@@ -578,6 +578,8 @@ class Slotted:
 
 
 def with_an_unbound_variable() -> Any:
+    unbound: int
+
     def inner() -> Any:
         return unbound, LOCK
 
