@@ -592,7 +592,7 @@ class FileConnector:
         In the process that made the key `set` does so. Others do not know whether a key of no
         directory is one of this store: their caller does.
         """
-        self.directory.make_writer(checked(key).filename.partition("/")[0], signed=False)
+        self._shared.writers.make(checked(key).filename.partition("/")[0], signed=False)
 
     # ---- what the verbs are made of --------------------------------------------------------------
 

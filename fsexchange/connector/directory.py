@@ -12,7 +12,6 @@ import contextlib
 import errno
 import logging
 import os
-import stat
 import sys
 import time
 from collections.abc import Callable
@@ -25,8 +24,8 @@ from fsexchange.errors import FsExchangeError, StoreClosedError, StoreError
 from fsexchange.filesystem import files
 from fsexchange.filesystem.advice import store_error
 from fsexchange.filesystem.kinds import Policy, find_filesystem
-from fsexchange.filesystem.locks import Lock, free
-from fsexchange.filesystem.process import UNKNOWN, Process
+from fsexchange.filesystem.locks import free
+from fsexchange.filesystem.process import UNKNOWN
 
 _log = logging.getLogger("fsexchange")
 
@@ -181,52 +180,6 @@ class Directory:
             except FsExchangeError as closed:
                 return closed
         return store_error(error, doing, path)
-
-    def make_writer(self, name: str, *, signed: bool) -> None:
-        """Make a directory in the store that only this process puts to; no error if it is there.
-
-        If `signed`, a file in it says which process made it. The sticky bit, which changes nothing
-        in a directory of one user's, says that it is ours even if a cleaner took that file.
-        """
-        path = f"{self.path}/{name}"
-        signature = f"{path}/{layout.SIGNATURE}"
-        text = Process.this().to_json().encode() if signed else b""
-        try:
-            try:
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(path, stat.S_ISVTX | 0o700)
-            except OSError as error:
-                self.check()
-                raise store_error(error, "make the directory", path) from error
-            # The store may have been cleared just before the mkdir, and its owner not look again.
-            self.check()
-            try:
-                with contextlib.suppress(FileExistsError):
-                    files.create(signature, [text] if text else [], len(text))
-            except OSError as error:
-                raise self.error(error, "sign the directory", path) from error
-        except BaseException:
-            # Each further try would make another, on a full disk with the last inode just freed.
-            with contextlib.suppress(OSError):
-                files.unlink(signature)
-            with contextlib.suppress(OSError):
-                os.rmdir(path)
-            raise
-
-    def lock_writer(self, name: str) -> Lock | None:
-        """Lock the signature of a directory that this process made, to show that it lives.
-
-        None where locks cannot be trusted.
-        """
-        if self.policy.network:
-            return None
-        signature = f"{self.path}/{name}/{layout.SIGNATURE}"
-        try:
-            lock = Lock(signature, os.O_RDWR)
-            lock.take()
-        except OSError as error:
-            raise self.error(error, "lock", signature) from error
-        return lock
 
     def keep(self) -> bool:
         """Leave the store to everyone, for good, whoever owns it, and end this ownership.

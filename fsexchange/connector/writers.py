@@ -10,13 +10,16 @@ import atexit
 import contextlib
 import itertools
 import os
+import stat
 from collections import OrderedDict
 
 from fsexchange.connector import layout
 from fsexchange.connector.directory import Directory
 from fsexchange.errors import StoreError
 from fsexchange.filesystem import files
+from fsexchange.filesystem.advice import store_error
 from fsexchange.filesystem.locks import Lock
+from fsexchange.filesystem.process import Process
 
 
 class _Writer:
@@ -43,7 +46,7 @@ class Writers:
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
         self._writers: dict[str, _Writer] = {}
-        self._locks: list[Lock | None] = []
+        self._locks: list[Lock] = []
 
     def next_name(self) -> str:
         """Return the name of a new object of `put`."""
@@ -76,9 +79,41 @@ class Writers:
         writer = self._writers.get("new_key") or _kept.get(kept)
         if writer is None or writer.name != name:
             return False
-        self._directory.make_writer(name, signed=True)
-        self._locks.append(self._directory.lock_writer(name))
+        self.make(name, signed=True)
+        self._lock(name)
         return True
+
+    def make(self, name: str, *, signed: bool) -> None:
+        """Make a directory in the store that only this process puts to; no error if it is there.
+
+        If `signed`, a file in it says which process made it. The sticky bit, which changes nothing
+        in a directory of one user's, says that it is ours even if a cleaner took that file.
+        """
+        directory = self._directory
+        path = f"{directory.path}/{name}"
+        signature = f"{path}/{layout.SIGNATURE}"
+        text = Process.this().to_json().encode() if signed else b""
+        try:
+            try:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(path, stat.S_ISVTX | 0o700)
+            except OSError as error:
+                directory.check()
+                raise store_error(error, "make the directory", path) from error
+            # The store may have been cleared just before the mkdir, and its owner not look again.
+            directory.check()
+            try:
+                with contextlib.suppress(FileExistsError):
+                    files.create(signature, [text] if text else [], len(text))
+            except OSError as error:
+                raise directory.error(error, "sign the directory", path) from error
+        except BaseException:
+            # Each further try would make another, on a full disk with the last inode just freed.
+            with contextlib.suppress(OSError):
+                files.unlink(signature)
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
+            raise
 
     def give_up(self) -> None:
         """Give up what belongs to the parent of a forked child."""
@@ -92,13 +127,28 @@ class Writers:
         writer = _kept.pop(kept, None)
         if writer is None or not self._touch(writer):
             writer = _Writer(os.urandom(8).hex())
-            self._directory.make_writer(writer.name, signed=signed)
+            self.make(writer.name, signed=signed)
         if signed:
-            self._locks.append(self._directory.lock_writer(writer.name))
+            self._lock(writer.name)
         _kept[kept] = self._writers[purpose] = writer
         while len(_kept) > _MOST_KEPT:
             _kept.popitem(last=False)
         return writer
+
+    def _lock(self, name: str) -> None:
+        """Lock the signature of a directory that this process made, to show that it lives.
+
+        Not where locks cannot be trusted.
+        """
+        if self._directory.policy.network:
+            return
+        signature = f"{self._directory.path}/{name}/{layout.SIGNATURE}"
+        try:
+            lock = Lock(signature, os.O_RDWR)
+            lock.take()
+        except OSError as error:
+            raise self._directory.error(error, "lock", signature) from error
+        self._locks.append(lock)
 
     def _touch(self, writer: _Writer) -> bool:
         """Return whether a directory is still there, and make it look new."""
