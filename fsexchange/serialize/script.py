@@ -100,7 +100,10 @@ def _importable_name(main: ModuleType | None) -> str:
     spec = getattr(main, "__spec__", None)
     if spec is None or spec.name.rpartition(".")[2] == "__main__":
         return ""
-    code = getattr(spec.loader, "get_code", lambda name: None)(spec.name)
+    try:
+        code = getattr(spec.loader, "get_code", lambda name: None)(spec.name)
+    except (ImportError, OSError):  # its file was removed, or this user may not read it any more
+        return ""
     guarded = code is not None and "__name__" in code.co_names and "__main__" in code.co_consts
     return spec.name if guarded else ""
 
