@@ -53,6 +53,7 @@ from fsexchange.serialize.format import (
     MEMORYVIEW,
     NDARRAY,
     PICKLE,
+    PICKLES,
     PLAIN,
     SMALL_START,
     STR,
@@ -237,20 +238,22 @@ def deserialize(buffer: Buffer) -> Any:
             raise
         except Exception as error:
             raise loading_error(error) from error
-    kind = PLAIN.get(bytes(start))
+    start = bytes(start)
+    kind = PLAIN.get(start)
     data = None if kind is None else plain_data(view)
     if data is None:
         view = memoryview(view)
-        known = _array_of(bytes(view[:ALIGNMENT]))
-        if known is not None and known[0] == view.nbytes:
-            return np.ndarray(known[1], known[2], view, ALIGNMENT)
-        if not start.startswith(MAGIC):
+        if start not in PICKLES:
+            known = _array_of(bytes(view[:ALIGNMENT]))
+            if known is not None and known[0] == view.nbytes:
+                return np.ndarray(known[1], known[2], view, ALIGNMENT)
             if start.startswith(NPY_MAGIC):
                 return load_npy(view)
-            raise CorruptObjectError(
-                f"not an fsexchange object: begins with {bytes(start)!r}; was it put as bytes, "
-                "or by another program?"
-            )
+            if not start.startswith(MAGIC):
+                raise CorruptObjectError(
+                    f"not an fsexchange object: begins with {start!r}; was it put as bytes, or by "
+                    "another program?"
+                )
         kind, body, buffers, section = parse(view)
         if kind == PICKLE:
             return load(body, unpinned(buffers) if len(view) >= _PINNED_FROM else buffers, section)
