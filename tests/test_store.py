@@ -93,13 +93,13 @@ def test_small_array_does_not_keep_the_memory_of_large_ones_beside_it(shm_dir: P
     """Where it is small beside them; among its like, arrays are views of one mapping."""
     path = str(shm_dir / "store")
     with Store(FileConnector(path)) as store:
-        key = store.put({"small": np.arange(100), "large": np.ones(1 << 18)})
+        key = store.put({"small": np.arange(1000), "large": np.ones(1 << 18)})
         small = store.get(key)["small"]
         assert path not in Path("/proc/self/maps").read_text()
         store.evict(key)
         small += 1
-        np.testing.assert_array_equal(small, np.arange(1, 101))
-        frozen = deserialize(dumps({"small": np.arange(100), "large": np.ones(1 << 18)}))
+        np.testing.assert_array_equal(small, np.arange(1, 1001))
+        frozen = deserialize(dumps({"small": np.arange(1000), "large": np.ones(1 << 18)}))
         assert [array.flags.writeable for array in frozen.values()] == [False, False]
         alike = store.get(store.put([np.full(1000, n) for n in range(200)]))
         assert path in Path("/proc/self/maps").read_text()
