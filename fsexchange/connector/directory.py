@@ -118,7 +118,12 @@ class Directory:
         """Raise `StoreClosedError` unless the store is still there."""
         try:
             # Opened, not stat'ed: an open asks the server on NFS, a stat asks the cache (nfs(5)).
-            any(map(os.close, map(os.open, (self._witness,), (_READ,))))  # as `files` says
+            # GlusterFS opens a file only when something is done with it.
+            (fd,) = map(os.open, (self._witness,), (_READ,))  # as `files` says
+            try:
+                os.fstat(fd)
+            finally:
+                os.close(fd)
         except OSError as error:
             if error.errno in _GONE:
                 if self._is_only_out_of_sight():
