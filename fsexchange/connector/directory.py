@@ -35,6 +35,9 @@ _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
 # Seconds after which a process that uses a store tells cleaners of old files that it is in use.
 _TOUCH_EVERY = 3600.0
 
+# Seconds for which a client may remember a file that is gone: 1 on GlusterFS, by default.
+_REMEMBERED = 1.5
+
 _READ = os.O_RDONLY | os.O_CLOEXEC
 
 # How many forks lead from the first process that imported this to the calling one.
@@ -183,6 +186,9 @@ class Directory:
         if error.errno in _GONE:
             try:
                 self.check()
+                if error.errno == errno.ESTALE:
+                    time.sleep(_REMEMBERED)
+                    self.check()
             except FsExchangeError as closed:
                 return closed
         return store_error(error, doing, path)
