@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -318,6 +320,50 @@ def test_store_that_lost_record_and_witness_says_so_and_is_cleared(
             with pytest.raises(StoreClosedError, match="its owner has closed it"):
                 clone.set(FileKey("name"), b"x")
     assert not (base_dir / "store").exists()
+
+
+def test_store_that_ended_elsewhere_is_closed_where_opening_asks_nobody(
+    base_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GlusterFS opens a file that is gone for up to a second more, and says so when it is used."""
+    with FileConnector(base_dir / "store") as owner:
+        key = owner.put(b"x")
+        clone = FileConnector.from_config(owner.config())
+        owner.evict(key)
+        assert clone.get(key) is None
+
+        def stale(fd: int) -> None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fstat", stale)
+            patch.setattr(
+                "fsexchange.filesystem.kinds._mounted_kind", lambda path: "fuse.glusterfs"
+            )
+            with pytest.raises(StoreClosedError):
+                clone.get(key)
+
+
+def test_store_that_ended_elsewhere_is_closed_where_the_client_remembers_it(
+    base_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GlusterFS shows the witness for a second more, and its directories are stale meanwhile."""
+    with Store(base_dir / "store") as owner:
+        clone = pickle.loads(pickle.dumps(owner))
+        (witness,) = (base_dir / "store").glob(".fsexchange-????????????????")
+
+        def stale(path: str) -> None:
+            threading.Timer(0.5, witness.rename, (f"{witness}-ending",)).start()
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                "fsexchange.filesystem.kinds._mounted_kind", lambda path: "fuse.glusterfs"
+            )
+            patch.setattr(os, "listdir", stale)
+            with pytest.raises(StoreClosedError):
+                clone.get("name")
+        Path(f"{witness}-ending").rename(witness)
 
 
 def test_directory_that_was_looked_for_too_early_is_found(

@@ -34,6 +34,9 @@ _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
 # Seconds after which a process that uses a store tells cleaners of old files that it is in use.
 _TOUCH_EVERY = 3600.0
 
+# Seconds for which a client may remember a file that is gone: 1 on GlusterFS, by default.
+_REMEMBERED = 1.5
+
 _READ = os.O_RDONLY | os.O_CLOEXEC
 
 # How many forks lead from the first process that imported this to the calling one.
@@ -117,7 +120,12 @@ class Directory:
         """Raise `StoreClosedError` unless the store is still there."""
         try:
             # Opened, not stat'ed: an open asks the server on NFS, a stat asks the cache (nfs(5)).
-            any(map(os.close, map(os.open, (self._witness,), (_READ,))))  # as `files` says
+            # GlusterFS opens a file only when something is done with it.
+            (fd,) = map(os.open, (self._witness,), (_READ,))  # as `files` says
+            try:
+                os.fstat(fd)
+            finally:
+                os.close(fd)
         except OSError as error:
             if error.errno in _GONE:
                 if self._is_only_out_of_sight():
@@ -177,6 +185,9 @@ class Directory:
         if error.errno in _GONE:
             try:
                 self.check()
+                if error.errno == errno.ESTALE:
+                    time.sleep(_REMEMBERED)
+                    self.check()
             except FsExchangeError as closed:
                 return closed
         return store_error(error, doing, path)

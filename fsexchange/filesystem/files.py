@@ -294,7 +294,10 @@ def _read_all(fd: int, nbytes: int, path: str, offset: int = 0) -> BytesLike:
     while done < nbytes:
         got = os.preadv(fd, [view[done:]], offset + done)  # 0x7ffff000 bytes at most: read(2)
         if got == 0:
-            raise _too_short(path, offset + nbytes, os.fstat(fd).st_size)
+            size = os.fstat(fd).st_size
+            if size >= offset + nbytes:  # GlusterFS: it was just replaced by another host
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
+            raise _too_short(path, offset + nbytes, size)
         done += got
     view.release()
     return buffer

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import stat
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # By these a network file system tells a reader that the file was replaced: open the name again.
+# GlusterFS remembers for a second, by default, which file had the name.
 _REPLACED = (errno.ESTALE, errno.EREMOTEIO)
-_TRIES = 10
+_PATIENCE = 2.0
 
 
 class Publication(Protocol):
@@ -168,13 +170,16 @@ def mode(stamp: bool) -> int:
 
 def patiently(read: Callable[[], T]) -> T:
     """Return what `read` returns; call it again while it says that the file was replaced."""
-    for _ in range(_TRIES - 1):
+    deadline = time.monotonic() + _PATIENCE
+    pause = 0.0
+    while True:
         try:
             return read()
         except OSError as error:
-            if error.errno not in _REPLACED:
+            if error.errno not in _REPLACED or time.monotonic() > deadline:
                 raise
-    return read()
+        time.sleep(pause)
+        pause = min(2 * pause + 0.001, 0.1)
 
 
 def beside(path: str) -> str:

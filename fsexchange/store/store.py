@@ -298,11 +298,11 @@ class Store:
         start = time.monotonic()
         if isinstance(key, str):
             self.names.wait(key, timeout)
+            if timeout is not None:
+                timeout = max(0.0, timeout - (time.monotonic() - start))
         found = self._find(key)
         if found is None:
             raise self._missing(key, found)
-        if timeout is not None:
-            timeout = max(0.0, timeout - (time.monotonic() - start))
         self.connector.wait(found, timeout)
 
     def ref(self, obj: T) -> Ref[T]:
