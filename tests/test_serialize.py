@@ -462,12 +462,11 @@ def test_classes_of_a_script_travel_without_the_data_that_they_mention(shm_dir: 
         assert not done.stderr
         sendable, unsendable, _ = done.stdout.split()
         out = python("get_what_mentions_data", owner.store_dir, sendable, unsendable).stdout
-    first, no_lock, no_table, refused, *damaged = out.splitlines()
+    first, no_lock, no_table, refused = out.splitlines()
     assert first == "7 5 14 Point(x=1, y='a')"
     assert "'lock' is not defined" in no_lock
     assert "'table' is not defined" in no_table
     assert f"needs Unsendable of the script {script}" in refused
-    assert len(damaged) == 2
 
 
 def test_a_script_run_as_a_module_is_that_module(shm_dir: Path) -> None:
@@ -563,10 +562,12 @@ class Slotted:
 
 
 def with_an_unbound_variable() -> Any:
+    unbound: int
+
     def inner() -> Any:
         return unbound, LOCK
 
-    if inner is None:
+    if not LOCK:
         unbound = 1
     return inner
 
