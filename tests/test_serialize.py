@@ -477,6 +477,16 @@ def test_a_script_run_as_a_module_is_that_module(shm_dir: Path) -> None:
         assert python("step_of_a_package", owner.store_dir, answer).stdout == "True True\n"
 
 
+def test_a_script_that_has_no_guard_is_not_imported(shm_dir: Path) -> None:
+    """That would run it again, in the reader."""
+    with FileConnector(shm_dir / "store") as owner:
+        key = python("step_without_a_guard", owner.store_dir).stdout.strip()
+        data = owner.get(FileKey.parse(key))
+    assert data is not None
+    assert type(deserialize(data)[0]).__name__ == "Result"
+    assert "tests.programs.step_without_a_guard" not in sys.modules
+
+
 def test_definitions_are_made_once_and_again_when_what_they_mention_changes(shm_dir: Path) -> None:
     with FileConnector(shm_dir / "store") as owner:
         keys = python("define_again", owner.store_dir).stdout.split()
