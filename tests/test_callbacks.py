@@ -342,3 +342,21 @@ def test_errors_of_looks_do_not_end_it(
         future.set_result(1)
         calls.wait(1)
     assert caplog.text.count("Too many open files") == 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_after_its_end_by_an_error_another_one_calls(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fsexchange.store.pending.Pending.come", fail)
+        store.future().add_done_callback(print)
+        over()
+    calls, future = Calls(), store.future()
+    future.add_done_callback(calls)
+    future.set_result(1)
+    calls.wait(1)
+    assert calls == [future]

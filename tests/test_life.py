@@ -150,7 +150,11 @@ def test_owner_that_lost_its_locks_takes_them_again(shm_dir: Path) -> None:
 
 def test_failed_default_stores_leave_no_directories(shm_dir: Path) -> None:
     base = shm_dir / "small"
-    python("fail_to_make_default_stores", base, before=small_tmpfs(base, 2))
+    before = small_tmpfs(base, 2)
+    python("fail_to_make_default_stores", base, "fill", before=before)
+    for inodes in range(2, 6):
+        few = [word.replace("size=2m", f"size=2m,nr_inodes={inodes}") for word in before]
+        python("fail_to_make_default_stores", base, "do not fill", before=few)
 
 
 @pytest.mark.parametrize("left", [[], [f".{16 * '0'}.tmp"], [f".fsexchange-{16 * '0'}-ending"]])

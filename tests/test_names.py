@@ -276,6 +276,15 @@ def test_names_of_a_closed_store_have_a_repr(base_dir: Path) -> None:
     assert repr(names) == f"Names('{base_dir}/store')"
 
 
+def test_names_that_cannot_be_listed_are_a_store_error(store: Store) -> None:
+    folder = Path(store.store_dir, ".fsexchange-names")
+    folder.rmdir()
+    folder.write_bytes(b"")
+    with pytest.raises(StoreError, match="cannot list"):
+        list(store.names)
+    folder.unlink()
+
+
 def test_names_of_a_closed_store_are_an_error(base_dir: Path) -> None:
     owner = Store(base_dir / "store")
     owner.put(1, name="mesh")

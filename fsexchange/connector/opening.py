@@ -175,7 +175,8 @@ def _open(path: str, *, clear: bool, markers: bool, uid: int) -> Directory | Non
 
 def _own(path: str, *, clear: bool, markers: bool, uid: int, network: bool) -> Directory | None:
     """Make a store at `path`, in which objects may be whose record was lost."""
-    store_id = lost_id(path) or os.urandom(8).hex()
+    lost = lost_id(path)
+    store_id = lost or os.urandom(8).hex()
     me = Owner(store_id, Process.this(), clear, markers, locked=clear and not network)
     if not network:
         files.unlink(layout.record(path))  # half of one, of a killed process
@@ -202,6 +203,10 @@ def _own(path: str, *, clear: bool, markers: bool, uid: int, network: bool) -> D
     except BaseException:
         if life is not None:
             life.end()
+        if lost is None:  # else a default store stays for good: nobody else knows its name
+            with contextlib.suppress(OSError):
+                files.unlink(layout.witness(path, store_id))
+                os.rmdir(f"{path}/{layout.NAMES}")
         files.unlink(layout.record(path))
         raise
     _log.info("made the store %s at %s", store_id, path)

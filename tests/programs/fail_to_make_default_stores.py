@@ -1,4 +1,7 @@
-"""Try several times to make a default store on a full disk: nothing is left of them."""
+"""Try several times to make a default store on a full disk: nothing is left of them.
+
+It is filled, or was made with too few inodes.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from fsexchange import Store, StoreError
 base = os.environ["FSEXCHANGE_DIR"] = sys.argv[1]
 with open(f"{base}/full", "wb") as file:
     try:
-        while True:
+        while sys.argv[2] == "fill":
             os.write(file.fileno(), bytes(1 << 16))
     except OSError:
         pass
