@@ -51,6 +51,7 @@ class Runs:
     def __init__(self, pythons: dict[str, str]) -> None:
         self.pythons = pythons
         self.failed: dict[str, list[str]] = {version: [] for version in pythons}
+        self.more_extras = {list(pythons)[-1]: "more-kinds"}
 
     def test(self, version: str, arguments: tuple[str, ...], *, show: bool = True) -> None:
         """Run scripts/test with one Python; show its output as it comes, or else when it ends."""
@@ -58,7 +59,11 @@ class Runs:
         print(f"Python {version}: {words}", flush=True)
         done = subprocess.run(
             [os.path.join(ROOT, "scripts", "test"), *arguments],
-            env={**os.environ, "PYTHON": self.pythons[version]},
+            env={
+                **os.environ,
+                "PYTHON": self.pythons[version],
+                "MORE_EXTRAS": self.more_extras.get(version, ""),
+            },
             stdout=None if show else subprocess.PIPE,
             stderr=None if show else subprocess.STDOUT,
             text=True,

@@ -112,15 +112,13 @@ def _astropy_table(kind: Any, columns: dict[str, Any], meta: Any) -> Any:
 def reduce_jax(pickler: Pickler, obj: Any) -> Any:
     """Reduce an array of JAX in the memory of the host to an array of numpy."""
     devices = obj.devices()
-    if len(devices) != 1 or next(iter(devices)).platform != "cpu":
+    if len(devices) != 1 or next(iter(devices)).platform != "cpu" or obj.weak_type:
         return NotImplemented
-    return _jax, (np.asarray(obj), obj.aval.weak_type)
+    return _jax, (np.asarray(obj),)
 
 
-def _jax(data: Any, weak_type: bool) -> Any:
-    made = importlib.import_module("jax").device_put(data, may_alias=True)
-    made.aval = made.aval.update(weak_type=weak_type)
-    return made
+def _jax(data: Any) -> Any:
+    return importlib.import_module("jax").device_put(data, may_alias=True)
 
 
 def reduce_torch_storage(pickler: Pickler, obj: Any) -> Any:
