@@ -6,6 +6,7 @@ import gc
 import multiprocessing
 import os
 import pickle
+import shutil
 import threading
 from pathlib import Path
 
@@ -175,3 +176,20 @@ def test_a_process_that_puts_seldom_gets_a_new_directory(base_dir: Path) -> None
                     for file in path.iterdir():
                         file.unlink()
                     path.rmdir()
+
+
+def test_a_process_that_promises_seldom_gets_a_new_directory(
+    base_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cleaners of old files spare the one that is in use, and may have taken it before."""
+    monkeypatch.setattr("fsexchange.connector.writers._TOUCH_EVERY", 0.0)
+    with Store(base_dir / "store") as store:
+        signature = Path(store.connector.path(store.future().ref.key)).with_name(".process")
+        os.utime(signature, (0, 0))
+        store.future()
+        assert signature.stat().st_mtime > 0
+        for _ in range(2):
+            shutil.rmtree(signature.parent, ignore_errors=True)
+            future = store.future()
+            future.set_result("set")
+            assert future.result(timeout=0) == "set"
