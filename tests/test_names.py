@@ -85,6 +85,7 @@ def test_names_are_a_mutable_mapping(store: Store) -> None:
     keys = {"b/2": store.put(2), "a/1": store.put(1)}
     names.update(keys)
     assert dict(names) == keys
+    assert len(names) == 2
     assert "a/1" in names
     assert "c" not in names
     assert 7 not in [*names]

@@ -133,6 +133,15 @@ def test_far_neighbours_and_long_runs(connector: FileConnector) -> None:
         assert connector.get_batch(keys[::-step]) == contents[::-step]
 
 
+def test_a_batch_that_is_evicted_spares_what_lies_between(connector: FileConnector) -> None:
+    contents = [bytes([n]) * 100 for n in range(50)]
+    keys = connector.put_batch(contents)
+    evicted = {3, 4, 5, 9, 11, 12, 20, 49}
+    connector.evict_batch([keys[n] for n in evicted])
+    wanted = [None if n in evicted else content for n, content in enumerate(contents)]
+    assert connector.get_batch(keys) == wanted
+
+
 def test_what_is_got_of_a_batch_is_ones_own(connector: FileConnector) -> None:
     keys = connector.put_batch([bytes(100)] * 3)
     mine = connector.get_batch(keys)

@@ -442,9 +442,14 @@ def test_functions_and_classes_of_main_travel_to_other_scripts(shm_dir: Path) ->
     with FileConnector(shm_dir / "store") as owner:
         code = (PROGRAMS / "put_what_main_defines.py").read_text()
         without_a_file = [sys.executable, "-c", code]
-        for command_line in (command("put_what_main_defines"), without_a_file):
+        by_a_child = [*command("put_what_main_defines"), owner.store_dir, "in a spawned child"]
+        for command_line in (
+            [*command("put_what_main_defines"), owner.store_dir],
+            [*without_a_file, owner.store_dir],
+            by_a_child,
+        ):
             key = subprocess.run(
-                [*command_line, owner.store_dir],
+                command_line,
                 capture_output=True,
                 text=True,
                 check=True,

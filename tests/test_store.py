@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from fsexchange import (
+    CorruptObjectError,
     FileConnector,
     FileKey,
     MissingObjectError,
@@ -113,6 +114,20 @@ def test_what_cannot_be_stored_leaves_nothing(store: Store) -> None:
         store.put_batch([1, threading.Lock()])
     assert "lock" not in store.names
     assert not [p for p in Path(store.connector.store_dir).rglob("*/*") if p.is_file()]
+
+
+def test_changed_elements_are_noticed_by_a_checksum_alone(store: Store) -> None:
+    array = np.zeros(100_000)
+    for options in ({}, {"checksum": True}):
+        key = store.put(array, **options)
+        with open(store.connector.path(key), "r+b") as file:
+            file.seek(1000)
+            file.write(b"\1")
+        if options:
+            with pytest.raises(CorruptObjectError):
+                store.get(key)
+        else:
+            assert np.count_nonzero(store.get(key)) == 1
 
 
 def test_wait_for_a_name_and_for_its_object(store: Store) -> None:

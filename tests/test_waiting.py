@@ -385,6 +385,33 @@ def test_system_calls_do_not_grow_with_the_number_of_futures(shm_dir: Path) -> N
     assert counts[2] < 16, counts  # about 8 of which set the next
 
 
+def test_an_event_says_which_future_is_done(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody looks at the others; that the directory is gone is an event, too."""
+    for name in ("_WATCHED_PAUSE", "_CHECK_EVERY"):
+        monkeypatch.setattr(f"fsexchange.store.pending.{name}", 600.0)
+    looks, real = 0, FileConnector.existing
+
+    def existing(self: FileConnector, keys: Iterable[FileKey]) -> list[FileKey]:
+        nonlocal looks
+        looks += 1
+        return real(self, keys)
+
+    monkeypatch.setattr(FileConnector, "existing", existing)
+    futures = [store.future() for _ in range(30)]
+    thread = later(0.02, *(partial(future.set_result, 0) for future in futures))
+    assert len(list(as_completed(futures))) == 30
+    thread.join()
+    assert looks <= 4
+    other = Store(f"{store.store_dir}-other")
+    attached = pickle.loads(pickle.dumps(other.future()))
+    thread = later(0.5, other.close)
+    start = time.monotonic()
+    with pytest.raises(StoreClosedError):
+        wait([attached], 60)
+    assert time.monotonic() - start < 30
+    thread.join()
+
+
 @pytest.mark.parametrize("n", [1, 3, 1000])
 def test_between_hosts_one_look_is_one_listing(
     n: int, store: Store, monkeypatch: pytest.MonkeyPatch

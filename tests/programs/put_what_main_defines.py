@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 
 import numpy as np
@@ -23,5 +24,15 @@ def helper(array: npt.NDArray[np.float64]) -> float:
     return float(array.sum())
 
 
-connector = FileConnector(sys.argv[1])
-print(connector.put(serialize([Mine(np.ones(1000)), helper, Mine])))
+def put() -> None:
+    connector = FileConnector(sys.argv[1])
+    print(connector.put(serialize([Mine(np.ones(1000)), helper, Mine])), flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[2:] == ["in a spawned child"]:
+        child = multiprocessing.get_context("spawn").Process(target=put)
+        child.start()
+        child.join()
+    else:
+        put()
