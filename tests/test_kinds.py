@@ -80,6 +80,15 @@ def test_pyarrow() -> None:
     got = sent(whole)
     assert got.equals(whole)
     assert got.schema == whole.schema
+    numbers = pa.array([1.0, None, 3.0] * N)
+    for start, length in ((8 * 1000, 20_000), (8 * 1000 + 5, 20_001), (3, 20_000), (N, 0)):
+        part = numbers.slice(start, length)
+        got = sent(part)
+        assert got.equals(part)
+        assert got.null_count == part.null_count
+    memory = np.frombuffer(numbers.buffers()[1], np.uint8)
+    frames = serialize(numbers.slice(N, N // 10))
+    assert any(np.shares_memory(np.frombuffer(frame, np.uint8), memory) for frame in frames)
     row = whole.slice(5, 1)
     assert len(dumps(row)) < 10_000
     assert deserialize(dumps(row)).equals(row)

@@ -2,13 +2,12 @@
 
 import mmap
 import os
+import pickle
 import uuid
 from multiprocessing import shared_memory
 
 import joblib
 import numpy as np
-from proxystore.connectors.file import FileConnector as TheirConnector
-from proxystore.store import Store as TheirStore
 
 from fsexchange import Store
 
@@ -60,6 +59,10 @@ class ProxyStore(Verbs):
     name = "ProxyStore"
 
     def __init__(self, folder):
+        # Takes 2 s, with pandas and polars; processes that measure memory do without.
+        from proxystore.connectors.file import FileConnector as TheirConnector
+        from proxystore.store import Store as TheirStore
+
         connector = TheirConnector(f"{folder}/theirs")
         super().__init__(TheirStore(str(uuid.uuid4()), connector, cache_size=0, register=True))
 
@@ -105,6 +108,22 @@ class Joblib(Files):
 
     def get(self, path):
         return joblib.load(path, mmap_mode="c")
+
+
+class Pickle(Files):
+    """Plain pickle, of protocol 5, to a file and from it."""
+
+    name = "pickle"
+
+    def put(self, obj):
+        path = self.next()
+        with open(path, "wb") as file:
+            pickle.dump(obj, file, 5)
+        return path
+
+    def get(self, path):
+        with open(path, "rb") as file:
+            return pickle.load(file)
 
 
 class SharedMemory(Way):
@@ -204,4 +223,5 @@ class BareReread(BareRead):
 
 ALL = [Ours, ProxyStore, Numpy, Joblib, SharedMemory, Bare]
 OF_OBJECTS = [Ours, ProxyStore, Joblib]
+OF_KINDS = [Ours, Pickle, ProxyStore, Joblib]
 CHIEF = [Ours, ProxyStore, Bare]
