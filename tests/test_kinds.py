@@ -143,7 +143,7 @@ def test_jax() -> None:
     memory = np.empty(len(data) + 64, np.uint8)
     buffer = memory[-address(memory) % 64 :][: len(data)]  # jax copies what is not aligned
     buffer[:] = np.frombuffer(data, np.uint8)
-    assert 0 < address(deserialize(buffer)[0]) - address(buffer) < len(data)
+    assert 0 < address(deserialize(buffer.data)[0]) - address(buffer) < len(data)
     weak = jax.numpy.asarray(2.0) * jax.numpy.ones(3)
     assert sent(weak).weak_type == weak.weak_type
     half = jax.numpy.ones(N, "bfloat16")
