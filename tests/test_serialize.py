@@ -35,7 +35,7 @@ from fsexchange.serialize.alike import common_head
 from fsexchange.serialize.arrays import ARRAY_OF, HEAD_OF
 
 from .data.flat_modules import written
-from .processes import PROGRAMS, ROOT, command, python
+from .processes import PROGRAMS, ROOT, python
 
 
 def through_a_file(obj: Any, *, checksum: bool = False) -> Any:
@@ -440,16 +440,14 @@ def test_functions_without_a_name_to_import() -> None:
 
 def test_functions_and_classes_of_main_travel_to_other_scripts(shm_dir: Path) -> None:
     with FileConnector(shm_dir / "store") as owner:
-        code = (PROGRAMS / "put_what_main_defines.py").read_text()
-        without_a_file = [sys.executable, "-c", code]
-        by_a_child = [*command("put_what_main_defines"), owner.store_dir, "in a spawned child"]
-        for command_line in (
-            [*command("put_what_main_defines"), owner.store_dir],
-            [*without_a_file, owner.store_dir],
-            by_a_child,
+        script = PROGRAMS / "put_what_main_defines.py"
+        for words in (
+            [script, owner.store_dir],
+            ["-c", script.read_text(), owner.store_dir],
+            [script, owner.store_dir, "in a spawned child"],
         ):
             key = subprocess.run(
-                command_line,
+                [sys.executable, *words],
                 capture_output=True,
                 text=True,
                 check=True,

@@ -403,7 +403,8 @@ def test_an_event_says_which_future_is_done(store: Store, monkeypatch: pytest.Mo
     thread.join()
     assert looks <= 4
     other = Store(f"{store.store_dir}-other")
-    attached = pickle.loads(pickle.dumps(other.future()))
+    _, key = python("promise_and_end", other.store_dir).stdout.split()
+    attached: Future[Any] = Future(Store(other.store_dir), FileKey.parse(key))
     thread = later(0.5, other.close)
     start = time.monotonic()
     with pytest.raises(StoreClosedError):
