@@ -53,7 +53,18 @@ def reduce_arrow_array(pickler: Pickler, obj: Any) -> Any:
     whole = obj.get_total_buffer_size()
     if whole <= _TRIMMED_FROM * obj.nbytes + _SMALL:
         return NotImplemented
-    return importlib.import_module("pyarrow").concat_arrays([obj]).__reduce__()
+    pyarrow = importlib.import_module("pyarrow")
+    if not pyarrow.types.is_primitive(obj.type) or obj.type.bit_width % 8:
+        return pyarrow.concat_arrays([obj]).__reduce__()  # a copy
+    validity, elements = obj.buffers()
+    skipped = obj.offset - obj.offset % 8  # a byte of the validity shows eight elements
+    offset, end = obj.offset - skipped, obj.offset - skipped + len(obj)
+    if validity is not None:
+        validity = validity.slice(skipped // 8, (end + 7) // 8)
+    width = obj.type.bit_width // 8
+    elements = elements.slice(skipped * width, end * width)
+    trimmed = pyarrow.Array.from_buffers(obj.type, len(obj), [validity, elements], offset=offset)
+    return trimmed.__reduce__()
 
 
 def reduce_pandas_arrow(pickler: Pickler, obj: Any) -> Any:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # A buffer of fewer bytes stays in the pickle. Outside it would cost more: an entry in the table,
 # padding, and one more piece for writev.
-_OUT_OF_BAND_FROM = 512
+_OUT_OF_BAND_FROM = 1024
 
 # From this length on pickle passes bytes and text to `write` as they are, behind their header.
 _LONG_FROM = 1 << 16

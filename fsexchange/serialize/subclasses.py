@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _PICKLING = ("__reduce__", "__reduce_ex__", "__setstate__")
 
 # Fewer bytes are copied into the pickle, which costs less than to look at the memory.
-_COPIED_UP_TO = 1024
+_COPIED_UP_TO = 512
 
 
 def reduce_memoryview(pickler: Pickler, obj: memoryview) -> Any:
