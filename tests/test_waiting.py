@@ -349,23 +349,24 @@ def test_first_exception_that_cannot_be_read(store: Store) -> None:
     assert wait([future, other], 60, "FIRST_EXCEPTION").done == {future}
 
 
-def test_result_that_was_evicted_since_is_no_exception(store: Store) -> None:
+def test_result_that_was_evicted_since_is_no_exception(shm_dir: Path) -> None:
     """The waiter is stopped until the object is gone, and then hears that it came."""
-    first, second = store.future(), store.future()
+    with Store(shm_dir / "store") as store:
+        first, second = store.future(), store.future()
 
-    def work() -> None:
-        done, _ = wait([first, second], 60, "FIRST_EXCEPTION")
-        assert done == {first, second}
+        def work() -> None:
+            done, _ = wait([first, second], 60, "FIRST_EXCEPTION")
+            assert done == {first, second}
 
-    pid = fork(work)
-    time.sleep(0.5)
-    os.kill(pid, signal.SIGSTOP)
-    first.set_result(0)
-    first.ref.evict()
-    os.kill(pid, signal.SIGCONT)
-    time.sleep(0.5)
-    second.set_exception(ValueError())
-    assert os.waitpid(pid, 0)[1] == 0
+        pid = fork(work)
+        time.sleep(0.5)
+        os.kill(pid, signal.SIGSTOP)
+        first.set_result(0)
+        first.ref.evict()
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.5)
+        second.set_exception(ValueError())
+        assert os.waitpid(pid, 0)[1] == 0
 
 
 # ---- what it costs -------------------------------------------------------------------------------
@@ -385,7 +386,7 @@ def test_system_calls_do_not_grow_with_the_number_of_futures(shm_dir: Path) -> N
     assert counts[2] < 16, counts  # about 8 of which set the next
 
 
-def test_an_event_says_which_future_is_done(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_event_says_which_future_is_done(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody looks at the others; that the directory is gone is an event, too."""
     for name in ("_WATCHED_PAUSE", "_CHECK_EVERY"):
         monkeypatch.setattr(f"fsexchange.store.pending.{name}", 600.0)
@@ -397,20 +398,20 @@ def test_an_event_says_which_future_is_done(store: Store, monkeypatch: pytest.Mo
         return real(self, keys)
 
     monkeypatch.setattr(FileConnector, "existing", existing)
-    futures = [store.future() for _ in range(30)]
-    thread = later(0.02, *(partial(future.set_result, 0) for future in futures))
-    assert len(list(as_completed(futures))) == 30
-    thread.join()
-    assert looks <= 4
-    other = Store(f"{store.store_dir}-other")
-    _, key = python("promise_and_end", other.store_dir).stdout.split()
-    attached: Future[Any] = Future(Store(other.store_dir), FileKey.parse(key))
-    thread = later(0.5, other.close)
-    start = time.monotonic()
-    with pytest.raises(StoreClosedError):
-        wait([attached], 60)
-    assert time.monotonic() - start < 30
-    thread.join()
+    with Store(shm_dir / "store") as store:
+        futures = [store.future() for _ in range(30)]
+        thread = later(0.02, *(partial(future.set_result, 0) for future in futures))
+        assert len(list(as_completed(futures))) == 30
+        thread.join()
+        assert looks <= 4
+        _, key = python("promise_and_end", store.store_dir).stdout.split()
+        attached: Future[Any] = Future(Store(store.store_dir), FileKey.parse(key))
+        thread = later(0.5, store.close)
+        start = time.monotonic()
+        with pytest.raises(StoreClosedError):
+            wait([attached], 60)
+        assert time.monotonic() - start < 30
+        thread.join()
 
 
 @pytest.mark.parametrize("n", [1, 3, 1000])
