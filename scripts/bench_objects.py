@@ -58,7 +58,7 @@ def measure(kind, plan_name, base):
 def main():
     parser = argparse.ArgumentParser(prog="scripts/bench-objects", description=__doc__)
     parser.add_argument("kind", nargs="*", help="only kinds with one of these in their names")
-    parser.add_argument("--quick", action="store_true", help="few rounds: 5 minutes")
+    parser.add_argument("--quick", action="store_true", help="few rounds: 15 minutes")
     parser.add_argument("--directory", default="/dev/shm", help="where to put files (/dev/shm)")
     parser.add_argument(
         "--output", default="bench-objects", help="writes OUTPUT.json and .md (bench-objects)"

@@ -73,10 +73,10 @@ def small_rows(small):
 def tables(found, small):
     """Yield a title, a head and rows."""
     yield "Memory over the object's size", *memory_rows(found)
-    for nth, label in enumerate(("1 KiB", "64 KiB", "64 MiB")):
-        yield f"{label}: seconds; times as fast as each peer", *seconds_rows(found, nth)
+    for nth, label in enumerate(("1 KiB", "64 KiB", "64 MiB, or the size above")):
+        yield f"{label}: times, and how many times as fast as each peer", *seconds_rows(found, nth)
     if small:
-        yield "Small objects", *small_rows(small)
+        yield "dumps and deserialize beside pickle", *small_rows(small)
 
 
 def show(console, found, small):
@@ -95,4 +95,4 @@ def markdown(found, small, machine):
         f"### {title}\n\n{markdown_table(head, rows)}\n"
         for title, head, rows in tables(found, small)
     )
-    return text + ", ".join(f"{name} {value}" for name, value in machine.items()) + "\n"
+    return f"{text}({', '.join(f'{name} {value}' for name, value in machine.items())})\n"
