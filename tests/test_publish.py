@@ -429,23 +429,3 @@ def test_file_that_reads_as_empty_while_it_is_replaced_is_opened_again(
     monkeypatch.setattr(os, "preadv", read)
     assert get(RENAMING, path) == b"content"
     assert left == []
-
-
-def test_marked_file_is_read_in_its_full_length(
-    base_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On sshfs a host may remember for a while how long it was while it was being written."""
-    path = base_dir / "file"
-    MARKERS.create(str(path), [b"content"], 7)
-    for too_short in (b"", b"con"):
-        path.write_bytes(too_short)
-        timer = threading.Timer(0.3, path.write_bytes, (b"content",))
-        timer.start()
-        assert bytes(MARKERS.read(str(path), mappable=True)) == b"content"
-        timer.join()
-    monkeypatch.setattr("fsexchange.filesystem.markers._REMEMBERED", 0.2)
-    path.write_bytes(b"")
-    with pytest.raises(CorruptObjectError, match="0 bytes instead of 7"):
-        MARKERS.read(str(path), mappable=True)
-    (base_dir / "file.ready").write_bytes(b"")  # as ProxyStore marks what it has set since
-    assert bytes(MARKERS.read(str(path), mappable=True)) == b""

@@ -25,19 +25,15 @@ T = TypeVar("T")
 #: Ending of a marker's name. The rest of the name is that of a file, which is whole.
 READY = ".ready"
 
-# A marker holds a random token; the length of its file; and a word if the file is stamped, as some
-# mounts that need markers keep no modes.
+# Ends the content of a stamped file's marker: some mounts that need markers keep no modes.
 _STAMP = b" set"
-_CONTENT = re.compile(rb"[0-9a-f]{16}(?: ([0-9]+))?( set)?")
+_STAMPED = re.compile(rb"[0-9a-f]{16}" + _STAMP)
 
 # By these a mount says that it cannot rename a file, or not over another one.
 _NO_RENAME = (errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EEXIST, errno.EINVAL)
 
 # Seconds without progress after which the writer of a file without a marker may be gone.
 _PATIENCE = 10.0
-
-# Seconds for which a client may remember the length of a file: 20 on sshfs, by default.
-_REMEMBERED = 25.0
 
 
 class Markers:
@@ -73,7 +69,7 @@ class Markers:
 
     def read(self, path: str, nbytes: int = -1, *, mappable: bool, uid: int = -1) -> BytesLike:
         return patiently(
-            lambda: _whole(path, lambda: files.read(path, nbytes, mappable=mappable, uid=uid))
+            lambda: _unreplaced(path, lambda: files.read(path, nbytes, mappable=mappable, uid=uid))
         )
 
     def read_part(
@@ -82,7 +78,7 @@ class Markers:
         return patiently(
             lambda: _unreplaced(
                 path, lambda: files.read_part(path, offset, nbytes, mappable=mappable, uid=uid)
-            )[0]
+            )
         )
 
     def remove(self, path: str) -> None:
@@ -99,8 +95,7 @@ class Markers:
         try:
             if not stat.S_ISREG(os.lstat(path + READY).st_mode):
                 return False  # a user's: to open a FIFO would wait for its writer
-            content = _CONTENT.fullmatch(_token(path + READY)[0])
-            return content is not None and content[2] is not None
+            return _STAMPED.fullmatch(_token(path + READY)[0]) is not None
         except FileNotFoundError:
             return False
 
@@ -112,7 +107,7 @@ class Markers:
         """Write a file and its marker; if that fails the file goes as well."""
         files.create(path, pieces, nbytes, mode(stamp))
         try:
-            token = _new_token(nbytes, stamp)
+            token = _new_token(stamp)
             files.create(path + READY, [token], len(token))
         except FileExistsError:
             pass
@@ -122,7 +117,7 @@ class Markers:
 
     def _replace(self, path: str, pieces: Sequence[Buffer], nbytes: int, *, stamp: bool) -> None:
         """Replace a file and its marker; if the disk is full the earlier ones stay."""
-        token = _new_token(nbytes, stamp)
+        token = _new_token(stamp)
         made = [beside(path), beside(path)]
         try:
             files.create(made[0], pieces, nbytes, mode(stamp))
@@ -174,11 +169,8 @@ class Markers:
 MARKERS = Markers()
 
 
-def _unreplaced(path: str, read: Callable[[], T]) -> tuple[T, bytes]:
-    """Return what `read` reads of a marked file, of one file even while it is replaced; its marker.
-
-    The marker's content, that is.
-    """
+def _unreplaced(path: str, read: Callable[[], T]) -> T:
+    """Return what `read` reads of a marked file: one whole file, even while it is replaced."""
     while True:
         before = _token(path + READY)
         try:
@@ -189,44 +181,21 @@ def _unreplaced(path: str, read: Callable[[], T]) -> tuple[T, bytes]:
                 raise
             continue
         if _token(path + READY) == before:
-            return data, before[0]
-
-
-def _whole(path: str, read: Callable[[], BytesLike]) -> BytesLike:
-    """Return what `read` reads of a marked file: one whole file.
-
-    On sshfs a host that looked at the file while it was being written may remember for 20 seconds
-    how long it was then.
-    """
-    deadline = time.monotonic() + _REMEMBERED
-    while True:
-        data, marker = _unreplaced(path, read)
-        content = _CONTENT.fullmatch(marker)
-        if content is None or content[1] is None or int(content[1]) == len(data):
             return data
-        if time.monotonic() > deadline:
-            raise CorruptObjectError(
-                f"{path} has {len(data)} bytes instead of {int(content[1])}: something other than "
-                "fsexchange has changed it",
-                path=path,
-                expected=int(content[1]),
-                actual=len(data),
-            )
-        time.sleep(0.1)
 
 
 def _token(marker: str) -> tuple[bytes, int]:
     """Return what differs in the next marker: the content; the time, as ProxyStore's are empty."""
     (fd,) = map(os.open, (marker,), (os.O_RDONLY | os.O_CLOEXEC,))  # as `files` says
     try:
-        return os.read(fd, 64), os.fstat(fd).st_mtime_ns
+        return os.read(fd, 32), os.fstat(fd).st_mtime_ns
     finally:
         os.close(fd)
 
 
-def _new_token(nbytes: int, stamp: bool) -> bytes:
+def _new_token(stamp: bool) -> bytes:
     """Return the content of a marker, of which no two are equal.
 
     Where mtimes are whole seconds, two markers may have the same time.
     """
-    return f"{os.urandom(8).hex()} {nbytes}".encode() + (_STAMP if stamp else b"")
+    return os.urandom(8).hex().encode() + (_STAMP if stamp else b"")
