@@ -274,6 +274,26 @@ def test_the_loser_of_a_race_on_sshfs_is_told_so(
     assert os.listdir(base_dir) == ["file"]
 
 
+def test_the_loser_of_a_race_on_sshfs_is_told_so_with_markers(
+    base_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(MARKERS, base_dir / "file", b"the winner's")
+    real = files.create
+
+    def create(path: str, *rest: Any) -> None:
+        try:
+            real(path, *rest)
+        except FileExistsError:
+            raise PermissionError(errno.EPERM, "Operation not permitted") from None
+
+    monkeypatch.setattr(files, "create", create)
+    with pytest.raises(FileExistsError):
+        put(MARKERS, base_dir / "file", b"mine", once=True)
+    assert get(MARKERS, base_dir / "file") == b"the winner's"
+    put(MARKERS, base_dir / "file", b"mine")
+    assert get(MARKERS, base_dir / "file") == b"mine"
+
+
 def test_markers_differ_where_times_do_not(base_dir: Path) -> None:
     tokens = set()
     for _ in range(3):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from fsexchange.errors import CorruptObjectError
 from fsexchange.filesystem import files
 from fsexchange.filesystem.kinds import find_filesystem
-from fsexchange.filesystem.publish import RENAMING, beside, discard, mode, patiently
+from fsexchange.filesystem.publish import RENAMING, beside, discard, is_taken, mode, patiently
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -60,11 +60,13 @@ class Markers:
                 # With `once` the name belongs to the process that creates the file.
                 self._create(path, pieces, nbytes, stamp=stamp)
                 return
-            except FileExistsError:
+            except OSError as error:
+                if not is_taken(error, path):
+                    raise
                 if not once:
                     break
                 if self._becomes_whole(path):
-                    raise
+                    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from None
         self._replace(path, pieces, nbytes, stamp=stamp)
 
     def read(self, path: str, nbytes: int = -1, *, mappable: bool, uid: int = -1) -> BytesLike:

@@ -146,17 +146,26 @@ def by_link(path: str, pieces: Sequence[Buffer], nbytes: int, *, stamp: bool = F
         try:
             os.link(temporary, path)
         except OSError as error:
-            # sshfs: the loser of a race gets no more from the server than EPERM.
-            if error.errno == errno.EPERM and os.path.lexists(path):
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from None
             # NFS: the server may have made the link and lost its answer, link(2), BUGS.
             if error.errno != errno.EEXIST or os.stat(temporary).st_nlink != 2:
+                if is_taken(error, path):
+                    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from None
                 raise
         with contextlib.suppress(OSError):  # it is published
             os.unlink(temporary)
     except BaseException:
         discard(temporary)
         raise
+
+
+def is_taken(error: OSError, path: str) -> bool:
+    """Return whether the error is that another process was faster to make the file.
+
+    On sshfs the loser of a race gets no more from the server than EPERM.
+    """
+    return isinstance(error, FileExistsError) or (
+        error.errno == errno.EPERM and os.path.lexists(path)
+    )
 
 
 def mode(stamp: bool) -> int:
