@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 _TRIMMED_FROM = 1.1
 _SMALL = 4096
 
+# Less data polars pickles in less time than it takes to make Arrow arrays of it.
+_POLARS_FROM = 1 << 19
+
 
 def reduce_array_array(pickler: Pickler, obj: array[Any]) -> Any:
     """Reduce an `array.array` to its memory."""
@@ -81,7 +84,7 @@ def reduce_pandas_arrow(pickler: Pickler, obj: Any) -> Any:
 def reduce_polars(pickler: Pickler, obj: Any) -> Any:
     """Reduce a DataFrame or Series of polars to what pyarrow has for it, if that loses nothing."""
     polars = importlib.import_module("polars")
-    if obj.estimated_size() < _SMALL:
+    if obj.estimated_size() < _POLARS_FROM:
         return NotImplemented
     try:
         arrow = obj.to_arrow(compat_level=polars.CompatLevel.newest())
