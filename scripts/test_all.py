@@ -2,7 +2,8 @@
 
 Each Python has a venv of its own. The checks run one Python after the other, as they also make the
 venvs; then the tests without MPI, two Pythons at a time; at last the MPI jobs of the oldest and the
-newest Python, one job at a time, as the ranks of one job keep all cores busy.
+newest Python, one job at a time, as the ranks of one job keep all cores busy. The Pythons between
+test in /dev/shm alone what the others test in the directory for temporary files, too.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Runs:
     def __init__(self, pythons: dict[str, str]) -> None:
         self.pythons = pythons
         self.failed: dict[str, list[str]] = {version: [] for version in pythons}
-        self.more_extras = {list(pythons)[-1]: "more-kinds"}
+        self.ends = [list(pythons)[n] for n in sorted({0, len(pythons) - 1})]
 
     def test(self, version: str, arguments: tuple[str, ...], *, show: bool = True) -> None:
         """Run scripts/test with one Python; show its output as it comes, or else when it ends."""
@@ -62,7 +63,8 @@ class Runs:
             env={
                 **os.environ,
                 "PYTHON": self.pythons[version],
-                "MORE_EXTRAS": self.more_extras.get(version, ""),
+                "MORE_EXTRAS": "more-kinds" if version == self.ends[-1] else "",
+                "FSEXCHANGE_TEST_IN_MEMORY_ONLY": "" if version in self.ends else "1",
             },
             stdout=None if show else subprocess.PIPE,
             stderr=None if show else subprocess.STDOUT,
@@ -83,15 +85,13 @@ def main() -> int:
         runs.test(version, CHECKS)
     with ThreadPoolExecutor(2) as two:
         list(two.map(lambda version: runs.test(version, WITHOUT_MPI, show=False), pythons))
-    ends = sorted({0, len(pythons) - 1})
-    whole = [list(pythons)[n] for n in ends]
-    for version in whole:
+    for version in runs.ends:
         runs.test(version, WITH_MPI)
     for version, commands in runs.failed.items():
         for words in commands:
             print(f"scripts/test --all: failed with Python {version}: {words}")
     passed = [
-        f"{version} ({'all tests' if version in whole else 'all tests but MPI jobs'})"
+        f"{version} ({'all tests' if version in runs.ends else 'all tests but MPI jobs'})"
         for version, commands in runs.failed.items()
         if not commands
     ]
