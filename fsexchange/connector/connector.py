@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, repeat
 from operator import index
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fsexchange.connector import layout
@@ -604,13 +605,15 @@ class FileConnector:
             self._shared.writers.touch()
 
     def _path(self, key: FileKey) -> str:
-        self._use()
+        if self._closed or monotonic() > self.directory.touch_due:  # else no call: each get pays
+            self._use()
         if "/" not in key.filename:
             self.directory.check()  # another store in this place may have the same plain name
         return f"{self.store_dir}/{key.filename}"
 
     def _next_name(self) -> str:
-        self._use()
+        if self._closed or monotonic() > self.directory.touch_due:
+            self._use()
         return self._shared.writers.next_name()
 
     def _with_name(self, create: Callable[[str], T]) -> T:

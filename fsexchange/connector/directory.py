@@ -78,7 +78,7 @@ class Directory:
         self._owner = owner
         self._forks = _forks
         self._life = life
-        self._touch_due = time.monotonic() + _TOUCH_EVERY
+        self.touch_due = time.monotonic() + _TOUCH_EVERY
         self._exit_handler: Callable[[], object] | None = None
         if owner is not None and owner.clear:
             self._exit_handler = _call_at_exit(self)
@@ -108,9 +108,9 @@ class Directory:
         To be called by each verb.
         """
         now = time.monotonic()
-        if now <= self._touch_due:
+        if now <= self.touch_due:
             return False
-        self._touch_due = now + _TOUCH_EVERY
+        self.touch_due = now + _TOUCH_EVERY
         touch(self.path, self.store_id)
         if self._life is not None and self.owned:
             self._life.renew()
