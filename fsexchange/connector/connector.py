@@ -476,7 +476,8 @@ class FileConnector:
 
         With `markers` there is no atomic rename. Only one process may set a key at a time, and
         while an object is replaced there is a moment without one. Readers of fsexchange still see
-        whole objects only.
+        whole objects only; but on sshfs the loser of a race with `write_once` may, for a second,
+        read a part of the winner's object.
 
         Raises what `put` raises. The key may be a plain name that you choose; its object replaces
         a file of that name in the directory.
@@ -599,8 +600,7 @@ class FileConnector:
 
     def _use(self) -> None:
         """Raise if this connector was closed; show now and then that its store is in use."""
-        if self._closed:
-            self.check_open()
+        self.check_open()
         if self.directory.use():
             self._shared.writers.touch()
 
