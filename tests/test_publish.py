@@ -143,13 +143,13 @@ def test_the_next_file_is_not_a_damaged_one(
     read = files.read
     reads: list[str] = []
 
-    def read_the_next(name: str, nbytes: int, **options: Any) -> files.BytesLike:
+    def read_the_next(name: str, nbytes: int, *options: Any) -> files.BytesLike:
         if not reads:
             MARKERS.remove(name)
             files.create(name, [b"1" * 5], 5)
         reads.append(name)
         try:
-            return read(name, nbytes, **options)
+            return read(name, nbytes, *options)
         finally:
             if done and len(reads) == 1:
                 MARKERS.remove(name)

@@ -25,7 +25,7 @@ KEY_SIZE = _BINARY.size
 # that ends in `.ready` would be the marker of another key.
 _OWN = r"[0-9a-f]{16}/[0-9]{1,20}"
 _PLAIN = r"(?![0-9a-f]{16}\Z)(?!.*\.ready\Z)[A-Za-z0-9_][A-Za-z0-9_.-]*"
-_FILENAME = re.compile(rf"(?:{_OWN}|{_PLAIN})\Z", re.ASCII)
+_is_filename = re.compile(rf"(?:{_OWN}|{_PLAIN})\Z", re.ASCII).match
 _SEGMENT = re.compile(rf"[0-9a-f]{{16}}/{layout.SEGMENT.pattern}\Z", re.ASCII)
 _TEXT = re.compile(r"(?P<filename>[^:]*)(?::(?P<nbytes>[0-9]{1,19})(?:@(?P<offset>[0-9]{1,19}))?)?")
 
@@ -102,7 +102,7 @@ def checked(key: Any) -> FileKey:
             if geometry is not None and geometry.holds(offset, nbytes):
                 return proven
             reason = "there is no such part of a segment"
-        elif len(filename) <= MAX_FILENAME and _FILENAME.match(filename) is not None:
+        elif len(filename) <= MAX_FILENAME and _is_filename(filename) is not None:
             if -1 <= nbytes < 1 << 63:
                 return proven
             reason = "no object has so many bytes"

@@ -68,9 +68,7 @@ class OwnFiles:
         mappable = 0 <= nbytes < files.MAP_FROM or self._directory.policy.mappable
         try:
             if nbytes >= 0 or self._may_open(path):
-                return self._publication.read(
-                    path, nbytes, mappable=mappable, uid=self._directory.uid
-                )
+                return self._publication.read(path, nbytes, mappable, self._directory.uid)
         except FileNotFoundError:
             pass
         except CorruptObjectError:

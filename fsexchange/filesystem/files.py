@@ -49,6 +49,7 @@ _LONGEST = (1 << 63) - 1
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _WRITE = os.O_WRONLY | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_CLOEXEC
+_READS = (_READ,)
 
 # Python's own mmap object keeps a duplicate of the file descriptor for as long as the mapping
 # lives (before 3.13 always): a thousand live arrays would use up the usual limit of open files. So
@@ -205,7 +206,7 @@ def fill(path: str, pieces: Iterable[tuple[int, Buffer]], nbytes: int = -1) -> N
     os.close(fd)  # checked, as in `create`
 
 
-def read(path: str, nbytes: int = -1, *, mappable: bool = True, uid: int = -1) -> BytesLike:
+def read(path: str, nbytes: int = -1, mappable: bool = True, uid: int = -1) -> BytesLike:
     """Return a whole file as a writable buffer of the caller's own.
 
     If `nbytes` is given, a file of another length is a `CorruptObjectError`; if `uid` is given, one
@@ -213,14 +214,19 @@ def read(path: str, nbytes: int = -1, *, mappable: bool = True, uid: int = -1) -
     four for a mapping. A mapping is private, copy-on-write: pages not written to are shared with
     all readers, pages written to are the caller's, and the file never changes.
     """
-    (fd,) = map(os.open, (path,), (_READ,))
+    (fd,) = map(os.open, (path,), _READS)
     try:
         if uid != -1:
             check_uid(fd, uid, path)
-        if 0 <= nbytes < MAP_FROM:
-            # One byte more than there should be: so a longer file is noticed without an fstat.
+        # One byte more than there should be: so a longer file is noticed without an fstat.
+        if 0 <= nbytes < _BYTEARRAY_UP_TO:
+            small = bytearray(nbytes + 1)
+            if os.readv(fd, (small,)) == nbytes:
+                del small[nbytes:]
+                return small
+        elif 0 <= nbytes < MAP_FROM:
             buffer = _memory(nbytes)
-            if os.readv(fd, [buffer, bytearray(1)]) == nbytes:
+            if os.readv(fd, (buffer, bytearray(1))) == nbytes:
                 return buffer
         size = os.fstat(fd).st_size
         if nbytes not in (-1, size):

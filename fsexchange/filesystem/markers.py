@@ -69,10 +69,8 @@ class Markers:
                     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from None
         self._replace(path, pieces, nbytes, stamp=stamp)
 
-    def read(self, path: str, nbytes: int = -1, *, mappable: bool, uid: int = -1) -> BytesLike:
-        return patiently(
-            lambda: _unreplaced(path, lambda: files.read(path, nbytes, mappable=mappable, uid=uid))
-        )
+    def read(self, path: str, nbytes: int = -1, mappable: bool = True, uid: int = -1) -> BytesLike:
+        return patiently(lambda: _unreplaced(path, lambda: files.read(path, nbytes, mappable, uid)))
 
     def read_part(
         self, path: str, offset: int, nbytes: int, *, mappable: bool, uid: int = -1

@@ -50,7 +50,7 @@ class Publication(Protocol):
         wins, and all others get `FileExistsError`. A file with a `stamp` is `is_stamped`.
         """
 
-    def read(self, path: str, nbytes: int = -1, *, mappable: bool, uid: int = -1) -> BytesLike:
+    def read(self, path: str, nbytes: int = -1, mappable: bool = True, uid: int = -1) -> BytesLike:
         """Return a published file as `files.read` does; `FileNotFoundError` if there is none."""
 
     def read_part(
@@ -100,13 +100,13 @@ class Renaming:
             discard(temporary)
             raise
 
-    def read(self, path: str, nbytes: int = -1, *, mappable: bool, uid: int = -1) -> BytesLike:
+    def read(self, path: str, nbytes: int = -1, mappable: bool = True, uid: int = -1) -> BytesLike:
         try:  # first without a closure, which takes 0.2 us
-            return files.read(path, nbytes, mappable=mappable, uid=uid)
+            return files.read(path, nbytes, mappable, uid)
         except OSError as error:
             if error.errno not in _REPLACED:
                 raise
-        return patiently(lambda: files.read(path, nbytes, mappable=mappable, uid=uid))
+        return patiently(lambda: files.read(path, nbytes, mappable, uid))
 
     def read_part(
         self, path: str, offset: int, nbytes: int, *, mappable: bool, uid: int = -1

@@ -47,13 +47,13 @@ from fsexchange.serialize.arrays import (
 )
 from fsexchange.serialize.format import (
     ALIGNMENT,
+    ARRAY_START,
     BYTEARRAY,
     BYTES,
     MAGIC,
     MEMORYVIEW,
     NDARRAY,
     PICKLE,
-    PICKLES,
     PLAIN,
     SMALL_START,
     STR,
@@ -238,22 +238,22 @@ def deserialize(buffer: Buffer) -> Any:
             raise
         except Exception as error:
             raise loading_error(error) from error
+    if start == ARRAY_START:
+        known = _array_of(bytes(view[:ALIGNMENT]))
+        if known is not None and known[0] == len(view):
+            return np.ndarray(known[1], known[2], view, ALIGNMENT)
     start = bytes(start)
     kind = PLAIN.get(start)
     data = None if kind is None else plain_data(view)
     if data is None:
         view = memoryview(view)
-        if start not in PICKLES:
-            known = _array_of(bytes(view[:ALIGNMENT]))
-            if known is not None and known[0] == view.nbytes:
-                return np.ndarray(known[1], known[2], view, ALIGNMENT)
+        if not start.startswith(MAGIC):
             if start.startswith(NPY_MAGIC):
                 return load_npy(view)
-            if not start.startswith(MAGIC):
-                raise CorruptObjectError(
-                    f"not an fsexchange object: begins with {start!r}; was it put as bytes, or by "
-                    "another program?"
-                )
+            raise CorruptObjectError(
+                f"not an fsexchange object: begins with {start!r}; was it put as bytes, or by "
+                "another program?"
+            )
         kind, body, buffers, section = parse(view)
         if kind == PICKLE:
             return load(body, unpinned(buffers) if len(view) >= _PINNED_FROM else buffers, section)

@@ -85,8 +85,8 @@ _pack_lengths = struct.Struct("<QQ").pack
 #: The first bytes of bytes and text without a checksum -> their kind.
 PLAIN = {MAGIC + bytes((1, kind, 0, 0)): kind for kind in (BYTES, BYTEARRAY, STR)}
 
-#: The first bytes of pickles without a checksum that are not small.
-PICKLES = frozenset(MAGIC + bytes((version, PICKLE, 0, 0)) for version in (1, 2))
+#: The first bytes of arrays without a checksum.
+ARRAY_START = MAGIC + bytes((1, NDARRAY, 0, 0))
 
 
 def frames(kind: int, body: bytes, buffers: list[memoryview], checksum: bool) -> Frames:
