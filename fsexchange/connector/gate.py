@@ -17,12 +17,12 @@ from fsexchange.errors import StoreError
 from fsexchange.filesystem.kinds import find_filesystem
 from fsexchange.filesystem.locks import Lock
 
-# Seconds for what another process does in milliseconds, unless it clears a large store.
-_PATIENCE = 10.0
+#: Seconds for what another process does in milliseconds, unless it clears a large store.
+PATIENCE = 10.0
 
 
 @contextlib.contextmanager
-def gate(path: str, *, seconds: float = _PATIENCE) -> Iterator[bool]:
+def gate(path: str, *, seconds: float = PATIENCE) -> Iterator[bool]:
     """Pass the gate of a directory; False if that is not at `path` any more.
 
     `FileNotFoundError` if there is none. `StoreError` if another process holds the gate for more
@@ -45,7 +45,7 @@ def gate(path: str, *, seconds: float = _PATIENCE) -> Iterator[bool]:
         lock.close()
 
 
-def patiently(message: str, seconds: float = _PATIENCE) -> Iterator[None]:
+def patiently(message: str, seconds: float = PATIENCE) -> Iterator[None]:
     """Yield again and again, at growing intervals; raise `StoreError` in the end."""
     deadline = time.monotonic() + seconds
     pause = 0.001

@@ -11,7 +11,7 @@ import warnings
 
 from fsexchange.connector import layout, sweep
 from fsexchange.connector.directory import Directory
-from fsexchange.connector.gate import gate, patiently
+from fsexchange.connector.gate import PATIENCE, gate, patiently
 from fsexchange.connector.owner import (
     SILENT_AFTER,
     Life,
@@ -32,35 +32,52 @@ from fsexchange.filesystem.process import UNKNOWN, Process
 
 _log = logging.getLogger("fsexchange")
 
+# Seconds for which a host may see what another host has removed: MooseFS with caches of 30 s.
+_REMEMBERED = 45.0
+
 
 def open_directory(path: str, *, clear: bool, markers: bool, trust: bool) -> Directory:
     """Own the store at `path` if there is none or its owner is gone; else attach to it."""
     try:
-        for _ in patiently(f"other processes make and clear the store at {path} all the time"):
-            made = _make(path)
-            # An owner that is just clearing the store may remove the directory at any moment.
-            try:
-                check_trust(path, trust=trust)  # each time: another user may have made it anew
-                uid = trusted_uid(path, trust=trust)
-                with gate(path) as same:
-                    hold = _open(path, clear=clear, markers=markers, uid=uid) if same else None
-            except OSError as error:
-                if error.errno not in (errno.ENOENT, errno.ESTALE):
-                    if made:
-                        with contextlib.suppress(OSError):
-                            os.rmdir(path)
-                    raise
-                hold = None
-                _look_again(path)
-            if hold is not None:
-                if not hold.owned:
-                    _log.debug("attached to the store %s at %s", hold.store_id, path)
-                return hold
+        hold = _try_to_open(path, clear=clear, markers=markers, trust=trust)
+        if hold is None:
+            message = f"other processes make and clear the store at {path} all the time"
+            seconds = PATIENCE
+            if find_filesystem(path).policy.network:
+                message += ", or this host still sees an earlier one there"
+                seconds = _REMEMBERED
+            message += "; choose another store_dir"
+            for _ in patiently(message, seconds):
+                hold = _try_to_open(path, clear=clear, markers=markers, trust=trust)
+                if hold is not None:
+                    break
     except OSError as error:
         if isinstance(error, StoreError):
             raise
         raise store_error(error, "open a store in", layout.record(path)) from error
-    raise AssertionError("not reached: patience ends with an error")
+    assert hold is not None  # patience ends with an error
+    if not hold.owned:
+        _log.debug("attached to the store %s at %s", hold.store_id, path)
+    return hold
+
+
+def _try_to_open(path: str, *, clear: bool, markers: bool, trust: bool) -> Directory | None:
+    """Do so once; None if another process makes or clears the store meanwhile."""
+    made = _make(path)
+    # An owner that is just clearing the store may remove the directory at any moment.
+    try:
+        check_trust(path, trust=trust)  # each time: another user may have made it anew
+        uid = trusted_uid(path, trust=trust)
+        with gate(path) as same:
+            return _open(path, clear=clear, markers=markers, uid=uid) if same else None
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ESTALE):
+            if made:
+                with contextlib.suppress(OSError):
+                    os.rmdir(path)
+            raise
+        _look_again(path)
+        return None
 
 
 def attach_directory(
