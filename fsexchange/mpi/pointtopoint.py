@@ -94,15 +94,15 @@ class PointToPoint(Communicator):
         tag: int = MPI.ANY_TAG,
         status: MPI.Status | None = None,
     ) -> Any:
-        """Wait for an object that another rank sends, and return it; `buf` is ignored."""
+        """Wait for an object that another rank sends, and return it; `buf` is best left out."""
         receiving = self._bodies.receiving
         try:
             receiving[0] = 1
             if status is None:
-                return _recv(self, None, source, tag)
+                return _recv(self, buf, source, tag)
             arrived = self._bodies.arrived
             arrived.nbytes = 0
-            obj = _recv(self, None, source, tag, status)
+            obj = _recv(self, buf, source, tag, status)
             if arrived.nbytes:
                 status.Set_elements(MPI.BYTE, arrived.nbytes)
             return obj
@@ -114,9 +114,9 @@ class PointToPoint(Communicator):
     def irecv(
         self, buf: Any = None, source: int = MPI.ANY_SOURCE, tag: int = MPI.ANY_TAG
     ) -> MPI.Request:
-        """Return a request for an object that another rank sends; `buf` is ignored."""
+        """Return a request for an object that another rank sends; `buf` is best left out."""
         try:
-            return _irecv(self, None, source, tag)
+            return _irecv(self, buf, source, tag)
         except MPI.Exception as error:
             raise self._error(error, source, tag) from None
 
@@ -130,9 +130,9 @@ class PointToPoint(Communicator):
         recvtag: int = MPI.ANY_TAG,
         status: MPI.Status | None = None,
     ) -> Any:
-        """Send an object to one rank and return one that another sends; `recvbuf` is ignored."""
+        """Send an object to one rank and return one that another sends."""
         request = self._post(_Isend, sendobj, dest, sendtag)
-        obj = self.recv(None, source, recvtag, status)
+        obj = self.recv(recvbuf, source, recvtag, status)
         request.Wait()
         return obj
 
