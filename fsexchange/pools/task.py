@@ -1,0 +1,136 @@
+"""Tasks and results as messages: small parts are in the message, large ones in files.
+
+A message is a tuple of builtins, which any engine can pickle: the pickle of the object, the buffers
+that this leaves out, and the section of the script (see `serialize.script`). In place of a pickle
+or a buffer of `threshold` bytes or more is the key of a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+from fsexchange.connector.connector import FileConnector
+from fsexchange.connector.keys import FileKey
+from fsexchange.errors import FsExchangeError, MissingObjectError
+from fsexchange.serialize import script
+from fsexchange.serialize.pickling import load, pickled
+from fsexchange.serialize.reasons import pickling_error
+from fsexchange.store.ref import Ref
+
+Part: TypeAlias = "bytes | bytearray | FileKey"
+Message: TypeAlias = "tuple[Part, tuple[Part, ...], bytes]"
+
+
+def encode(
+    obj: Any,
+    threshold: int,
+    write: Callable[[Sequence[Any]], FileKey],
+    write_buffer: Callable[[memoryview], FileKey],
+) -> Message:
+    """Return the message of an object.
+
+    `write` writes a long pickle, which is in pieces, and `write_buffer` a large buffer. Raises
+    `SerializationError`, and what these raise.
+    """
+    try:
+        pieces, buffers, named = pickled(obj)
+    except MemoryError:
+        raise
+    except Exception as error:  # a class's own __reduce__ may raise anything
+        raise pickling_error(obj, error) from error
+    section = script.section(named) if named else b""
+    body: Part
+    if len(pieces) == 1 and len(pieces[0]) < threshold:
+        body = bytes(pieces[0])
+    elif sum(map(len, pieces)) < threshold:
+        body = b"".join(pieces)
+    else:
+        body = write(pieces)
+    if not buffers:
+        return body, (), section
+    parts = [
+        write_buffer(each)
+        if each.nbytes >= threshold
+        # A copy, as the engine may pickle it later. What is writable arrives so.
+        else bytes(each)
+        if each.readonly
+        else bytearray(each)
+        for each in buffers
+    ]
+    return body, tuple(parts), section
+
+
+def keys(message: Message) -> list[FileKey]:
+    """Return the keys of a message's files."""
+    return [part for part in (message[0], *message[1]) if type(part) is FileKey]
+
+
+def decode(message: Message, connector: Callable[[], FileConnector]) -> Any:
+    """Return the object of a message; its large arrays are private mappings of files."""
+    body, parts, section = message
+    buffers = [memoryview(_bytes(part, connector)) for part in parts]
+    return load(_bytes(body, connector), buffers, section)
+
+
+def _bytes(part: Part, connector: Callable[[], FileConnector]) -> Any:
+    if type(part) is not FileKey:
+        return part
+    data = connector().get(part)
+    if data is None:
+        path = connector().path(part)
+        raise MissingObjectError(f"{path}, a part of a task, is gone", path=path)
+    return data
+
+
+def evict(connector: FileConnector, keys: Iterable[FileKey]) -> None:
+    """Remove files; those of a store that is gone are gone already."""
+    for key in keys:
+        with contextlib.suppress(FsExchangeError):
+            connector.evict(key)
+
+
+# ---- in a worker --------------------------------------------------------------------------------
+
+
+def run(config: str, threshold: int, task: Message) -> Message:
+    """Run a task in a worker, and return the message of its result."""
+    written: list[FileKey] = []
+
+    def connector() -> FileConnector:
+        return _attached(config)
+
+    def write(pieces: Sequence[Any]) -> FileKey:
+        key = connector().put(pieces)
+        written.append(key)
+        return key
+
+    function, args, kwargs = decode(task, connector)
+    result = call(function, args, kwargs)
+    try:
+        return encode(result, threshold, write, lambda buffer: write([buffer]))
+    except BaseException:
+        if written:
+            evict(connector(), written)
+        raise
+
+
+def call(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """Call a function; an argument that is a `Ref` is given as its object."""
+    for arg in args:
+        if isinstance(arg, Ref):
+            args = [each.get() if isinstance(each, Ref) else each for each in args]
+            break
+    for name, arg in kwargs.items():
+        if isinstance(arg, Ref):
+            kwargs = {**kwargs, name: arg.get()}
+    return function(*args, **kwargs)
+
+
+@lru_cache(8)
+def _attached(config: str) -> FileConnector:
+    """Return this process's connector to the store of an executor."""
+    return FileConnector.from_config(json.loads(config))

@@ -1,0 +1,45 @@
+"""An executor over a pool moves large arrays by files, and leaves none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .processes import python, small_tmpfs
+
+METHODS = ["fork", "spawn", "forkserver"]
+
+SCENARIOS = [
+    "nested",
+    "results",
+    "shared",
+    "errors",
+    "killed",
+    "cancelled",
+    "shut_down",
+    "refs",
+    "mapped",
+    "small",
+    "from_threads",
+    "by_value",
+]
+
+# Threads get their arguments as they are: there are no files to be counted, and no kills.
+FOR_THREADS = ["nested", "results", "errors", "cancelled", "refs", "mapped", "by_value"]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "method"),
+    [(scenario, method) for scenario in SCENARIOS for method in METHODS]
+    + [(scenario, "threads") for scenario in FOR_THREADS],
+)
+def test_tasks_of_a_pool(scenario: str, method: str, shm_dir: Path) -> None:
+    assert python("submit_to_pools", scenario, method, shm_dir / "base").stdout == "done\n"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_full_file_system(method: str, tmp_path: Path) -> None:
+    before = small_tmpfs(tmp_path / "small", 48)
+    program = "submit_to_pools", "full", method, tmp_path / "small" / "base"
+    assert python(*program, before=before).stdout == "done\n"
