@@ -43,3 +43,8 @@ def test_full_file_system(method: str, tmp_path: Path) -> None:
     before = small_tmpfs(tmp_path / "small", 48)
     program = "submit_to_pools", "full", method, tmp_path / "small" / "base"
     assert python(*program, before=before).stdout == "done\n"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_multiprocessing_sends_by_files(method: str, shm_dir: Path) -> None:
+    assert python("send_between_processes", method, shm_dir / "base").stdout == "done\n"

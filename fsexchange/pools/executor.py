@@ -16,6 +16,7 @@ from fsexchange.connector.connector import FileConnector
 from fsexchange.connector.default import new_path
 from fsexchange.connector.keys import FileKey
 from fsexchange.pools.arguments import Arguments
+from fsexchange.pools.sizes import nbytes_of
 from fsexchange.pools.task import Message, call, decode, encode, evict, keys, run
 from fsexchange.store.store import Store
 
@@ -44,7 +45,7 @@ class StoreExecutor(Executor):
         directory for temporary files where that has less than 1 GiB free.
     threshold:
         Arrays and other buffers of so many bytes or more, wherever they are in an argument or
-        result, are written to a file, which its reader maps.
+        result, are written to a file, which its reader maps: a number, or a text such as "1M".
 
     Notes
     -----
@@ -71,12 +72,10 @@ class StoreExecutor(Executor):
         executor: Executor,
         store: Store | str | os.PathLike[str] | None = None,
         *,
-        threshold: int = 1 << 20,
+        threshold: int | str = 1 << 20,
     ) -> None:
-        if threshold < 1:
-            raise ValueError(f"threshold is {threshold} bytes; pass 1 or more")
         self._executor = executor
-        self._threshold = threshold
+        self._threshold = nbytes_of(threshold)
         self._lock = threading.Lock()
         self._pending: set[Future[Any]] = set()
         self._shut_down = False

@@ -101,7 +101,7 @@ def run(config: str, threshold: int, task: Message) -> Message:
     written: list[FileKey] = []
 
     def connector() -> FileConnector:
-        return _attached(config)
+        return attached(config)
 
     def write(pieces: Sequence[Any]) -> FileKey:
         key = connector().put(pieces)
@@ -131,6 +131,6 @@ def call(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, An
 
 
 @lru_cache(8)
-def _attached(config: str) -> FileConnector:
+def attached(config: str) -> FileConnector:
     """Return this process's connector to the store of an executor."""
     return FileConnector.from_config(json.loads(config))
