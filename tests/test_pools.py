@@ -48,3 +48,7 @@ def test_full_file_system(method: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_multiprocessing_sends_by_files(method: str, shm_dir: Path) -> None:
     assert python("send_between_processes", method, shm_dir / "base").stdout == "done\n"
+
+
+def test_joblib_backend(shm_dir: Path) -> None:
+    assert python("use_joblib", shm_dir).stdout == "done\n"

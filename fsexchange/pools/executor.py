@@ -17,7 +17,7 @@ from fsexchange.connector.default import new_path
 from fsexchange.connector.keys import FileKey
 from fsexchange.pools.arguments import Arguments
 from fsexchange.pools.sizes import nbytes_of
-from fsexchange.pools.task import Message, call, decode, encode, evict, keys, run
+from fsexchange.pools.task import Message, call, decode_and_evict, encode, run
 from fsexchange.store.store import Store
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class StoreExecutor(Executor):
             self._done(future, needed)
             raise
         future.inner = inner
-        inner.add_done_callback(lambda inner: self._take(inner, future, needed))
+        inner.add_done_callback(lambda inner: self._take(inner, future, connector, needed))
         return future
 
     def map(
@@ -169,14 +169,20 @@ class StoreExecutor(Executor):
 
         return encode(task, self._threshold, write, write_buffer)
 
-    def _take(self, inner: Future[Any], future: _Future[Any], needed: list[FileKey]) -> None:
+    def _take(
+        self,
+        inner: Future[Any],
+        future: _Future[Any],
+        connector: FileConnector,
+        needed: list[FileKey],
+    ) -> None:
         """Give a future what a task has returned or raised."""
         obj = error = None
         try:
             if not inner.cancelled():
                 error = inner.exception()
                 if error is None:
-                    obj = self._load(inner.result())
+                    obj = decode_and_evict(inner.result(), connector)
         except BaseException as caught:
             error = caught
         self._done(future, needed)
@@ -186,14 +192,6 @@ class StoreExecutor(Executor):
             future.set_exception(error)
         else:
             future.set_result(obj)
-
-    def _load(self, message: Message) -> Any:
-        connector = self._connector
-        assert connector is not None
-        try:
-            return decode(message, lambda: connector)
-        finally:
-            evict(connector, keys(message))
 
     def _done(self, future: Future[Any], needed: list[FileKey]) -> None:
         """Forget a task before its future is set: whoever waits for that finds no files."""

@@ -64,11 +64,6 @@ def encode(
     return body, tuple(parts), section
 
 
-def keys(message: Message) -> list[FileKey]:
-    """Return the keys of a message's files."""
-    return [part for part in (message[0], *message[1]) if type(part) is FileKey]
-
-
 def decode(message: Message, connector: Callable[[], FileConnector]) -> Any:
     """Return the object of a message; its large arrays are private mappings of files."""
     body, parts, section = message
@@ -86,6 +81,14 @@ def _bytes(part: Part, connector: Callable[[], FileConnector]) -> Any:
     return data
 
 
+def decode_and_evict(message: Message, connector: FileConnector) -> Any:
+    """Return the object of a message, and remove its files, which nobody else needs."""
+    try:
+        return decode(message, lambda: connector)
+    finally:
+        evict(connector, [part for part in (message[0], *message[1]) if type(part) is FileKey])
+
+
 def evict(connector: FileConnector, keys: Iterable[FileKey]) -> None:
     """Remove files; those of a store that is gone are gone already."""
     for key in keys:
@@ -98,23 +101,23 @@ def evict(connector: FileConnector, keys: Iterable[FileKey]) -> None:
 
 def run(config: str, threshold: int, task: Message) -> Message:
     """Run a task in a worker, and return the message of its result."""
+    function, args, kwargs = decode(task, lambda: attached(config))
+    return encode_result(call(function, args, kwargs), config, threshold)
+
+
+def encode_result(result: Any, config: str, threshold: int) -> Message:
+    """Return the message of a result, whose files its receiver removes."""
     written: list[FileKey] = []
 
-    def connector() -> FileConnector:
-        return attached(config)
-
     def write(pieces: Sequence[Any]) -> FileKey:
-        key = connector().put(pieces)
-        written.append(key)
-        return key
+        written.append(attached(config).put(pieces))
+        return written[-1]
 
-    function, args, kwargs = decode(task, connector)
-    result = call(function, args, kwargs)
     try:
         return encode(result, threshold, write, lambda buffer: write([buffer]))
     except BaseException:
         if written:
-            evict(connector(), written)
+            evict(attached(config), written)
         raise
 
 
