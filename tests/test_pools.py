@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import sys
 from pathlib import Path
 
 import pytest
 
-from .processes import python, small_tmpfs
+from .jobs import mpirun, needs_mpi
+from .processes import command, python, small_tmpfs
 
 METHODS = ["fork", "spawn", "forkserver"]
 
@@ -52,3 +56,22 @@ def test_multiprocessing_sends_by_files(method: str, shm_dir: Path) -> None:
 
 def test_joblib_backend(shm_dir: Path) -> None:
     assert python("use_joblib", shm_dir).stdout == "done\n"
+
+
+@pytest.mark.parametrize("engine", ["loky", "distributed", "parsl"])
+def test_tasks_of_an_engine(engine: str, shm_dir: Path) -> None:
+    """Those that are not installed are tested by `scripts/test --all`."""
+    if importlib.util.find_spec(engine) is None:
+        pytest.skip(f"could not import {engine!r}")
+    path = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]  # Parsl's programs
+    done = python("submit_to_engines", engine, shm_dir, env={"PATH": path}, timeout=110)
+    assert done.stdout.endswith("done\n")
+
+
+@needs_mpi
+def test_tasks_of_mpi_ranks(shm_dir: Path) -> None:
+    words = command("submit_to_engines", "mpi", shm_dir)
+    at = words.index("-m")
+    status, out = mpirun("-n", "3", *words[:at], "-m", "mpi4py.futures", *words[at:])
+    assert status == 0, out
+    assert "done" in out

@@ -178,15 +178,14 @@ class StoreExecutor(Executor):
     ) -> None:
         """Give a future what a task has returned or raised."""
         obj = error = None
+        cancelled = False
         try:
-            if not inner.cancelled():
-                error = inner.exception()
-                if error is None:
-                    obj = decode_and_evict(inner.result(), connector)
+            obj = decode_and_evict(inner.result(), connector)
         except BaseException as caught:
             error = caught
+            cancelled = inner.cancelled()
         self._done(future, needed)
-        if inner.cancelled():
+        if cancelled:
             future.finish_cancelling()
         elif error is not None:
             future.set_exception(error)
@@ -197,12 +196,12 @@ class StoreExecutor(Executor):
         """Forget a task before its future is set: whoever waits for that finds no files."""
         if needed:
             self._arguments.release(needed)
-        with self._lock:
-            self._pending.discard(future)
-        self._close_when_done()
+        self._pending.discard(future)
+        if self._shut_down:
+            self._close_when_done()
 
     def _close_when_done(self) -> None:
-        if self._shut_down and not self._pending and self._connector is not None:
+        if not self._pending and self._connector is not None:
             self._connector.close()
 
 
@@ -213,7 +212,12 @@ class _Future(Future[T]):
 
     def cancel(self) -> bool:
         """Cancel the task if it has not begun; its callback then cancels this future."""
-        return self.inner is not None and self.inner.cancel()
+        if self.inner is None or self.done():
+            return self.cancelled()
+        try:
+            return self.inner.cancel()
+        except NotImplementedError:  # Parsl's
+            return False
 
     def running(self) -> bool:
         """Return whether the task is being run."""

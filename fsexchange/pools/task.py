@@ -66,27 +66,34 @@ def encode(
 
 def decode(message: Message, connector: Callable[[], FileConnector]) -> Any:
     """Return the object of a message; its large arrays are private mappings of files."""
+    body: Any
+    parts: Any
     body, parts, section = message
-    buffers = [memoryview(_bytes(part, connector)) for part in parts]
-    return load(_bytes(body, connector), buffers, section)
+    if type(body) is FileKey:
+        body = _read(body, connector())
+    if not parts:
+        return load(body, (), section)
+    buffers = [_read(part, connector()) if type(part) is FileKey else part for part in parts]
+    return load(body, [memoryview(each) for each in buffers], section)
 
 
-def _bytes(part: Part, connector: Callable[[], FileConnector]) -> Any:
-    if type(part) is not FileKey:
-        return part
-    data = connector().get(part)
+def _read(key: FileKey, connector: FileConnector) -> Any:
+    data = connector.get(key)
     if data is None:
-        path = connector().path(part)
+        path = connector.path(key)
         raise MissingObjectError(f"{path}, a part of a task, is gone", path=path)
     return data
 
 
 def decode_and_evict(message: Message, connector: FileConnector) -> Any:
     """Return the object of a message, and remove its files, which nobody else needs."""
+    body, parts, _ = message
+    if not parts and type(body) is not FileKey:
+        return decode(message, lambda: connector)
     try:
         return decode(message, lambda: connector)
     finally:
-        evict(connector, [part for part in (message[0], *message[1]) if type(part) is FileKey])
+        evict(connector, [part for part in (body, *parts) if type(part) is FileKey])
 
 
 def evict(connector: FileConnector, keys: Iterable[FileKey]) -> None:
