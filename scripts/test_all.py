@@ -63,7 +63,7 @@ class Runs:
             env={
                 **os.environ,
                 "PYTHON": self.pythons[version],
-                "MORE_EXTRAS": "more-kinds" if version == self.ends[-1] else "",
+                "MORE_EXTRAS": "more-kinds,engines" if version == self.ends[-1] else "",
                 "FSEXCHANGE_TEST_IN_MEMORY_ONLY": "" if version in self.ends else "1",
             },
             stdout=None if show else subprocess.PIPE,

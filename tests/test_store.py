@@ -476,3 +476,29 @@ def test_every_public_name_has_an_example() -> None:
     """Which doctest runs. In a process of its own, as it initialises MPI."""
     pytest.importorskip("mpi4py")
     python("look_for_examples")
+
+
+class CountingConnector(FileConnector):
+    """A connector of a user's."""
+
+
+class CountingStore(Store):
+    """A store of a user's."""
+
+
+def test_subclasses_arrive_as_themselves(base_dir: Path) -> None:
+    with CountingStore(CountingConnector(base_dir / "store")) as store:
+        ref = store.ref([1, 2])
+        context = multiprocessing.get_context("spawn")
+        with context.Pool(1) as pool:
+            assert pool.apply(_kinds, (store, ref)) == [
+                "CountingStore",
+                "CountingConnector",
+                "CountingStore",
+                "CountingConnector",
+            ]
+
+
+def _kinds(store: Store, ref: Ref[Any]) -> list[str]:
+    made = store, store.connector, ref.store, ref.store.connector
+    return [type(each).__name__ for each in made]

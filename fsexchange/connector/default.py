@@ -53,17 +53,26 @@ def default_store(hosts: Collection[str] = (), *, clear: bool = True) -> dict[st
             with gate(path):
                 keep(path, record.store_id)
         return {"store_dir": path, "store_id": record.store_id, "markers": record.markers}
-    base = _named("FSEXCHANGE_DIR")
-    if base is None:
-        several = sorted(set(hosts))
-        if len(several) > 1:
-            raise ValueError(
-                f"the ranks are on {len(several)} hosts ({', '.join(several[:3])}, ...) and share "
-                "no memory: pass a store_dir that all of them mount, or set $FSEXCHANGE_DIR"
-            )
-        base = _room_for_temporary_files()
+    several = sorted(set(hosts))
+    if len(several) > 1 and not os.environ.get("FSEXCHANGE_DIR"):
+        raise ValueError(
+            f"the ranks are on {len(several)} hosts ({', '.join(several[:3])}, ...) and share "
+            "no memory: pass a store_dir that all of them mount, or set $FSEXCHANGE_DIR"
+        )
+    return {"store_dir": new_path()}
+
+
+def new_path(beside: str | os.PathLike[str] | None = None) -> str:
+    """Return a path for a new store, where nothing is: beside another one, or by default.
+
+    So that nobody opens it again, it is random.
+    """
+    if beside is not None:
+        base = os.path.dirname(place(beside))
+    else:
+        base = _named("FSEXCHANGE_DIR") or _room_for_temporary_files()
     clear_dead(base)
-    return {"store_dir": f"{base}/{layout.default_name()}"}
+    return f"{base}/{layout.default_name()}"
 
 
 def _named(variable: str) -> str | None:

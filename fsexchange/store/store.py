@@ -104,7 +104,9 @@ class Store:
 
     def __reduce__(self) -> tuple[Any, ...]:
         size = self._cache.limit if self._cache else 0
-        return _attach, (type(self), self.connector.config(), size)
+        kind = type(self.connector)
+        own = () if kind is FileConnector else (kind,)
+        return _attach, (type(self), self.connector.config(), size, *own)
 
     def close(self) -> None:
         """Stop using this store; the owner's process removes it with all its objects.
@@ -384,5 +386,10 @@ class Store:
         )
 
 
-def _attach(kind: type[Store], config: dict[str, Any], cache: int) -> Store:
-    return kind(FileConnector.from_config(config), cache=cache)
+def _attach(
+    kind: type[Store],
+    config: dict[str, Any],
+    cache: int,
+    connector: type[FileConnector] = FileConnector,
+) -> Store:
+    return kind(connector.from_config(config), cache=cache)

@@ -1,0 +1,232 @@
+"""StoreExecutor: an executor whose large arguments and results go through files."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import wait as _wait
+from functools import partial
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fsexchange.connector.connector import FileConnector
+from fsexchange.connector.default import new_path
+from fsexchange.connector.keys import FileKey
+from fsexchange.pools.arguments import Arguments
+from fsexchange.pools.sizes import nbytes_of
+from fsexchange.pools.task import Message, call, decode_and_evict, encode, run
+from fsexchange.store.store import Store
+
+if TYPE_CHECKING:
+    from typing_extensions import ParamSpec
+
+    P = ParamSpec("P")
+
+T = TypeVar("T")
+
+
+class StoreExecutor(Executor):
+    """An executor that gives tasks to another one, and moves their large arrays by files.
+
+    The other executor may be any of `concurrent.futures`, or have its interface: those of loky,
+    `mpi4py.futures`, Dask (`Client.get_executor(pure=False)`) and Parsl. It schedules the tasks and
+    stays yours: shut it down after this one. Threads get their arguments as they are.
+
+    Parameters
+    ----------
+    executor:
+        Where tasks run.
+    store:
+        A `Store` or the path of one, beside which this executor makes a directory for its files.
+        Workers on other hosts must see it. None: in `$FSEXCHANGE_DIR`; else in /dev/shm, or in the
+        directory for temporary files where that has less than 1 GiB free.
+    threshold:
+        Arrays and other buffers of so many bytes or more, wherever they are in an argument or
+        result, are written to a file, which its reader maps: a number, or a text such as "1M".
+
+    Notes
+    -----
+    A task gets its arguments as they are when it is submitted; its arrays are its own, and
+    writable. Several tasks that are not done share one file for an array that has not changed
+    between their submits: its elements are compared. Files of arguments are removed when the last
+    task that needs them is done, cancelled or lost, files of results when they have arrived, and
+    all the rest, such as the result of a worker that was killed, by `shutdown`.
+
+    An argument that is a `Ref` is given to the task as its object; a `Ref` inside of another object
+    arrives as it is. What cannot be pickled or written is an error of the task's future.
+
+    Threads may share an executor.
+
+    >>> import numpy as np
+    >>> from concurrent.futures import ProcessPoolExecutor
+    >>> with ProcessPoolExecutor(2) as pool, StoreExecutor(pool) as executor:
+    ...     executor.submit(np.sum, np.ones((1000, 1000))).result()
+    np.float64(1000000.0)
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        store: Store | str | os.PathLike[str] | None = None,
+        *,
+        threshold: int | str = 1 << 20,
+    ) -> None:
+        self._executor = executor
+        self._threshold = nbytes_of(threshold)
+        self._lock = threading.Lock()
+        self._pending: set[Future[Any]] = set()
+        self._shut_down = False
+        self._connector: FileConnector | None = None
+        if isinstance(executor, ThreadPoolExecutor):
+            return
+        markers = isinstance(store, Store) and store.connector.markers
+        beside = store.connector.store_dir if isinstance(store, Store) else store
+        self._connector = FileConnector(new_path(beside), markers=markers)
+        self._arguments = Arguments(self._connector)
+        self._config = json.dumps(self._connector.config())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._executor!r})"
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run `fn(*args, **kwargs)` in a worker; the future has what it returns or raises."""
+        connector = self._connector
+        if connector is None:
+            if self._shut_down:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            return self._executor.submit(call, fn, args, kwargs)
+        future: _Future[T] = _Future()
+        with self._lock:
+            if self._shut_down:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            self._pending.add(future)
+        needed: list[FileKey] = []
+        try:
+            try:
+                task = self._encode((fn, args, kwargs), connector, needed)
+            except Exception as error:  # as of a ProcessPoolExecutor, which pickles in a thread
+                self._done(future, needed)
+                future.set_exception(error)
+                return future
+            inner = self._executor.submit(run, self._config, self._threshold, task)
+        except BaseException:
+            self._done(future, needed)
+            raise
+        future.inner = inner
+        inner.add_done_callback(lambda inner: self._take(inner, future, connector, needed))
+        return future
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        /,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+    ) -> Iterator[T]:
+        """Return the results of `fn` for the items of all iterables, in their order.
+
+        Each task calls `fn` `chunksize` times. `TimeoutError` if a result is not there `timeout`
+        seconds after this call.
+        """
+        if chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
+        if chunksize == 1:
+            return super().map(fn, *iterables, timeout=timeout)
+        items = zip(*iterables)  # noqa: B905  it ends with the shortest, as without chunks
+        chunks = iter(lambda: list(islice(items, chunksize)), [])
+        return chain.from_iterable(super().map(partial(_call_each, fn), chunks, timeout=timeout))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more tasks, and remove all files when those that were submitted are done.
+
+        Waits for them, unless `wait` is False. With `cancel_futures` those that have not begun are
+        cancelled. The other executor is not shut down.
+        """
+        with self._lock:
+            self._shut_down = True
+            pending = list(self._pending)
+        if cancel_futures:
+            for future in pending:
+                future.cancel()
+        if wait:
+            _wait(pending)
+        self._close_when_done()
+
+    def _encode(self, task: Any, connector: FileConnector, needed: list[FileKey]) -> Message:
+        """Return the message of a task; the keys of its files are `needed`."""
+
+        def write(pieces: Sequence[Any]) -> FileKey:
+            needed.append(connector.put(pieces))
+            return needed[-1]
+
+        def write_buffer(buffer: memoryview) -> FileKey:
+            needed.append(self._arguments.add(buffer))
+            return needed[-1]
+
+        return encode(task, self._threshold, write, write_buffer)
+
+    def _take(
+        self,
+        inner: Future[Any],
+        future: _Future[Any],
+        connector: FileConnector,
+        needed: list[FileKey],
+    ) -> None:
+        """Give a future what a task has returned or raised."""
+        obj = error = None
+        cancelled = False
+        try:
+            obj = decode_and_evict(inner.result(), connector)
+        except BaseException as caught:
+            error = caught
+            cancelled = inner.cancelled()
+        self._done(future, needed)
+        if cancelled:
+            future.finish_cancelling()
+        elif error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(obj)
+
+    def _done(self, future: Future[Any], needed: list[FileKey]) -> None:
+        """Forget a task before its future is set: whoever waits for that finds no files."""
+        if needed:
+            self._arguments.release(needed)
+        self._pending.discard(future)
+        if self._shut_down:
+            self._close_when_done()
+
+    def _close_when_done(self) -> None:
+        if not self._pending and self._connector is not None:
+            self._connector.close()
+
+
+class _Future(Future[T]):
+    """The future of a task that another executor runs."""
+
+    inner: Future[Any] | None = None
+
+    def cancel(self) -> bool:
+        """Cancel the task if it has not begun; its callback then cancels this future."""
+        if self.inner is None or self.done():
+            return self.cancelled()
+        try:
+            return self.inner.cancel()
+        except NotImplementedError:  # Parsl's
+            return False
+
+    def running(self) -> bool:
+        """Return whether the task is being run."""
+        return self.inner is not None and self.inner.running() and not self.done()
+
+    def finish_cancelling(self) -> None:
+        super().cancel()
+        self.set_running_or_notify_cancel()
+
+
+def _call_each(function: Callable[..., T], chunk: Iterable[tuple[Any, ...]]) -> list[T]:
+    return [call(function, args, {}) for args in chunk]

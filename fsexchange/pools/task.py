@@ -1,0 +1,146 @@
+"""Tasks and results as messages: small parts are in the message, large ones in files.
+
+A message is a tuple of builtins, which any engine can pickle: the pickle of the object, the buffers
+that this leaves out, and the section of the script (see `serialize.script`). In place of a pickle
+or a buffer of `threshold` bytes or more is the key of a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+from fsexchange.connector.connector import FileConnector
+from fsexchange.connector.keys import FileKey
+from fsexchange.errors import FsExchangeError, MissingObjectError
+from fsexchange.serialize import script
+from fsexchange.serialize.pickling import load, pickled
+from fsexchange.serialize.reasons import pickling_error
+from fsexchange.store.ref import Ref
+
+Part: TypeAlias = "bytes | bytearray | FileKey"
+Message: TypeAlias = "tuple[Part, tuple[Part, ...], bytes]"
+
+
+def encode(
+    obj: Any,
+    threshold: int,
+    write: Callable[[Sequence[Any]], FileKey],
+    write_buffer: Callable[[memoryview], FileKey],
+) -> Message:
+    """Return the message of an object.
+
+    `write` writes a long pickle, which is in pieces, and `write_buffer` a large buffer. Raises
+    `SerializationError`, and what these raise.
+    """
+    try:
+        pieces, buffers, named = pickled(obj)
+    except MemoryError:
+        raise
+    except Exception as error:  # a class's own __reduce__ may raise anything
+        raise pickling_error(obj, error) from error
+    section = script.section(named) if named else b""
+    body: Part
+    if len(pieces) == 1 and len(pieces[0]) < threshold:
+        body = bytes(pieces[0])
+    elif sum(map(len, pieces)) < threshold:
+        body = b"".join(pieces)
+    else:
+        body = write(pieces)
+    if not buffers:
+        return body, (), section
+    parts = [
+        write_buffer(each)
+        if each.nbytes >= threshold
+        # A copy, as the engine may pickle it later. What is writable arrives so.
+        else bytes(each)
+        if each.readonly
+        else bytearray(each)
+        for each in buffers
+    ]
+    return body, tuple(parts), section
+
+
+def decode(message: Message, connector: Callable[[], FileConnector]) -> Any:
+    """Return the object of a message; its large arrays are private mappings of files."""
+    body: Any
+    parts: Any
+    body, parts, section = message
+    if type(body) is FileKey:
+        body = _read(body, connector())
+    if not parts:
+        return load(body, (), section)
+    buffers = [_read(part, connector()) if type(part) is FileKey else part for part in parts]
+    return load(body, [memoryview(each) for each in buffers], section)
+
+
+def _read(key: FileKey, connector: FileConnector) -> Any:
+    data = connector.get(key)
+    if data is None:
+        path = connector.path(key)
+        raise MissingObjectError(f"{path}, a part of a task, is gone", path=path)
+    return data
+
+
+def decode_and_evict(message: Message, connector: FileConnector) -> Any:
+    """Return the object of a message, and remove its files, which nobody else needs."""
+    body, parts, _ = message
+    if not parts and type(body) is not FileKey:
+        return decode(message, lambda: connector)
+    try:
+        return decode(message, lambda: connector)
+    finally:
+        evict(connector, [part for part in (body, *parts) if type(part) is FileKey])
+
+
+def evict(connector: FileConnector, keys: Iterable[FileKey]) -> None:
+    """Remove files; those of a store that is gone are gone already."""
+    for key in keys:
+        with contextlib.suppress(FsExchangeError):
+            connector.evict(key)
+
+
+# ---- in a worker --------------------------------------------------------------------------------
+
+
+def run(config: str, threshold: int, task: Message) -> Message:
+    """Run a task in a worker, and return the message of its result."""
+    function, args, kwargs = decode(task, lambda: attached(config))
+    return encode_result(call(function, args, kwargs), config, threshold)
+
+
+def encode_result(result: Any, config: str, threshold: int) -> Message:
+    """Return the message of a result, whose files its receiver removes."""
+    written: list[FileKey] = []
+
+    def write(pieces: Sequence[Any]) -> FileKey:
+        written.append(attached(config).put(pieces))
+        return written[-1]
+
+    try:
+        return encode(result, threshold, write, lambda buffer: write([buffer]))
+    except BaseException:
+        if written:
+            evict(attached(config), written)
+        raise
+
+
+def call(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """Call a function; an argument that is a `Ref` is given as its object."""
+    for arg in args:
+        if isinstance(arg, Ref):
+            args = [each.get() if isinstance(each, Ref) else each for each in args]
+            break
+    for name, arg in kwargs.items():
+        if isinstance(arg, Ref):
+            kwargs = {**kwargs, name: arg.get()}
+    return function(*args, **kwargs)
+
+
+@lru_cache(8)
+def attached(config: str) -> FileConnector:
+    """Return this process's connector to the store of an executor."""
+    return FileConnector.from_config(json.loads(config))

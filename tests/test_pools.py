@@ -1,0 +1,77 @@
+"""An executor over a pool moves large arrays by files, and leaves none."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from .jobs import mpirun, needs_mpi
+from .processes import command, python, small_tmpfs
+
+METHODS = ["fork", "spawn", "forkserver"]
+
+SCENARIOS = [
+    "nested",
+    "results",
+    "shared",
+    "errors",
+    "killed",
+    "cancelled",
+    "shut_down",
+    "refs",
+    "mapped",
+    "small",
+    "from_threads",
+    "by_value",
+]
+
+# Threads get their arguments as they are: there are no files to be counted, and no kills.
+FOR_THREADS = ["nested", "results", "errors", "cancelled", "refs", "mapped", "by_value"]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "method"),
+    [(scenario, method) for scenario in SCENARIOS for method in METHODS]
+    + [(scenario, "threads") for scenario in FOR_THREADS],
+)
+def test_tasks_of_a_pool(scenario: str, method: str, shm_dir: Path) -> None:
+    assert python("submit_to_pools", scenario, method, shm_dir / "base").stdout == "done\n"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_full_file_system(method: str, tmp_path: Path) -> None:
+    before = small_tmpfs(tmp_path / "small", 48)
+    program = "submit_to_pools", "full", method, tmp_path / "small" / "base"
+    assert python(*program, before=before).stdout == "done\n"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_multiprocessing_sends_by_files(method: str, shm_dir: Path) -> None:
+    assert python("send_between_processes", method, shm_dir / "base").stdout == "done\n"
+
+
+def test_joblib_backend(shm_dir: Path) -> None:
+    assert python("use_joblib", shm_dir).stdout == "done\n"
+
+
+@pytest.mark.parametrize("engine", ["loky", "distributed", "parsl"])
+def test_tasks_of_an_engine(engine: str, shm_dir: Path) -> None:
+    """Those that are not installed are tested by `scripts/test --all`."""
+    if importlib.util.find_spec(engine) is None:
+        pytest.skip(f"could not import {engine!r}")
+    path = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]  # Parsl's programs
+    done = python("submit_to_engines", engine, shm_dir, env={"PATH": path}, timeout=110)
+    assert done.stdout.endswith("done\n")
+
+
+@needs_mpi
+def test_tasks_of_mpi_ranks(shm_dir: Path) -> None:
+    words = command("submit_to_engines", "mpi", shm_dir)
+    at = words.index("-m")
+    status, out = mpirun("-n", "3", *words[:at], "-m", "mpi4py.futures", *words[at:])
+    assert status == 0, out
+    assert "done" in out
