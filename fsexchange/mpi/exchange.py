@@ -34,7 +34,8 @@ class Exchange:
     keys travel by the key verbs, which check them, or like any other object.
 
     Use it in a `with` statement; all ranks enter and leave together. When all have reached the
-    end, the root clears the store if it owns it, and then the ranks go on.
+    end, the root clears the store if it owns it, and then the ranks go on. The end of the
+    interpreter does the same for an Exchange that nobody has closed.
 
     Parameters
     ----------
@@ -52,8 +53,10 @@ class Exchange:
         the objects of all ranks together; in `send` it is eight times as high. The root's value
         counts.
     abort_timeout:
-        Seconds for which a rank that leaves the `with` by an exception waits for the others to
-        leave. If some do not, it clears the store, names the missing ranks and aborts the job.
+        Seconds for which a rank that leaves the `with` by an exception, other than `sys.exit(0)`,
+        waits for the others to leave. If some do not, it clears the stores that it owns or shares
+        by an Exchange, names the missing ranks and aborts the job. After Ctrl-C at most 1 s. A rank
+        that leaves normally says after this time who is missing, and waits on.
     clear, markers, write_once, trust_directory:
         As for `FileConnector`.
 
@@ -130,6 +133,7 @@ class Exchange:
         self._internal = internal
         self._collectives = Collectives(internal, *common)
         self._point_to_point = PointToPoint(Mailbox(tagged, internal), *common)
+        members.leave_at_exit(self._point_to_point.drain)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(rank {self.rank} of {self.size}, {self.connector!r})"
@@ -138,11 +142,11 @@ class Exchange:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._leave(self._point_to_point.drain, error)
+        self._leave(error)
 
     def close(self) -> None:
         """Wait for all ranks, end the store, and wait until it is gone; collective."""
-        self._leave(self._point_to_point.drain)
+        self._leave()
 
     # ---- objects, all ranks ---------------------------------------------------------------------
 

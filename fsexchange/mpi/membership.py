@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import operator
 import os
@@ -14,9 +15,31 @@ from typing import Any, NamedTuple
 
 from mpi4py import MPI
 
+from fsexchange.connector.directory import clear_owned
 from fsexchange.errors import StoreClosedError
 from fsexchange.mpi.leaving import leave
 from fsexchange.mpi.sharing import share
+
+# What a job that is aborted leaves nothing of: the memberships that this process has not left.
+_memberships: list[Membership] = []
+
+# Seconds for which a rank that Ctrl-C stopped waits for the others: they got it at the same time,
+# and those that wait in MPI never hear of it.
+_INTERRUPTED_WITHIN = 1.0
+
+# The status with which `python -m mpi4py` has mpi4py abort the job when the interpreter ends, after
+# the exit handlers. Of `sys.exit(1)` the interpreter itself leaves no trace for these.
+_abort_status = 0
+_tell_mpi4py: Callable[[int], None] = vars(MPI).get("_set_abort_status", lambda status: None)
+
+
+def _set_abort_status(status: int) -> None:
+    global _abort_status
+    _abort_status = status
+    _tell_mpi4py(status)
+
+
+vars(MPI)["_set_abort_status"] = _set_abort_status
 
 
 class Communicators(NamedTuple):
@@ -78,13 +101,15 @@ class Membership:
                 raise ValueError(
                     f"root must be the same rank below {self.size} everywhere, not {sorted(roots)}"
                 )
-            self.connector, self._temporary, self.inline_limit = share(
+            self.connector, self.temporary, self.inline_limit = share(
                 internal, store_dir, root, self.hosts, inline_limit, options
             )
         except Exception:
             self.comms.free()  # all ranks are here, as they all raise this error
             raise
         self._left = False
+        self._pid = os.getpid()
+        self._drain: Callable[[], None]
 
     def check(self, *, root: int | None = None, dest: int | None = None) -> None:
         """Raise unless this rank is still a member, and `root` or `dest` is a rank."""
@@ -98,48 +123,93 @@ class Membership:
         if dest is not None and not (0 <= dest < self.size or dest == MPI.PROC_NULL):
             raise ValueError(f"dest is {dest}; there are ranks 0 to {self.size - 1}")
 
-    def leave(self, drain: Callable[[], None], error: BaseException | None = None) -> None:
-        """Wait for all ranks, then call `drain` and end the store, once; collective.
+    def leave_at_exit(self, drain: Callable[[], None]) -> None:
+        """Have `leave` call `drain`, and have it called when the interpreter ends.
+
+        Exit handlers run last in, first out: this one before the one that clears the store, and
+        all of them before mpi4py finalizes MPI.
+        """
+        self._drain = drain
+        _memberships.append(self)
+        atexit.register(self._at_exit)
+
+    def leave(self, error: BaseException | None = None) -> None:
+        """Wait for all ranks, then drain and end the store, once; collective.
 
         A rank that leaves by an error aborts the job if the others do not come in time.
         """
         if self._left:
             return
+        if error is not None and not _is_normal_end(error) and self.size > 1:
+            _say("".join(traceback.format_exception(error)).rstrip("\n"))
+        self._leave(error)
+
+    def _leave(self, error: BaseException | None) -> None:
         self._left = True
-        by_exception = error is not None and self.size > 1
-        if error is not None and by_exception:
+        by_exception = error is not None and not _is_normal_end(error) and self.size > 1
+        timeout = self._abort_timeout
+        if isinstance(error, KeyboardInterrupt):
+            timeout = min(timeout, _INTERRUPTED_WITHIN)
+        if by_exception:
             _say(
-                "".join(traceback.format_exception(error))
-                + f"fsexchange: rank {self.rank} ({self.hosts[self.rank]}) leaves its Exchange by "
-                f"this exception; waiting up to {self._abort_timeout:g} s for all {self.size} "
-                "ranks to leave"
+                f"fsexchange: {self._me} leaves its Exchange by this exception; waiting up to "
+                f"{timeout:g} s for all {self.size} ranks to leave"
             )
         internal = self.comms.internal
-        timeout = self._abort_timeout if by_exception else None
-        missing = leave(internal, by_exception=by_exception, timeout=timeout)
+
+        def tell(missing: list[int]) -> None:
+            _say(
+                f"fsexchange: {self._me} has left its Exchange, and waits: "
+                + self._had_not_left(missing, timeout)
+            )
+
+        try:
+            missing = leave(internal, by_exception=by_exception, timeout=timeout, tell=tell)
+        except BaseException:  # Ctrl-C: the others might wait for this rank for ever
+            self._abort("it was interrupted while it waited for the others to leave")
+            raise
         if missing:
-            self._abort(missing)
+            self._abort(self._had_not_left(missing, timeout))
             return
         try:
-            drain()
+            self._drain()
             self.connector.close()
         finally:
             internal.Barrier()
             self.comms.free()
+            _memberships.remove(self)
+            atexit.unregister(self._at_exit)
 
-    def _abort(self, missing: list[int]) -> None:
-        try:
-            some = ", ".join(f"{rank} ({self.hosts[rank]})" for rank in missing[:8])
-            _say(
-                f"fsexchange: rank {self.rank} ({self.hosts[self.rank]}) aborts the job: "
-                f"{len(missing)} of {self.size} ranks had not left after "
-                f"{self._abort_timeout:g} s: {some}" + (", ..." if len(missing) > 8 else "")
-            )
+    def _at_exit(self) -> None:
+        """Leave, as the program has not. A forked child is no rank."""
+        if not self._left and os.getpid() == self._pid and not MPI.Is_finalized():
+            failed = SystemExit(_abort_status) if _abort_status else None
+            self._leave(getattr(sys, "last_value", failed))  # printed by the interpreter
+
+    def _abort(self, why: str) -> None:
+        with contextlib.ExitStack() as last:
+            # Whatever fails before it, the others must not hang.
+            last.callback(MPI.COMM_WORLD.Abort, 1)
+            for membership in _memberships:
+                if membership.temporary:
+                    last.callback(membership.connector.close, clear=True)
+            last.callback(clear_owned)
+            _say(f"fsexchange: {self._me} aborts the job: {why}")
             time.sleep(0.5)  # an abort is faster than what mpirun has yet to print
-            if self._temporary:
-                self.connector.close(clear=True)
-        finally:
-            MPI.COMM_WORLD.Abort(1)  # if this rank fails here, the others must not hang
+
+    @property
+    def _me(self) -> str:
+        return f"rank {self.rank} ({self.hosts[self.rank]})"
+
+    def _had_not_left(self, missing: list[int], timeout: float) -> str:
+        some = ", ".join(f"{rank} ({self.hosts[rank]})" for rank in missing[:8])
+        more = ", ..." if len(missing) > 8 else ""
+        return f"{len(missing)} of {self.size} ranks had not left after {timeout:g} s: {some}{more}"
+
+
+def _is_normal_end(error: BaseException) -> bool:
+    """Return whether the program ends without a failure, as by `sys.exit()`."""
+    return isinstance(error, SystemExit) and (error.code is None or error.code == 0)
 
 
 def _checked(root: int, inline_limit: int, abort_timeout: float) -> tuple[int, str]:
