@@ -357,7 +357,7 @@ class Exchange:
         block:
             This rank's part. All blocks have the same dtype and number of dimensions; without
             `offset`, they differ in length only along `axis`, where it may be 0. The elements
-            cannot be Python objects.
+            cannot be Python objects. Units and masks are refused: a `.npy` has none.
         axis:
             The axis along which the blocks follow one another, in the order of ranks.
         offset, shape:
