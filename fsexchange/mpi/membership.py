@@ -11,16 +11,19 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 from mpi4py import MPI
 
 from fsexchange.connector.directory import clear_owned
 from fsexchange.errors import StoreClosedError
-from fsexchange.mpi.codec import this_script
+from fsexchange.mpi import slab as slab_module
+from fsexchange.mpi.bodies import Bodies
+from fsexchange.mpi.codec import Codec, this_script
 from fsexchange.mpi.leaving import leave
 from fsexchange.mpi.sharing import share
+from fsexchange.mpi.slab import Slab
 
 # What a job that is aborted leaves nothing of: the memberships that this process has not left.
 _memberships: list[Membership] = []
@@ -78,18 +81,15 @@ class Membership:
         self.rank, self.size = comm.rank, comm.size
         self._above: Membership | None = None
         self._abort_timeout = abort_timeout
+        slab = Slab()
+        mine = slab.path, slab_module.this_host(), os.urandom(8), this_script()
         try:
             everyone = self.internal.allgather(
-                (
-                    socket.gethostname(),
-                    this_script(),
-                    *_checked(root, inline_limit, abort_timeout),
-                )
+                (*mine, socket.gethostname(), *_checked(root, inline_limit, abort_timeout))
             )
-            hosts, scripts, roots, problems = zip(*everyone, strict=True)
+            paths, places, names, scripts, hosts, roots, problems = zip(*everyone, strict=True)
             self.hosts = list(hosts)
-            #: Whether all ranks run the same main module.
-            self.same_script = len(set(scripts)) == 1
+            self.codec = Codec(same_script=len(set(scripts)) == 1)
             for rank, problem in enumerate(problems):
                 if problem:
                     raise ValueError(f"{problem} on rank {rank}")
@@ -101,11 +101,37 @@ class Membership:
             self.connector, self.temporary, self.inline_limit = share(
                 self.internal, store_dir, root, self.hosts, inline_limit, options
             )
+            near = [n for n, place in enumerate(places) if place == places[self.rank]]
+            self.bodies = Bodies(
+                self.internal,
+                self.connector,
+                self.hosts,
+                slab,
+                self._reachable(paths, near),
+                names[0],
+                self.inline_limit,
+            )
         except Exception:
+            slab.close()
             self._free()  # all ranks are here, as they all raise this error
             raise
+        self._ranks: Sequence[int] = range(self.size)
         self._left = False
         self._pid = os.getpid()
+
+    def _reachable(self, paths: Sequence[str], near: list[int]) -> list[str | None]:
+        """Return the slabs of the ranks on this host, none if a rank cannot open its neighbour's.
+
+        Processes of one host may be in containers that hide them from each other; collective.
+        """
+        try:
+            os.close(os.open(paths[near[near.index(self.rank) - 1]], os.O_RDWR | os.O_CLOEXEC))
+            opens = True
+        except OSError:
+            opens = False
+        if not self.internal.allreduce(opens, MPI.LAND):
+            near = [self.rank]
+        return [path if rank in near else None for rank, path in enumerate(paths)]
 
     def over(self, comm: MPI.Intracomm) -> Membership:
         """Return the membership of some of these ranks, who share this directory; collective."""
@@ -115,6 +141,7 @@ class Membership:
         ranks = comm.group.Translate_ranks(None, self.comm.group)
         made.hosts = [self.hosts[rank] for rank in ranks]
         made.root = ranks.index(self.root) if self.root in ranks else 0
+        made._ranks = [self._ranks[rank] for rank in ranks]
         made._above = self
         made._left = False
         return made
@@ -135,22 +162,26 @@ class Membership:
                 MPI.ERR_RANK, f"dest is {dest}; there are ranks 0 to {self.size - 1}"
             )
 
+    def rank_above(self, rank: int) -> int:
+        """Return a rank's number in the Exchange that the directory belongs to."""
+        return self._ranks[rank]
+
     @property
     def has_left(self) -> bool:
         """Whether this Exchange, or the one that its directory belongs to, was closed."""
         return self._left or (self._above is not None and self._above.has_left)
 
-    def leave_at_exit(self, drain: Callable[[], None]) -> None:
+    def leave_at_exit(self) -> None:
         """Have the end of the interpreter call `leave`, unless the program has.
 
         Exit handlers run last in, first out: this one before the one that clears the store, and
         all of them before mpi4py finalizes MPI.
         """
         _memberships.append(self)
-        atexit.register(self._at_exit, drain)
+        atexit.register(self._at_exit)
 
-    def leave(self, drain: Callable[[], None], error: BaseException | None = None) -> None:
-        """Wait for all ranks, then call `drain` and end the store, once; collective.
+    def leave(self, error: BaseException | None = None) -> None:
+        """Wait for all ranks, drop what nobody received, and end the store, once; collective.
 
         A rank that leaves by an error aborts the job if the others do not come in time.
         """
@@ -158,9 +189,9 @@ class Membership:
             return
         if error is not None and not _is_normal_end(error) and self.size > 1:
             _say("".join(traceback.format_exception(error)).rstrip("\n"))
-        self._leave(drain, error)
+        self._leave(error)
 
-    def _leave(self, drain: Callable[[], None], error: BaseException | None) -> None:
+    def _leave(self, error: BaseException | None) -> None:
         self._left = True
         by_exception = error is not None and not _is_normal_end(error) and self.size > 1
         timeout = self._abort_timeout
@@ -187,8 +218,9 @@ class Membership:
             self._abort(self._had_not_left(missing, timeout))
             return
         try:
-            drain()
+            self.bodies.drain(self.comm)
             if self._above is None:
+                self.bodies.close()
                 self.connector.close()
         finally:
             self.internal.Barrier()
@@ -197,11 +229,11 @@ class Membership:
                 _memberships.remove(self)
                 atexit.unregister(self._at_exit)
 
-    def _at_exit(self, drain: Callable[[], None]) -> None:
+    def _at_exit(self) -> None:
         # A forked child is no rank. The interpreter has printed the exception, if any.
         if not self._left and os.getpid() == self._pid and not MPI.Is_finalized():
             failed = SystemExit(_abort_status) if _abort_status else None
-            self._leave(drain, getattr(sys, "last_value", failed))
+            self._leave(getattr(sys, "last_value", failed))
 
     def _free(self) -> None:
         """Free the communicators; collective."""
