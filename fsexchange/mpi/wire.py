@@ -1,32 +1,31 @@
-"""The first bytes and the tags of all messages between ranks.
+"""The kinds of messages of collectives, and the tags of all messages of the library's own.
 
-Messages of `send` and `recv` travel under the user's tags, on a communicator of their own. All
-others travel on the internal communicator, under the tags below.
+Messages of `send` and `recv` travel on the Exchange itself, under the user's tags. All others
+travel on the internal communicator, those between two ranks under the tags below.
 """
 
-# ---- the first byte of a message ----------------------------------------------------------------
+# ---- the kind of a message ----------------------------------------------------------------------
 
-OBJECT = 1  # the object itself
-OWN_FILE = 2  # the key of the file that holds the object
-PART_OF_FILE = 3  # the key of a file, and where in it the object for this rank is
-FAILURE = 4  # the exception that the sender raises
-STAND_BY = 5  # nothing yet: the root writes a file, and sends another message about it
+PICKLE = 1  # the object as a pickle that leaves nothing out
+BUFFERS = 2  # the object as a pickle and the buffers that it leaves out
+OWN_FILE = 3  # the key of the file that holds the message
+PART_OF_FILE = 4  # the key of a file, and where in it the message for this rank is
+FAILURE = 5  # the exception that the sender raises
+STAND_BY = 6  # nothing yet: the root writes a file, and sends another message about it
 
-# The start of a message that is too long to be sent eagerly, with its number.
-REST_FOLLOWS = 9  # the sender sends the rest as well
-REQUEST_TO_SEND = 10  # the sender waits for a clear to send
+# ---- the verb of a message ----------------------------------------------------------------------
 
-# ---- tags on the internal communicator; all these messages are empty, except rests ---------------
+VERBS = ("bcast", "gather", "allgather", "scatter", "alltoall", "reduce", "allreduce", "scan")
+BCAST, GATHER, ALLGATHER, SCATTER, ALLTOALL, REDUCE, ALLREDUCE, SCAN = range(len(VERBS))
 
-ASK = 1  # by a rank that leaves by an exception: has the receiver left, too?
+# ---- tags on the internal communicator; all these messages are empty, except rests and parts -----
+
+ASK = 1  # by a rank that leaves: has the receiver left, too?
 HERE = 2  # the answer: it has
 ACKNOWLEDGEMENT = 3  # the reader of a file has what it needs
 REST = 4  # the rest of a message that a collective moves to one rank
 WAKE = 5  # the wait that STAND_BY began is over
+SENT_ANYWAY = 6  # an array that was described only, as MPI was to reduce it, and cannot
 
-# Every long message of `send` has a number, which is the tag of its rest. The next two tags belong
-# to it, so numbers go up in steps of three.
+# The body of a long message of `send` to another host has a number, which is its tag.
 FIRST_NUMBER = 16
-CLEAR_TO_SEND = 1  # added to the number: the receiver waits for the rest
-REPLACEMENT = 2  # added to the number: a message in place of the one whose rest was not sent
-TAGS_PER_NUMBER = 3
