@@ -1,13 +1,21 @@
-"""Collectives: verbs that all ranks call together, with objects in messages or in files."""
+"""Collectives: verbs that all ranks call together, with objects in packets, messages or files.
+
+Each verb begins with packets of one length. If all of them hold whole objects, that is all;
+else `Packets` moves the rests. A message that is longer than `inline_limit` moves to a file first.
+"""
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mpi4py import MPI
 
 from fsexchange.errors import MissingObjectError
 from fsexchange.mpi import wire
 from fsexchange.mpi.message import (
+    CALL_SIZE,
     Message,
     Pieces,
     a_call,
@@ -16,21 +24,22 @@ from fsexchange.mpi.message import (
     is_in_file,
     is_stand_by,
     private,
+    split,
     stand_by,
 )
-from fsexchange.mpi.outgoing import Outgoing, outgoing, outgoing_each, spill
-from fsexchange.mpi.packets import Packets
+from fsexchange.mpi.outgoing import Outgoing, small_or, small_or_each, spill
+from fsexchange.mpi.packets import PACKET_TO_ALL, Packets
 from fsexchange.serialize import deserialize
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
-
     from fsexchange.connector.connector import FileConnector
     from fsexchange.connector.keys import FileKey
     from fsexchange.mpi.codec import Codec
 
-#: What a rank sends in place of an object, see `outgoing`.
+#: What a rank sends in place of an object, see `small_or`.
 Make = Callable[[Any], Any]
+
+_loads = pickle.loads
 
 
 class Failed(NamedTuple):
@@ -58,13 +67,15 @@ class Collectives:
         inline_limit: int,
     ) -> None:
         self.internal = internal
-        self.encode = codec.encode
+        self._encode = codec.encode
         self._connector = connector
         self._hosts = hosts
         self._inline_limit = inline_limit
         self._packets = Packets(internal, hosts)
+        self._packet = self._packets.size
         self._calls = 0
         self.rank, self.size = internal.rank, internal.size
+        self._starts = range(0, self._packet * self.size, self._packet)
 
     def barrier(self) -> None:
         """Wait for all ranks."""
@@ -74,18 +85,40 @@ class Collectives:
     def bcast(self, obj: Any, root: int, make: Make | None = None) -> Any:
         """Return the root's object; that of the other ranks is ignored."""
         call = self._call(wire.BCAST, root)
-        sent = outgoing(self.encode, call, obj, make) if self.rank == root else None
-        sent, message = self._from_root(self._packets.bcast, call, sent, root)
-        return self._receive(sent, [(root, message)], range(self.size))[0]
+        if self.rank != root:
+            packet = bytearray(PACKET_TO_ALL)
+            self.internal.Bcast(packet, root)
+            if packet[:CALL_SIZE] == call:
+                return _loads(memoryview(packet)[CALL_SIZE:])
+            return self._from_root(self._packets.bcast_from, call, root, packet)
+        sent = small_or(self._encode, call, PACKET_TO_ALL, obj, make)
+        if isinstance(sent, bytes):
+            self.internal.Bcast(sent.ljust(PACKET_TO_ALL, b"\0"), root)
+            return _loads(memoryview(sent)[CALL_SIZE:])
+
+        def move(messages: Sequence[Pieces]) -> None:
+            self._packets.bcast(messages[0], root)
+
+        return self._to_all(move, call, sent, range(self.size))
 
     def scatter(self, objs: Any, root: int, make: Make | None = None) -> Any:
         """Return the root's object for this rank; those of the other ranks are ignored."""
         call = self._call(wire.SCATTER, root)
-        sent = None
-        if self.rank == root:
-            sent = outgoing_each(self.encode, call, objs, self.size, "scatter", make)
-        sent, message = self._from_root(self._packets.scatter, call, sent, root)
-        return self._receive(sent, [(root, message)], sent.readers if sent else ())[0]
+        if self.rank != root:
+            packet = bytearray(self._packet)
+            self.internal.Scatter(None, packet, root)
+            if packet[:CALL_SIZE] == call:
+                return _loads(memoryview(packet)[CALL_SIZE:])
+            return self._from_root(self._packets.scatter_from, call, root, packet)
+        sent = small_or_each(self._encode, call, self._packet, objs, self.size, make)
+        if isinstance(sent, list):
+            self.internal.Scatter(self._padded(sent), MPI.IN_PLACE, root)
+            return _loads(memoryview(sent[root])[CALL_SIZE:])
+
+        def move(messages: Sequence[Pieces]) -> None:
+            self._packets.scatter(messages, root)
+
+        return self._to_all(move, call, sent, None)
 
     def gather(self, obj: Any, root: int, make: Make | None = None) -> list[Any] | None:
         """Return the objects of all ranks on the root, None on the others."""
@@ -97,15 +130,20 @@ class Collectives:
     ) -> list[Any] | None:
         """Return as `gather` does, `Failed` in place of what could not be had."""
         call = self._call(verb, root)
-        sent = outgoing(self.encode, call, obj, make)
-        sent = spill(self._connector, call, sent, self._inline_limit)
-        messages = self._packets.gather(call, sent.messages[0], root)
-        objs = None
-        if messages is not None:
-            objs = self._load(sent, enumerate(messages), last=True)
-        if sent.error is not None and objs is None:
-            raise sent.error
-        return objs
+        start, rest, sent = self._start(call, obj, make, self._inline_limit)
+        if self.rank != root:
+            self.internal.Gather(start, None, root)
+            if rest:
+                self._packets.send_rest(rest, root)
+            if sent is not None and sent.error is not None:
+                raise sent.error
+            return None
+        packets = bytearray(self._packet * self.size)
+        self.internal.Gather(start, packets, root)
+        small = self._small(call, packets)
+        if small is not None:
+            return small
+        return self._load(sent, enumerate(self._packets.gathered(call, packets)), last=True)
 
     def allgather(self, obj: Any, make: Make | None = None) -> list[Any]:
         """Return the objects of all ranks."""
@@ -116,18 +154,30 @@ class Collectives:
         call = self._call(verb, 0)
         # A message is copied to every rank, a file only to every host: the limit is for all
         # objects together.
-        sent = outgoing(self.encode, call, obj, make)
-        sent = spill(self._connector, call, sent, self._inline_limit // self.size)
-        messages = self._packets.allgather(call, sent.messages[0])
-        return self._receive_some(sent, enumerate(messages), range(self.size))
+        start, rest, sent = self._start(call, obj, make, self._inline_limit // self.size)
+        packets = bytearray(self._packet * self.size)
+        self.internal.Allgather(start, packets)
+        small = self._small(call, packets)
+        if small is not None:
+            return small
+        messages = self._packets.allgathered(call, packets, rest)
+        return self._receive(sent, enumerate(messages), range(self.size))
 
     def alltoall(self, objs: Any, make: Make | None = None) -> list[Any]:
         """Return the objects of all ranks for this one."""
         call = self._call(wire.ALLTOALL, 0)
-        sent = outgoing_each(self.encode, call, objs, self.size, "alltoall", make)
+        sent = small_or_each(self._encode, call, self._packet, objs, self.size, make)
+        if isinstance(sent, list):
+            received = bytearray(self._packet * self.size)
+            self.internal.Alltoall(self._padded(sent), received)
+            small = self._small(call, received)
+            if small is not None:
+                return checked(small)
+            messages = self._packets.gathered(call, received)
+            return checked(self._receive(None, enumerate(messages), ()))
         sent = spill(self._connector, call, sent, self._inline_limit)
         messages = self._packets.alltoall(call, sent.messages)
-        return self._receive(sent, enumerate(messages), sent.readers)
+        return checked(self._receive(sent, enumerate(messages), sent.readers))
 
     def take(self, key: FileKey, writer: int) -> Any:
         """Return an object of the store whose key all ranks have; then its writer removes it."""
@@ -144,45 +194,76 @@ class Collectives:
         self._calls += 1
         return a_call(verb, root, self._calls)
 
-    def _from_root(
+    def _start(
+        self, call: bytes, obj: Any, make: Make | None, inline_limit: int
+    ) -> tuple[bytes, Message, Outgoing | None]:
+        """Return the packet and the rest of a message, and what is sent unless it is small."""
+        size = self._packet
+        sent = small_or(self._encode, call, size, obj, make)
+        if isinstance(sent, bytes):
+            return sent.ljust(size, b"\0"), b"", None
+        sent = spill(self._connector, call, sent, inline_limit)
+        start, rest = split(sent.messages[0], size)
+        return start.ljust(size, b"\0"), rest, sent
+
+    def _padded(self, starts: Iterable[bytes]) -> bytes:
+        return b"".join([start.ljust(self._packet, b"\0") for start in starts])
+
+    def _small(self, call: bytes, packets: bytearray) -> list[Any] | None:
+        """Return the objects of the packets of all ranks, None if one holds no whole object."""
+        view = memoryview(packets)
+        objs: list[Any] = []
+        for at in self._starts:
+            if packets[at : at + CALL_SIZE] != call:
+                return None
+        for at in self._starts:
+            try:
+                objs.append(_loads(view[at + CALL_SIZE :]))
+            except Exception as error:  # raised by the object's own class
+                objs.append(Failed(error, own=False))
+        return objs
+
+    def _to_all(
         self,
-        move: Callable[[bytes, Sequence[Pieces] | None, int], Message | None],
+        move: Callable[[Sequence[Pieces]], None],
         call: bytes,
-        sent: Outgoing | None,
-        root: int,
-    ) -> tuple[Outgoing | None, Message | None]:
-        """Return what the root sent, perhaps in a file, and the message that this rank received."""
-        if sent is None:
-            message = move(call, None, root)
-            if message is not None and is_stand_by(message):
-                self._packets.doze(root)
-                message = move(call, None, root)
-            return None, message
+        sent: Outgoing,
+        readers: Iterable[int] | None,
+    ) -> Any:
+        """Send what the root has for the others, perhaps in a file, and return its own object."""
         if sent.longest > self._inline_limit:
             everyone = len(sent.messages)
-            move(call, [stand_by(call)] * everyone, root)
+            move([stand_by(call)] * everyone)
             try:
                 sent = spill(self._connector, call, sent, self._inline_limit)
             except BaseException:  # Ctrl-C: the others wait for the message that was promised
                 self._packets.wake()
                 interrupted = failure(call, InterruptedError("the sender was interrupted"))
-                move(call, [interrupted] * everyone, root)
+                move([interrupted] * everyone)
                 raise
             self._packets.wake()
-        return sent, move(call, sent.messages, root)
+        move(sent.messages)
+        own = [(self.rank, sent.messages[0][0])]
+        return checked(self._receive(sent, own, sent.readers if readers is None else readers))[0]
+
+    def _from_root(
+        self,
+        move: Callable[[bytes, int, Message | None], Message],
+        call: bytes,
+        root: int,
+        packet: Message,
+    ) -> Any:
+        """Return the object that the root sent; `packet` is the start of its first message."""
+        message = move(call, root, packet)
+        if is_stand_by(message):
+            self._packets.doze(root)
+            message = move(call, root, None)
+        return checked(self._receive(None, [(root, message)], ()))[0]
 
     def _receive(
         self,
         sent: Outgoing | None,
-        received: Iterable[tuple[int, Message | None]],
-        readers: Iterable[int],
-    ) -> list[Any]:
-        return checked(self._receive_some(sent, received, readers))
-
-    def _receive_some(
-        self,
-        sent: Outgoing | None,
-        received: Iterable[tuple[int, Message | None]],
+        received: Iterable[tuple[int, Message]],
         readers: Iterable[int],
     ) -> list[Any]:
         """Return the objects of messages, and remove this rank's file once its readers have it."""
@@ -190,9 +271,7 @@ class Collectives:
         try:
             return self._load(sent, received, last=False)
         finally:
-            writers = [
-                rank for rank, message in received if message is not None and is_in_file(message)
-            ]
+            writers = [rank for rank, message in received if is_in_file(message)]
             key = None if sent is None else sent.key
             if writers or key is not None:
                 self._acknowledge(writers, key, readers)
@@ -217,21 +296,24 @@ class Collectives:
     def _load(
         self,
         sent: Outgoing | None,
-        received: Iterable[tuple[int, Message | None]],
+        received: Iterable[tuple[int, Message]],
         *,
         last: bool,
     ) -> list[Any]:
-        """Return the objects of all messages, `Failed` in place of what could not be had."""
+        """Return the objects of all messages, `Failed` in place of what could not be had.
+
+        This rank's own is made of what it sent, if that was not small.
+        """
         objs: list[Any] = []
         for rank, message in received:
             try:
                 if rank == self.rank and sent is not None:
                     objs.append(self._own(sent))
-                elif message is not None:
+                else:
                     host = self._hosts[rank]
                     objs.append(decode(self._connector, message, rank, host, last=last))
-            except Exception as caught:
-                objs.append(Failed(caught, own=sent is not None and caught is sent.error))
+            except Exception as error:
+                objs.append(Failed(error, own=sent is not None and sent.error is error))
         return objs
 
     def _own(self, sent: Outgoing) -> Any:

@@ -1,13 +1,15 @@
 """The messages of collectives: a small object itself, or where a large one is.
 
     offset  size
-    0       8       the call: what its sender was called for, see `a_call`
-    8       1       the kind of the message, see `wire`
-    16      8       length of the message
-    24      ...     body
+    0       1       the verb, see `wire`
+    1       1       the kind of the message, see `wire`
+    2       2       the root, modulo 65,536; 0 for verbs without one
+    4       4       how many collectives its sender has called, modulo 2**32
+    8       8       length of the message, unless it is SMALL
+    16      ...     body; of SMALL at 8
 
     kind            body
-    PICKLE          a pickle
+    SMALL, PICKLE   a pickle
     BUFFERS         number of buffers, length of the pickle, length of each buffer (8 bytes each),
                     the pickle; then the buffers, each at a multiple of 64 bytes
     OWN_FILE        key of the file that holds the message, in binary form
@@ -15,6 +17,8 @@
     FAILURE         frames of a `Failure`
     STAND_BY        nothing
 
+All but the kind and the length are the same on all ranks that call the same: the call. Verbs pass
+it on as the head of a SMALL message.
 This module needs no MPI.
 """
 
@@ -45,16 +49,13 @@ Message: TypeAlias = "Memory"
 #: may show the sender's own arrays.
 Pieces: TypeAlias = "list[Memory]"
 
-_CALL = struct.Struct("<BxHI")
-_HEAD = struct.Struct("<8sB7xQ")
+_CALL = struct.Struct("<BBHI")
+_LENGTH = struct.Struct("<Q")
 _PART = struct.Struct(f"<{KEY_SIZE}sQQ")
 _LENGTHS = struct.Struct("<QQ")
 
-#: Bytes before the body, and of the call.
-HEAD_SIZE, CALL_SIZE = _HEAD.size, _CALL.size
-
-# Offset of the kind.
-_KIND = CALL_SIZE
+#: Bytes before the body, and before that of a SMALL message.
+HEAD_SIZE, CALL_SIZE = _CALL.size + _LENGTH.size, _CALL.size
 
 # An object of up to this many bytes is copied into one piece: this costs less than another message
 # for its arrays.
@@ -69,23 +70,32 @@ _HUGE_PAGES_FROM = 1 << 22
 
 
 def a_call(verb: int, root: int, number: int) -> bytes:
-    """Return what tells a call of a verb: the same on all ranks that call the same."""
-    return _CALL.pack(verb, root & 0xFFFF, number & 0xFFFFFFFF)
+    """Return the call: the head of a SMALL message."""
+    return _CALL.pack(verb, wire.SMALL, root & 0xFFFF, number & 0xFFFFFFFF)
+
+
+def is_of(message: Message, call: bytes) -> bool:
+    """Return whether a message of any kind is of the call."""
+    return message[0] == call[0] and bytes(message[2:CALL_SIZE]) == call[2:]
 
 
 def the_call(message: Message) -> str:
     """Return the verb, the root, if it has one, and the number of the call, for people."""
-    verb, root, number = _CALL.unpack_from(message)
+    verb, _, root, number = _CALL.unpack_from(message)
     name = wire.VERBS[verb] if verb < len(wire.VERBS) else "another verb"
     rooted = verb in (wire.BCAST, wire.GATHER, wire.SCATTER, wire.REDUCE)
     return f"{name}{f' of root {root}' if rooted else ''}, its collective no. {number}"
+
+
+def _head(call: bytes, kind: int, nbytes: int) -> bytes:
+    return b"".join((call[:1], bytes((kind,)), call[2:], _LENGTH.pack(nbytes)))
 
 
 def of_object(call: bytes, encoded: Encoded) -> Pieces:
     """Return the message of an object."""
     body, buffers = encoded
     if not buffers:
-        head = _HEAD.pack(call, wire.PICKLE, HEAD_SIZE + len(body))
+        head = _head(call, wire.PICKLE, HEAD_SIZE + len(body))
         return [head + body] if len(body) <= _JOINED_UP_TO else [head, body]
     lengths = [len(each) for each in buffers]
     table = struct.pack(f"<{2 + len(lengths)}Q", len(lengths), len(body), *lengths)
@@ -97,7 +107,7 @@ def of_object(call: bytes, encoded: Encoded) -> Pieces:
             end += len(pieces[-1])
         pieces.append(each)
         end += len(each)
-    head = _HEAD.pack(call, wire.BUFFERS, end)
+    head = _head(call, wire.BUFFERS, end)
     if end <= _JOINED_UP_TO:
         return [b"".join((head, table, body, *pieces))]
     if len(pieces[0]) < ALIGNMENT:
@@ -126,7 +136,7 @@ def part_of_file(call: bytes, key: FileKey, offset: int, nbytes: int) -> Pieces:
 
 
 def _message(call: bytes, kind: int, body: bytes) -> Pieces:
-    return [_HEAD.pack(call, kind, HEAD_SIZE + len(body)) + body]
+    return [_head(call, kind, HEAD_SIZE + len(body)) + body]
 
 
 def joined(message: Pieces) -> Message:
@@ -180,19 +190,21 @@ def empty(nbytes: int) -> memoryview:
 
 
 def length(message: Message) -> int:
-    """Return the length of a whole message, by its head."""
-    nbytes: int = _HEAD.unpack_from(message)[2]
+    """Return the length of a whole message, by its head; 0 if it is in its packet."""
+    if message[1] == wire.SMALL:
+        return 0
+    nbytes: int = _LENGTH.unpack_from(message, CALL_SIZE)[0]
     return nbytes
 
 
 def is_stand_by(message: Message) -> bool:
     """Return whether a message is `STAND_BY`."""
-    return message[_KIND] == wire.STAND_BY
+    return message[1] == wire.STAND_BY
 
 
 def is_in_file(message: Message) -> bool:
     """Return whether the object is in a file; its writer may wait to remove that."""
-    return message[_KIND] in (wire.OWN_FILE, wire.PART_OF_FILE)
+    return message[1] in (wire.OWN_FILE, wire.PART_OF_FILE)
 
 
 def decode(connector: FileConnector, message: Message, rank: int, host: str, *, last: bool) -> Any:
@@ -201,7 +213,9 @@ def decode(connector: FileConnector, message: Message, rank: int, host: str, *, 
     `RemoteError` if the sender failed, `MissingObjectError` if the file is gone; else what the
     object's own class raises while it is loaded, as mpi4py does.
     """
-    kind = message[_KIND]
+    kind = message[1]
+    if kind == wire.SMALL:
+        return codec.decode(memoryview(message)[CALL_SIZE:])
     if kind == wire.PICKLE:
         return codec.decode(memoryview(message)[HEAD_SIZE:])
     if kind == wire.BUFFERS:

@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fsexchange.mpi.message import (
+    CALL_SIZE,
     failure,
     in_one_file,
     length,
     of_object,
     own_file,
     part_of_file,
+    the_call,
 )
 
 if TYPE_CHECKING:
@@ -38,44 +40,51 @@ class Outgoing(NamedTuple):
     """Bytes of the longest message that may move to a file."""
 
 
-def outgoing(
+def small_or(
     encode: Callable[[Any], Encoded],
     call: bytes,
+    room: int,
     obj: Any,
-    make: Callable[[Any], Any] | None = None,
-) -> Outgoing:
-    """Return the message of an object, or of the error that encoding it raises.
+    make: Callable[[Any], Any] | None,
+) -> bytes | Outgoing:
+    """Return the SMALL message of an object if it has at most `room` bytes; else what to send.
 
-    With `make` it is the message of what that returns for the object, and never moves to a file:
-    a rank that could not read the file would be out of step with the others.
+    If encoding raises an error, the message of that. With `make` it is the message of what that
+    returns for the object, and never moves to a file: a rank that could not read the file would be
+    out of step with the others.
     """
     try:
-        encoded = encode(obj if make is None else make(obj))
+        body, buffers = encoded = encode(obj if make is None else make(obj))
+        if not buffers and len(body) <= room - CALL_SIZE:
+            return call + body
         pieces = of_object(call, encoded)
     except Exception as error:  # whatever it is, others wait for a message
         return Outgoing([failure(call, error)], error=error)
     return Outgoing([pieces], [encoded], longest=length(pieces[0]) if make is None else 0)
 
 
-def outgoing_each(
+def small_or_each(
     encode: Callable[[Any], Encoded],
     call: bytes,
+    room: int,
     objs: Any,
     size: int,
-    verb: str,
-    make: Callable[[Any], Any] | None = None,
-) -> Outgoing:
-    """Return a message for each of `size` ranks, as `outgoing` does.
+    make: Callable[[Any], Any] | None,
+) -> list[bytes] | Outgoing:
+    """Return the SMALL message for each of `size` ranks if all are so; else what to send.
 
     If there is an error, all ranks get the first one in place of the objects.
     """
     try:
         items = [None] * size if objs is None else list(objs)
         if len(items) != size:
+            verb = the_call(call).partition(" ")[0].rstrip(",")
             raise ValueError(
                 f"{verb} takes one item for each of the {size} ranks, and got {len(items)}"
             )
         encoded = [encode(item if make is None else make(item)) for item in items]
+        if all(not buffers and len(body) <= room - CALL_SIZE for body, buffers in encoded):
+            return [call + body for body, _ in encoded]
         messages = [of_object(call, each) for each in encoded]
     except Exception as error:
         return Outgoing([failure(call, error)] * size, error=error)

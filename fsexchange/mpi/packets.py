@@ -18,19 +18,19 @@ from mpi4py import MPI
 from fsexchange.errors import MismatchError
 from fsexchange.mpi import wire
 from fsexchange.mpi.message import (
-    CALL_SIZE,
     Message,
     Pieces,
     empty,
+    is_of,
     length,
     split,
     the_call,
 )
 from fsexchange.serialize.format import ALIGNMENT
 
-# Bytes of the packet of a bcast. Up to 4 KiB MPICH takes the same time: 1.4 us for 2 ranks, 5.4 us
-# for 4.
-_PACKET_TO_ALL = 2048
+#: Bytes of the packet of a bcast. Up to 4 KiB MPICH takes the same time: 1.4 us for 2 ranks, 5.4 us
+#: for 4.
+PACKET_TO_ALL = 2048
 
 # In other verbs: bytes of all packets that a rank receives, and of the smallest packet, which is
 # enough for a message that refers to a file.
@@ -56,91 +56,83 @@ class Packets:
         self._comm = comm
         self._rank, self._ranks = comm.rank, range(comm.size)
         self._hosts = hosts
-        size = max(_SMALLEST_PACKET, min(_PACKET_TO_ALL, _PACKETS // comm.size))
+        size = max(_SMALLEST_PACKET, min(PACKET_TO_ALL, _PACKETS // comm.size))
         self.size = size - size % ALIGNMENT
         """Bytes of a packet of verbs other than bcast."""
 
-    def bcast(self, call: bytes, messages: Sequence[Pieces] | None, root: int) -> Message | None:
-        """Return the root's message; None on the root itself."""
-        comm = self._comm
-        if messages is not None:
-            start, rest = split(messages[0], _PACKET_TO_ALL)
-            comm.Bcast(start.ljust(_PACKET_TO_ALL, b"\0"), root)
-            if rest:
-                comm.Bcast(rest, root)
-            return None
-        packet = bytearray(_PACKET_TO_ALL)
-        comm.Bcast(packet, root)
-        if packet[:CALL_SIZE] != call:
-            self._mismatch(call, packet, root)
-        total = length(packet)
-        if total <= _PACKET_TO_ALL:
+    # ---- one root -------------------------------------------------------------------------------
+
+    def bcast(self, message: Pieces, root: int) -> None:
+        """Send the root's message to all ranks; called by the root."""
+        start, rest = split(message, PACKET_TO_ALL)
+        self._comm.Bcast(start.ljust(PACKET_TO_ALL, b"\0"), root)
+        if rest:
+            self._comm.Bcast(rest, root)
+
+    def bcast_from(self, call: bytes, root: int, packet: Message | None = None) -> Message:
+        """Return the root's message, of which perhaps the packet is here; called by the others."""
+        if packet is None:
+            packet = bytearray(PACKET_TO_ALL)
+            self._comm.Bcast(packet, root)
+        total = self._length(call, packet, root)
+        if total <= PACKET_TO_ALL:
             return packet
         whole = empty(total)
-        whole[:_PACKET_TO_ALL] = packet
-        comm.Bcast(whole[_PACKET_TO_ALL:], root)
+        whole[:PACKET_TO_ALL] = packet
+        self._comm.Bcast(whole[PACKET_TO_ALL:], root)
         return whole
 
-    def gather(self, call: bytes, message: Pieces, root: int) -> list[Message | None] | None:
-        """Return the messages of all ranks on the root, None for its own; None on the others."""
-        size = self.size
-        start, rest = split(message, size)
-        if self._rank == root:
-            packets = bytearray(size * len(self._ranks))
-            self._comm.Gather(start.ljust(size, b"\0"), packets, root)
-            messages, requests = self._receive_rests(call, packets)
-            MPI.Request.Waitall(requests)
-            return messages
-        self._comm.Gather(start.ljust(size, b"\0"), None, root)
-        if rest:
-            self._comm.Send(rest, root, wire.REST)
-        return None
+    def scatter(self, messages: Sequence[Pieces], root: int) -> None:
+        """Send each rank its message; called by the root."""
+        packets, rests = self._split_each(messages)
+        self._comm.Scatter(packets, MPI.IN_PLACE, root)
+        MPI.Request.Waitall(self._send_rests(rests))
 
-    def allgather(self, call: bytes, message: Pieces) -> list[Message]:
-        """Return the messages of all ranks, in their order, on every rank."""
+    def scatter_from(self, call: bytes, root: int, packet: Message | None = None) -> Message:
+        """Return the root's message, of which perhaps the packet is here; called by the others."""
+        if packet is None:
+            packet = bytearray(self.size)
+            self._comm.Scatter(None, packet, root)
+        total = self._length(call, packet, root)
+        if total <= self.size:
+            return packet
+        whole = empty(total)
+        whole[: self.size] = packet
+        self._comm.Recv(whole[self.size :], root, wire.REST)
+        return whole
+
+    # ---- all ranks ------------------------------------------------------------------------------
+    # These take the packets of all ranks, and return their messages.
+
+    def gathered(self, call: bytes, packets: bytearray) -> list[Message]:
+        """Return the whole messages on the root."""
+        messages, requests = self._receive_rests(call, packets)
+        MPI.Request.Waitall(requests)
+        return messages
+
+    def send_rest(self, rest: Message, root: int) -> None:
+        """Send the root of a gather the rest of this rank's message."""
+        self._comm.Send(rest, root, wire.REST)
+
+    def allgathered(self, call: bytes, packets: bytearray, rest: Message) -> list[Message]:
+        """Return the whole messages; `rest` is this rank's."""
         size = self.size
-        start, rest = split(message, size)
-        packets = bytearray(size * len(self._ranks))
-        self._comm.Allgather(start.ljust(size, b"\0"), packets)
         came = self._cut(call, packets)
-        lengths = list(map(length, came))
+        lengths = [max(size, length(packet)) for packet in came]
         if max(lengths) <= size:
             return [*came]
-        counts = [max(0, nbytes - size) for nbytes in lengths]
-        spaces = [max(size, nbytes) for nbytes in lengths]
-        places = [0, *accumulate(space + -space % ALIGNMENT for space in spaces)]
+        places = [0, *accumulate(nbytes + -nbytes % ALIGNMENT for nbytes in lengths)]
         memory = empty(places.pop())
+        counts = [nbytes - size for nbytes in lengths]
         self._comm.Allgatherv(rest, (memory, counts, [at + size for at in places], MPI.BYTE))
         for at, packet in zip(places, came, strict=True):
             memory[at : at + size] = packet
         messages = [memory[at : at + n] for at, n in zip(places, lengths, strict=True)]
-        return [
-            bytearray(one) if len(one) < min(_COPIED_BELOW, len(memory) // _TIMES_LARGER) else one
-            for one in messages
-        ]
+        own = min(_COPIED_BELOW, len(memory) // _TIMES_LARGER)
+        return [bytearray(each) if len(each) < own else each for each in messages]
 
-    def scatter(self, call: bytes, messages: Sequence[Pieces] | None, root: int) -> Message | None:
-        """Return the root's message for this rank, None on the root, who has one for each rank."""
-        size = self.size
-        packet = bytearray(size)
-        if messages is not None:
-            packets, rests = self._split_each(messages)
-            self._comm.Scatter(packets, packet, root)
-            MPI.Request.Waitall(self._send_rests(rests))
-            return None
-        self._comm.Scatter(None, packet, root)
-        if packet[:CALL_SIZE] != call:
-            self._mismatch(call, packet, root)
-        total = length(packet)
-        if total <= size:
-            return packet
-        whole = empty(total)
-        whole[:size] = packet
-        self._comm.Recv(whole[size:], root, wire.REST)
-        return whole
-
-    def alltoall(self, call: bytes, messages: Sequence[Pieces]) -> list[Message | None]:
-        """Return the messages of all ranks for this one, in their order, None for its own."""
+    def alltoall(self, call: bytes, messages: Sequence[Pieces]) -> list[Message]:
+        """Send each rank its message, and return those of all ranks for this one."""
         packets, rests = self._split_each(messages)
         received = bytearray(len(packets))
         self._comm.Alltoall(packets, received)
@@ -165,46 +157,48 @@ class Packets:
             if rank != self._rank:
                 self._comm.Send(b"", rank, wire.WAKE)
 
+    def _length(self, call: bytes, packet: Message, rank: int) -> int:
+        """Return the length of a rank's message; `MismatchError` if it is of another call."""
+        if not is_of(packet, call):
+            host, own = self._hosts[rank], self._hosts[self._rank]
+            raise MismatchError(
+                f"rank {self._rank} ({own}) is in {the_call(call)}, and rank {rank} ({host}) in "
+                f"{the_call(packet)}: all ranks must call the same verbs in the same order",
+                rank=rank,
+                host=host,
+            )
+        return length(packet)
+
     def _cut(self, call: bytes, packets: bytearray) -> list[memoryview]:
         """Return the packet of each rank, all of them of the call."""
-        size = self.size
-        for rank, at in enumerate(range(0, len(packets), size)):
-            if packets[at : at + CALL_SIZE] != call:
-                self._mismatch(call, packets[at : at + size], rank)
         view = memoryview(packets)
-        return [view[at : at + size] for at in range(0, len(packets), size)]
-
-    def _mismatch(self, call: bytes, packet: Message, rank: int) -> None:
-        host, own = self._hosts[rank], self._hosts[self._rank]
-        raise MismatchError(
-            f"rank {self._rank} ({own}) is in {the_call(call)}, and rank {rank} ({host}) in "
-            f"{the_call(packet)}: all ranks must call the same verbs in the same order",
-            rank=rank,
-            host=host,
-        )
+        came = [view[at : at + self.size] for at in range(0, len(packets), self.size)]
+        for rank, packet in enumerate(came):
+            self._length(call, packet, rank)
+        return came
 
     def _split_each(self, messages: Sequence[Pieces]) -> tuple[bytes, list[Message]]:
         """Return the packets for all ranks, and the rests for the others."""
         parts = [
             # Its own message stays with its rank, which joins nothing for it.
-            (message[0][: self.size], b"") if rank == self._rank else split(message, self.size)
+            (bytes(message[0][: self.size]), b"")
+            if rank == self._rank
+            else split(message, self.size)
             for rank, message in enumerate(messages)
         ]
-        packets = b"".join([bytes(start).ljust(self.size, b"\0") for start, _ in parts])
+        packets = b"".join([start.ljust(self.size, b"\0") for start, _ in parts])
         return packets, [rest for _, rest in parts]
 
     def _receive_rests(
         self, call: bytes, packets: bytearray
-    ) -> tuple[list[Message | None], list[MPI.Request]]:
-        """Return the messages of all other ranks, which are whole once the requests are done."""
+    ) -> tuple[list[Message], list[MPI.Request]]:
+        """Return the messages of all ranks, those of others whole once the requests are done."""
         size = self.size
-        messages: list[Message | None] = []
+        messages: list[Message] = []
         requests = []
         for rank, packet in enumerate(self._cut(call, packets)):
             total = length(packet)
-            if rank == self._rank:
-                messages.append(None)
-            elif total <= size:
+            if rank == self._rank or total <= size:
                 messages.append(packet)
             else:
                 whole = empty(total)

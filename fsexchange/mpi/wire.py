@@ -6,12 +6,13 @@ travel on the internal communicator, those between two ranks under the tags belo
 
 # ---- the kind of a message ----------------------------------------------------------------------
 
-PICKLE = 1  # the object as a pickle that leaves nothing out
-BUFFERS = 2  # the object as a pickle and the buffers that it leaves out
-OWN_FILE = 3  # the key of the file that holds the message
-PART_OF_FILE = 4  # the key of a file, and where in it the message for this rank is
-FAILURE = 5  # the exception that the sender raises
-STAND_BY = 6  # nothing yet: the root writes a file, and sends another message about it
+SMALL = 1  # the object as a pickle that leaves nothing out, all of it in the packet
+PICKLE = 2  # the same, of any length
+BUFFERS = 3  # the object as a pickle and the buffers that it leaves out
+OWN_FILE = 4  # the key of the file that holds the message
+PART_OF_FILE = 5  # the key of a file, and where in it the message for this rank is
+FAILURE = 6  # the exception that the sender raises
+STAND_BY = 7  # nothing yet: the root writes a file, and sends another message about it
 
 # ---- the verb of a message ----------------------------------------------------------------------
 
