@@ -308,7 +308,7 @@ class Collectives:
         for rank, message in received:
             try:
                 if rank == self.rank and sent is not None:
-                    objs.append(self._own(sent))
+                    objs.append(self._own(sent, last=last))
                 else:
                     host = self._hosts[rank]
                     objs.append(decode(self._connector, message, rank, host, last=last))
@@ -316,7 +316,7 @@ class Collectives:
                 objs.append(Failed(error, own=sent is not None and sent.error is error))
         return objs
 
-    def _own(self, sent: Outgoing) -> Any:
+    def _own(self, sent: Outgoing, *, last: bool) -> Any:
         """Return the object that this rank has sent to itself."""
         if sent.error is not None:
             raise sent.error
@@ -325,7 +325,7 @@ class Collectives:
         if encoded is not None:
             return private(encoded)
         message = sent.messages[n][0]
-        return decode(self._connector, message, self.rank, self._hosts[self.rank], last=False)
+        return decode(self._connector, message, self.rank, self._hosts[self.rank], last=last)
 
 
 def checked(objs: list[Any]) -> list[Any]:

@@ -494,7 +494,7 @@ def one_rank_fails() -> None:
                     assert type(error.cause) is cause
                     assert error.__cause__ is error.cause
                     assert f"rank {bad} ({ex.hosts[bad]})" in str(error)
-                    assert "message.py" in error.traceback
+                    assert "outgoing.py" in error.traceback
                     assert error.traceback in str(error.cause.__cause__)
                     again = cloudpickle.loads(cloudpickle.dumps(error))
                     assert (str(again), again.rank) == (str(error), bad)
