@@ -1,7 +1,7 @@
 """The kinds of messages of collectives, and the tags of all messages of the library's own.
 
-Messages of `send` and `recv` travel on the Exchange itself, under the user's tags. All others
-travel on the internal communicator, those between two ranks under the tags below.
+Messages of `send` and `recv` are pickles, and travel on the Exchange itself, under the user's tags.
+All others travel on the internal communicator, those between two ranks under the tags below.
 """
 
 # ---- the kind of a message ----------------------------------------------------------------------
@@ -28,5 +28,5 @@ REST = 4  # the rest of a message that a collective moves to one rank
 WAKE = 5  # the wait that STAND_BY began is over
 SENT_ANYWAY = 6  # an array that was described only, as MPI was to reduce it, and cannot
 
-# The body of a long message of `send` to another host has a number, which is its tag.
+# The bodies of large messages to other hosts have numbers of their own, from this one on.
 FIRST_NUMBER = 16
