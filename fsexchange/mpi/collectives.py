@@ -76,6 +76,7 @@ class Collectives:
         self._calls = 0
         self.rank, self.size = internal.rank, internal.size
         self._starts = range(0, self._packet * self.size, self._packet)
+        self._bodies = [at + CALL_SIZE for at in self._starts]
 
     def barrier(self) -> None:
         """Wait for all ranks."""
@@ -211,17 +212,14 @@ class Collectives:
 
     def _small(self, call: bytes, packets: bytearray) -> list[Any] | None:
         """Return the objects of the packets of all ranks, None if one holds no whole object."""
-        view = memoryview(packets)
-        objs: list[Any] = []
         for at in self._starts:
             if packets[at : at + CALL_SIZE] != call:
                 return None
-        for at in self._starts:
-            try:
-                objs.append(_loads(view[at + CALL_SIZE :]))
-            except Exception as error:  # raised by the object's own class
-                objs.append(Failed(error, own=False))
-        return objs
+        view = memoryview(packets)
+        try:
+            return [_loads(view[at:]) for at in self._bodies]
+        except Exception:  # raised by an object's own class: find out which
+            return self._load(None, enumerate(view[at:] for at in self._starts), last=False)
 
     def _to_all(
         self,

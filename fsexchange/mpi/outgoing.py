@@ -82,9 +82,11 @@ def small_or_each(
             raise ValueError(
                 f"{verb} takes one item for each of the {size} ranks, and got {len(items)}"
             )
-        encoded = [encode(item if make is None else make(item)) for item in items]
-        if all(not buffers and len(body) <= room - CALL_SIZE for body, buffers in encoded):
-            return [call + body for body, _ in encoded]
+        encoded = list(map(encode, items if make is None else map(make, items)))
+        room -= CALL_SIZE
+        small = [call + body for body, buffers in encoded if not buffers and len(body) <= room]
+        if len(small) == size:
+            return small
         messages = [of_object(call, each) for each in encoded]
     except Exception as error:
         return Outgoing([failure(call, error)] * size, error=error)
