@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import sys
 import threading
 import time
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from fsexchange import RemoteError, SerializationError, StoreClosedError
+from fsexchange import FileConnector, RemoteError, SerializationError, StoreClosedError
 from fsexchange.mpi import Exchange, Request, bodies, slab
 from fsexchange.mpi.membership import ArgumentError
 
@@ -462,6 +463,29 @@ def threads() -> None:
             worker.join()
         assert errors == []
         assert left_behind(ex) == []
+
+
+def too_many_of_them() -> None:
+    """MPI says so, what is open goes on, and there is room again for what is closed."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    made: list[Exchange] = []
+    with FileConnector(base / "store") if rank == 0 else open(os.devnull):
+        comm.Barrier()
+        first = exchange()
+
+        try:
+            for _ in range(5000):
+                made.append(first.Dup())
+        except RuntimeError as error:  # MPI's own, or that the Exchange needs a second one
+            assert "communicators" in str(error)
+        assert 500 < len(made) < 5000
+        assert made[-1].sendrecv(rank, right, 0, None, left) == left
+        for each in made:
+            each.Free()
+        with first.Dup() as another:
+            assert another.allgather(rank) == list(range(size))
+        first.close()
 
 
 # ---- classes of the script ----------------------------------------------------------------------
