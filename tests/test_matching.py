@@ -23,6 +23,7 @@ WAYS = ["host", "hosts", "crowd"]
         "wait_for_send_first",
         "collectives_in_between",
         "halo",
+        "what_was_sent_may_change_at_once",
         "in_the_order_they_were_sent",
         "first_posted_is_first_served",
         "every_way_to_send_and_receive",

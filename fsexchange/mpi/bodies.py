@@ -198,7 +198,8 @@ class Bodies:
     def _wait_for(self, what: MPI.Request | FileKey, memory: Any, nbytes: int) -> None:
         self._waiting.append((what, memory, nbytes))
         self._waiting_bytes += nbytes
-        self._look()
+        if memory is not None:
+            self._look()
 
     # ---- receiver -------------------------------------------------------------------------------
 

@@ -151,12 +151,12 @@ class PointToPoint(Communicator):
         try:
             if buffers or len(body) > EAGER:
                 self._check(dest=dest)
+                if post is _Send and self._bodies.is_crowded():
+                    post = _Ssend
                 placed = self._bodies.place(body, buffers, self._members.rank_above(dest))
                 body = placed.placeholder
                 if not KEEPS_ORDER:
                     placed.finish()
-                if post is _Send and self._bodies.is_crowded():
-                    post = _Ssend
             request = post(self, body, dest, tag)
         except BaseException as error:
             if placed is not None:

@@ -126,6 +126,25 @@ def halo() -> None:
         assert left_behind(ex) == []
 
 
+def what_was_sent_may_change_at_once() -> None:
+    with exchange() as ex:
+        for nbytes in SIZES:
+            for verb in (ex.isend, ex.issend, ex.send):
+                array = np.full(nbytes, rank, "u1")
+                several = [bytearray(array), array, np.asfortranarray(array.reshape(-1, 1))]
+                for obj in (array, several):
+                    received = ex.irecv(source=left)
+                    verb(obj, right)
+                    array[:] = 255
+                    several[0][:] = bytes(nbytes)
+                    got = received.wait()
+                    for part in got if obj is several else [got]:
+                        assert bytes(part) == bytes([left]) * nbytes
+                    array[:] = rank
+                    several[0][:] = array.tobytes()
+        assert left_behind(ex) == []
+
+
 # ---- order --------------------------------------------------------------------------------------
 
 
