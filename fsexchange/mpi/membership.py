@@ -58,6 +58,26 @@ class ArgumentError(ValueError, MPI.Exception):
         return self._said
 
 
+def duplicate(comm: MPI.Intracomm) -> MPI.Intracomm:
+    """Return a duplicate of a communicator, as mpi4py has it; collective."""
+    try:
+        return MPI.Intracomm(comm).Dup()
+    except MPI.Exception as error:
+        raise RuntimeError(
+            "MPI makes no more communicators, of which each Exchange has two until it is closed: "
+            f"{error}"
+        ) from error
+
+
+def _second(comm: MPI.Intracomm) -> MPI.Intracomm:
+    """Return a duplicate of the communicator of an Exchange, which is freed if there is none."""
+    try:
+        return duplicate(comm)
+    except RuntimeError:
+        MPI.Intracomm.Free(comm)
+        raise
+
+
 class Membership:
     """One rank among those that share a directory.
 
@@ -77,12 +97,16 @@ class Membership:
         self.comm = comm
         #: Messages of the library's own, under the tags of `wire`: those of collectives and of
         #: leaving, and bodies of long messages.
-        self.internal = MPI.Intracomm(comm).Dup()
+        self.internal = _second(comm)
         self.rank, self.size = comm.rank, comm.size
         self._above: Membership | None = None
         self._abort_timeout = abort_timeout
-        slab = Slab()
-        mine = slab.path, slab_module.this_host(), os.urandom(8), this_script()
+        slab = None
+        if self.size > 1:
+            with contextlib.suppress(OSError):  # too many open files: then MPI carries the bodies
+                slab = Slab()
+        path = "" if slab is None else slab.path
+        mine = path, slab_module.this_host(), os.urandom(8), this_script()
         try:
             everyone = self.internal.allgather(
                 (*mine, socket.gethostname(), *_checked(root, inline_limit, abort_timeout))
@@ -112,7 +136,8 @@ class Membership:
                 self.inline_limit,
             )
         except Exception:
-            slab.close()
+            if slab is not None:
+                slab.close()
             self._free()  # all ranks are here, as they all raise this error
             raise
         self._ranks: Sequence[int] = range(self.size)
@@ -129,14 +154,13 @@ class Membership:
             opens = True
         except OSError:
             opens = False
-        if not self.internal.allreduce(opens, MPI.LAND):
-            near = [self.rank]
-        return [path if rank in near else None for rank, path in enumerate(paths)]
+        everywhere = all(self.internal.allgather(opens))  # `allreduce` would make a communicator
+        return [path if everywhere and rank in near else None for rank, path in enumerate(paths)]
 
     def over(self, comm: MPI.Intracomm) -> Membership:
         """Return the membership of some of these ranks, who share this directory; collective."""
         made = copy.copy(self)
-        made.comm, made.internal = comm, MPI.Intracomm(comm).Dup()
+        made.comm, made.internal = comm, _second(comm)
         made.rank, made.size = comm.rank, comm.size
         ranks = comm.group.Translate_ranks(None, self.comm.group)
         made.hosts = [self.hosts[rank] for rank in ranks]
