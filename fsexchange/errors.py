@@ -206,6 +206,20 @@ class RemoteError(FsExchangeError, RuntimeError):
             shown.__cause__ = RemoteTraceback(self.traceback)
 
 
+class MismatchError(FsExchangeError, RuntimeError):
+    """Another rank is in another call: of another verb, of another root, one too many or too few.
+
+    The ranks are out of step from here on: leave the Exchange.
+
+    >>> raise MismatchError("rank 0 is in bcast, and rank 1 in gather", rank=1, host="hostb")
+    Traceback (most recent call last):
+    fsexchange.errors.MismatchError: rank 0 is in bcast, and rank 1 in gather
+    """
+
+    rank: int = -1
+    host: str = ""
+
+
 class RemoteTraceback(Exception):  # noqa: N818  (the standard library's pools have the same)
     """Where an exception was raised in another process, as text."""
 

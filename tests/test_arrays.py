@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from fsexchange import FileConnector
@@ -72,3 +73,55 @@ def test_blocks_in_one_process(order: Any, rows: int, base_dir: Path) -> None:
         assert data is not None
         assert np.array_equal(deserialize(data), whole)
         assert np.array_equal(np.load(connector.path(key)), whole)
+
+
+class Metres(np.ndarray[Any, Any]):
+    """As astropy's and unyt's arrays are."""
+
+
+class Quantity:
+    """As pint's is."""
+
+    units = "metre"
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> npt.NDArray[Any]:
+        return np.ones(3)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        np.ma.masked_equal([1.0, 2.0], 2.0),
+        np.ones(3).view(Metres),
+        np.ones(3).view(np.recarray),
+        Quantity(),
+    ],
+    ids=lambda block: type(block).__name__,
+)
+def test_units_and_masks_are_not_dropped(block: Any) -> None:
+    with pytest.raises(TypeError, match=type(block).__name__):
+        describe(block, 0, None, None)
+
+
+def test_blocks_that_are_their_numbers(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.ones(3))
+    zero: Any = np.int64(0)
+    place: Any = np.array([2])
+    for block in ([1.0, 2.0, 3.0], range(3), np.load(tmp_path / "a.npy", mmap_mode="r")):
+        assert describe(block, zero, None, None).shape == (3,)
+        assert describe(block, 0, place, (5,)).offset == (2,)
+
+
+@pytest.mark.parametrize(
+    ("axis", "offset", "shape", "what"),
+    [
+        (0.5, None, None, "axis is 0.5"),
+        (0, [0.9], [3], r"offset is \[0.9\]"),
+        (0, [0], [3.5], r"shape is \[3.5\]"),
+        (0, 0, 3, "offset is 0"),
+        (0, ["0"], [3], "offset is"),
+    ],
+)
+def test_places_are_integers(axis: Any, offset: Any, shape: Any, what: str) -> None:
+    with pytest.raises(TypeError, match=what):
+        describe(np.ones(3), axis, offset, shape)

@@ -55,6 +55,7 @@ def test_error_keeps_errno_from_a_pool_worker() -> None:
         (fsexchange.WaitTimeoutError, TimeoutError),
         (fsexchange.NotSharedError, OSError),
         (fsexchange.RemoteError, RuntimeError),
+        (fsexchange.MismatchError, RuntimeError),
     ],
 )
 def test_error_is_the_builtin_it_means(kind: type, builtin: type) -> None:

@@ -38,6 +38,7 @@ def test_hundred_mebibytes(n: int, shm_dir: Path) -> None:
         "undelivered_messages_end_with_the_exchange",
         "careless_use",
         "keys_of_objects_that_stay",
+        "classes_of_the_script",
         "local_store",
         "one_rank_fails",
         "errors_of_all_kinds",

@@ -91,3 +91,84 @@ def test_killed_rank(n: int, tmp_path: Path) -> None:
     with FileConnector(tmp_path / "store") as heir:
         assert heir.owned
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_workers_may_end_before_the_master(n: int, tmp_path: Path) -> None:
+    """`sys.exit()` is no failure. One rank of those that wait says for whom, once."""
+    status, out = job(n, "workers_exit", tmp_path)
+    assert status == 0, out
+    assert "the master ends" in out
+    assert "Traceback" not in out
+    assert out.count("has left its Exchange, and waits") == (n > 1)
+    assert n == 1 or "rank 1 (" in out
+    assert n == 1 or f"1 of {n} ranks had not left after 0.3 s: 0 (" in out
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_all_ranks_may_exit(n: int, tmp_path: Path) -> None:
+    status, out = job(n, "all_exit", tmp_path)
+    assert (status, out) == (0, "")
+    assert not (tmp_path / "store").exists()
+
+
+def test_exit_with_an_error_ends_the_job(tmp_path: Path) -> None:
+    status, out = job(3, "one_exits_with_an_error", tmp_path)
+    assert status != 0, out
+    assert "SystemExit: the reason" in out
+    assert "of 3 ranks had not left after 0.3 s: 0 (" in out
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("launcher", [("-m", "mpi4py"), ()])
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_end_without_with(n: int, launcher: tuple[str, ...], tmp_path: Path) -> None:
+    """The end of the interpreter closes an Exchange; no rank loses its store before."""
+    status, out = job(n, "without_with", tmp_path, launcher=launcher)
+    assert status == 0, out
+    assert out.count("ends\n") == n, out
+    assert "Traceback" not in out
+    assert not (tmp_path / "store").exists()
+    assert not (tmp_path / "inner").exists()
+
+
+@pytest.mark.parametrize("who", ["0", "2"])
+@pytest.mark.parametrize(
+    ("how", "launcher"),
+    [("KeyError", ("-m", "mpi4py")), ("KeyError", ()), ("SystemExit", ("-m", "mpi4py"))],
+)
+def test_exception_without_with_ends_the_job(
+    how: str, launcher: tuple[str, ...], who: str, tmp_path: Path
+) -> None:
+    """But for `sys.exit("reason")` without `-m mpi4py`, which hangs with mpi4py, too."""
+    status, out = job(3, "without_with_by_an_exception", tmp_path, who, how, launcher=launcher)
+    assert status != 0, out
+    assert out.count("KeyError: 'the reason'" if how == "KeyError" else "the reason") == 1
+    assert f"fsexchange: rank {who} (" in out
+    assert "aborts the job: 2 of 3 ranks had not left after 0.3 s" in out
+    assert not (tmp_path / "store").exists()
+
+
+def test_abort_clears_every_store_of_the_rank(tmp_path: Path) -> None:
+    """Two Exchanges, one over half of the ranks, and a store of its own."""
+    status, out = job(4, "several_stores", tmp_path)
+    assert status != 0, out
+    assert "aborts the job" in out
+    left = {path.name for path in tmp_path.iterdir()}
+    assert not left & {"world", "half-0", "own-0"}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_interrupt_ends_the_job(verb: str, tmp_path: Path) -> None:
+    status, out = job(3, "interrupted", tmp_path, verb)
+    assert status != 0, out
+    assert "KeyboardInterrupt" in out
+    assert not (tmp_path / "store").exists()
+
+
+def test_interrupt_while_leaving_ends_the_job(tmp_path: Path) -> None:
+    status, out = job(2, "interrupted_while_leaving", tmp_path)
+    assert status != 0, out
+    assert "aborts the job: it was interrupted" in out
+    assert not (tmp_path / "store").exists()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from .jobs import needs_mpi, passes
+from .jobs import mpirun, needs_mpi, passes
 
 pytestmark = needs_mpi
 
@@ -22,6 +23,7 @@ WAYS = ["host", "hosts", "crowd"]
         "wait_for_send_first",
         "collectives_in_between",
         "halo",
+        "what_was_sent_may_change_at_once",
         "in_the_order_they_were_sent",
         "first_posted_is_first_served",
         "every_way_to_send_and_receive",
@@ -45,8 +47,23 @@ def test_in_each_way(body: str, way: str, n: int, shm_dir: Path) -> None:
         "fast_producer",
         "small_part_of_a_message",
         "threads",
+        "too_many_of_them",
         "classes_go_by_reference",
     ],
 )
 def test_on_every_rank(body: str, n: int, shm_dir: Path) -> None:
     passes(n, "matching", body, shm_dir)
+
+
+def test_classes_where_there_is_no_file(shm_dir: Path) -> None:
+    """With `python -c` they are the same ones on all ranks."""
+    program = f"""
+from fsexchange.mpi import Exchange
+class Own: pass
+with Exchange(store_dir="{shm_dir}/store") as ex:
+    assert type(ex.sendrecv(Own(), (ex.rank + 1) % ex.size)) is Own
+print("passed")
+"""
+    status, out = mpirun("-n", "2", sys.executable, "-m", "mpi4py", "-c", program)
+    assert status == 0, out
+    assert out.count("passed") == 2

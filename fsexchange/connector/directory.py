@@ -39,6 +39,9 @@ _REMEMBERED = 1.5
 
 _READ = os.O_RDONLY | os.O_CLOEXEC
 
+# The stores that end with this process.
+_owned: set[Directory] = set()
+
 # How many forks lead from the first process that imported this to the calling one.
 _forks = 0
 
@@ -82,6 +85,7 @@ class Directory:
         self._exit_handler: Callable[[], object] | None = None
         if owner is not None and owner.clear:
             self._exit_handler = _call_at_exit(self)
+            _owned.add(self)
 
     @property
     def owned(self) -> bool:
@@ -267,6 +271,7 @@ class Directory:
     def _give_up(self) -> None:
         """End this process's ownership, if any."""
         self._owner = None
+        _owned.discard(self)
         if self._exit_handler is not None:
             self._exit_handler()
             self._exit_handler = None
@@ -278,6 +283,13 @@ class Directory:
         if self.owned:
             free(self.path)
             self.clear()
+
+
+def clear_owned() -> None:
+    """Clear the stores that end with this process, which is about to end without exit handlers."""
+    with contextlib.ExitStack() as all_of_them:  # also after an error
+        for hold in _owned:
+            all_of_them.callback(hold._at_exit)
 
 
 def closed_error(path: str, store_id: str) -> StoreClosedError:

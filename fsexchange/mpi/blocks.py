@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import operator
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import reduce
@@ -100,8 +101,19 @@ def describe(
     block: npt.ArrayLike, axis: int, offset: Sequence[int] | None, shape: Sequence[int] | None
 ) -> Block:
     """Return the description of a block; `TypeError` or `ValueError` if it cannot be one."""
+    kind = type(block)
     if isinstance(block, np.ma.MaskedArray):
-        raise TypeError("a block with a mask: a .npy file has none; fill it first: block.filled()")
+        raise TypeError(
+            f"a block with a mask ({kind.__name__}): a .npy file has none; fill it first: "
+            "block.filled()"
+        )
+    # A memmap differs from an array in where it lies. Quantities of pint are no arrays themselves.
+    array_of_its_own = isinstance(block, np.ndarray) and kind not in (np.ndarray, np.memmap)
+    if array_of_its_own or hasattr(kind, "unit") or hasattr(kind, "units"):
+        raise TypeError(
+            f"a block of class {kind.__name__}, of which a .npy file keeps the numbers alone; pass "
+            "these: np.asarray(block)"
+        )
     array = np.asarray(block)
     dtype = array.dtype
     if dtype.hasobject:
@@ -114,10 +126,11 @@ def describe(
         raise ValueError("offset and shape come together: where the block is, and in what")
     orders = array.flags.c_contiguous, array.flags.f_contiguous
     if offset is None or shape is None:
-        if not -array.ndim <= axis < array.ndim:
+        (along,) = _integers("axis", axis, [axis])
+        if not -array.ndim <= along < array.ndim:
             raise ValueError(f"axis is {axis}, and the block has {array.ndim}")
-        return Block(dtype, array.shape, orders, axis % array.ndim, None, None)
-    place, whole = tuple(map(int, offset)), tuple(map(int, shape))
+        return Block(dtype, array.shape, orders, along % array.ndim, None, None)
+    place, whole = _integers("offset", offset, offset), _integers("shape", shape, shape)
     if not len(place) == len(whole) == array.ndim:
         raise ValueError(
             f"the block has {array.ndim} axes, its offset {len(place)}, the shape {len(whole)}"
@@ -126,6 +139,14 @@ def describe(
         if start < 0 or start + length > end:
             raise ValueError(f"a block of {array.shape} at {place} is not inside of {whole}")
     return Block(dtype, array.shape, orders, 0, place, whole)
+
+
+def _integers(name: str, given: object, items: Sequence[int]) -> tuple[int, ...]:
+    """Return the items as integers; `TypeError` for 0.9, which `int` would take."""
+    try:
+        return tuple(map(operator.index, items))
+    except TypeError:
+        raise TypeError(f"{name} is {given!r}, and takes integers") from None
 
 
 def plan(blocks: Sequence[Block]) -> Plan:

@@ -86,7 +86,7 @@ class Bodies:
         internal: MPI.Intracomm,
         connector: FileConnector,
         hosts: Sequence[str],
-        slab: Slab,
+        slab: Slab | None,
         paths: Sequence[str | None],
         family: bytes,
         inline_limit: int,
@@ -96,7 +96,7 @@ class Bodies:
         self._hosts = hosts
         self._slab = slab
         self._paths = paths
-        self._slabs: dict[int, Slab] = {internal.rank: slab}
+        self._slabs: dict[int, Slab] = {} if slab is None else {internal.rank: slab}
         self._family = family
         self._rank = internal.rank
         self._inline_limit = inline_limit
@@ -107,7 +107,7 @@ class Bodies:
         self._waiting: deque[tuple[MPI.Request | FileKey, Any, int]] = deque()
         self._waiting_bytes = 0
         #: Set while the owner waits in `recv`, so that senders let it copy behind them.
-        self.receiving = slab.receiving
+        self.receiving = memoryview(bytearray(1)) if slab is None else slab.receiving
         self.arrived = threading.local()
         self.discards = False
         _families[family] = self
@@ -138,8 +138,8 @@ class Bodies:
             )
             return b"".join((PLACEHOLDER, _LENGTH.pack(len(data)), data, END_1))
 
-        if self._paths[dest] is not None:
-            slab = self._slab
+        slab = self._slab
+        if slab is not None and self._paths[dest] is not None:
             if nbytes <= SLOT:
                 slot = slab.take_slot()
                 if slot >= 0:
@@ -198,7 +198,8 @@ class Bodies:
     def _wait_for(self, what: MPI.Request | FileKey, memory: Any, nbytes: int) -> None:
         self._waiting.append((what, memory, nbytes))
         self._waiting_bytes += nbytes
-        self._look()
+        if memory is not None:
+            self._look()
 
     # ---- receiver -------------------------------------------------------------------------------
 
@@ -258,7 +259,8 @@ class Bodies:
             if isinstance(what, FileKey):
                 with contextlib.suppress(FsExchangeError):
                     self._connector.evict(what)
-        self._slab.close()
+        if self._slab is not None:
+            self._slab.close()
 
 
 # ---- what placeholders call ---------------------------------------------------------------------

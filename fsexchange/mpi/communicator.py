@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpi4py import MPI
 
-from fsexchange.mpi.membership import Membership
+from fsexchange.mpi.membership import Membership, duplicate
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -27,7 +27,7 @@ class Communicator(MPI.Intracomm):
             comm = MPI.COMM_WORLD
         if not isinstance(comm, MPI.Intracomm):
             raise ValueError("Exchange takes an intracommunicator; merge this one first: Merge()")
-        return super().__new__(cls, MPI.Intracomm(comm).Dup())
+        return super().__new__(cls, duplicate(comm))
 
     def _join(self, members: Membership) -> None:
         self._members = members

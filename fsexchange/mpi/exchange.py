@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mpi4py import MPI
 
@@ -13,13 +13,15 @@ from fsexchange.errors import InvalidKeyError
 from fsexchange.mpi import assembly, blocks
 from fsexchange.mpi.collectives import Collectives
 from fsexchange.mpi.membership import Membership
-from fsexchange.mpi.message import Outgoing, attempt, encode, encode_each, inline
 from fsexchange.mpi.pointtopoint import PointToPoint
+from fsexchange.mpi.reductions import Reductions
 from fsexchange.mpi.sharing import INLINE_LIMIT
 from fsexchange.store.store import Store
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+_Op: TypeAlias = "MPI.Op | Callable[[Any, Any], Any]"
 
 
 class Exchange(PointToPoint):
@@ -33,7 +35,8 @@ class Exchange(PointToPoint):
     and the like return an Exchange over the same store, which ends with the first.
 
     Use it in a `with` statement; all ranks enter and leave together. When all have reached the
-    end, the root clears the store if it owns it, and then the ranks go on.
+    end, the root clears the store if it owns it, and then the ranks go on. The end of the
+    interpreter does the same for an Exchange that nobody has closed.
 
     Parameters
     ----------
@@ -51,8 +54,10 @@ class Exchange(PointToPoint):
         the objects of all ranks together; in `send` it is eight times as high. The root's value
         counts.
     abort_timeout:
-        Seconds for which a rank that leaves the `with` by an exception waits for the others to
-        leave. If some do not, it clears the store, names the missing ranks and aborts the job.
+        Seconds for which a rank that leaves the `with` by an exception, other than `sys.exit(0)`,
+        waits for the others to leave. If some do not, it clears the stores that it owns or shares
+        by an Exchange, names the missing ranks and aborts the job. After Ctrl-C at most 1 s. A rank
+        that leaves normally says after this time who is missing, and waits on.
     clear, markers, write_once, trust_directory:
         As for `FileConnector`.
 
@@ -116,6 +121,7 @@ class Exchange(PointToPoint):
             },
         )
         self._join(members)
+        members.leave_at_exit()
 
     def _join(self, members: Membership) -> None:
         super()._join(members)
@@ -127,9 +133,10 @@ class Exchange(PointToPoint):
         self.get = self.store.get
         self.evict = self.store.evict
         self.ref = self.store.ref
-        self._internal = members.internal
-        common = self.connector, self.hosts, members.inline_limit
-        self._collectives = Collectives(self._internal, *common)
+        self._collectives = Collectives(
+            members.internal, members.codec, self.connector, self.hosts, members.inline_limit
+        )
+        self._reductions = Reductions(self._collectives)
 
     def __repr__(self) -> str:
         members = self._members
@@ -140,22 +147,22 @@ class Exchange(PointToPoint):
     def barrier(self) -> None:
         """Wait for all ranks."""
         self._check()
-        self._internal.Barrier()
+        self._collectives.barrier()
 
     def bcast(self, obj: Any, root: int = 0) -> Any:
         """Return the root's object on every rank, a copy on the root as well."""
         self._check(root=root)
-        return self._collectives.bcast(encode(obj) if self._rank == root else None, root)
+        return self._collectives.bcast(obj, root)
 
     def gather(self, sendobj: Any, root: int = 0) -> list[Any] | None:
         """Return the objects of all ranks, in their order, on the root; None on the others."""
         self._check(root=root)
-        return self._collectives.gather(encode(sendobj), root)
+        return self._collectives.gather(sendobj, root)
 
     def allgather(self, sendobj: Any) -> list[Any]:
         """Return the objects of all ranks, in their order, on every rank."""
         self._check()
-        return self._collectives.allgather(encode(sendobj))
+        return self._collectives.allgather(sendobj)
 
     def scatter(self, sendobj: Sequence[Any] | None, root: int = 0) -> Any:
         """Return the object that the root has for this rank; the root passes one for each rank.
@@ -163,8 +170,7 @@ class Exchange(PointToPoint):
         `ValueError` on a root with more or fewer, and `RemoteError` on the others.
         """
         self._check(root=root)
-        sent = encode_each(sendobj, self.size, "scatter") if self._rank == root else None
-        return self._collectives.scatter(sent, root)
+        return self._collectives.scatter(sendobj, root)
 
     def alltoall(self, sendobj: Sequence[Any]) -> list[Any]:
         """Return the objects that all ranks have for this one; each passes one for each rank.
@@ -172,7 +178,32 @@ class Exchange(PointToPoint):
         `ValueError` on a rank with more or fewer, and `RemoteError` on the others.
         """
         self._check()
-        return self._collectives.alltoall(encode_each(sendobj, self.size, "alltoall"))
+        return self._collectives.alltoall(sendobj)
+
+    def reduce(self, sendobj: Any, op: _Op = MPI.SUM, root: int = 0) -> Any:
+        """Return `op` over the objects of all ranks, in their order, on the root; None elsewhere.
+
+        `op` is an operation of MPI or a function of two objects. It is called on the root, as a
+        tree: (a + b) + (c + d). Large arrays of one numeric type and shape, with MPI's sum, product
+        or bitwise operations, are reduced by MPI, which may add floats in another order.
+        """
+        self._check(root=root)
+        return self._reductions.reduce(sendobj, op, root)
+
+    def allreduce(self, sendobj: Any, op: _Op = MPI.SUM) -> Any:
+        """Return on every rank what `reduce` returns on the root; `op` is called on all of them."""
+        self._check()
+        return self._reductions.allreduce(sendobj, op)
+
+    def scan(self, sendobj: Any, op: _Op = MPI.SUM) -> Any:
+        """Return `op` over the objects of the ranks up to this one, in their order."""
+        self._check()
+        return self._reductions.scan(sendobj, op)
+
+    def exscan(self, sendobj: Any, op: _Op = MPI.SUM) -> Any:
+        """Return `op` over the objects of the ranks before this one; None on rank 0."""
+        self._check()
+        return self._reductions.scan(sendobj, op, without_own=True)
 
     # ---- keys -----------------------------------------------------------------------------------
     # A key travels like any small object. These verbs also refuse what is not a key: by
@@ -181,19 +212,18 @@ class Exchange(PointToPoint):
     def bcast_key(self, key: FileKey | None = None, root: int = 0) -> FileKey | None:
         """Return the root's key on every rank; the `key` of the others is ignored."""
         self._check(root=root)
-        sent = attempt(lambda: _as_key(key)) if self._rank == root else None
-        return _as_key(self._collectives.bcast(sent, root))
+        return _as_key(self._collectives.bcast(key, root, _as_key))
 
     def gather_keys(self, key: FileKey | None, root: int = 0) -> list[FileKey | None] | None:
         """Return the keys of all ranks, in their order, on the root; None on the others."""
         self._check(root=root)
-        keys = self._collectives.gather(attempt(lambda: _as_key(key)), root)
+        keys = self._collectives.gather(key, root, _as_key)
         return None if keys is None else list(map(_as_key, keys))
 
     def allgather_keys(self, key: FileKey | None) -> list[FileKey | None]:
         """Return the keys of all ranks, in their order, on every rank."""
         self._check()
-        return list(map(_as_key, self._collectives.allgather(attempt(lambda: _as_key(key)))))
+        return list(map(_as_key, self._collectives.allgather(key, _as_key)))
 
     def scatter_keys(
         self, keys: Sequence[FileKey | None] | None = None, root: int = 0
@@ -203,14 +233,12 @@ class Exchange(PointToPoint):
         The `keys` of the others are ignored. Without `keys` on the root, every rank gets None.
         """
         self._check(root=root)
-        sent = self._encode_keys(keys, "scatter_keys") if self._rank == root else None
-        return _as_key(self._collectives.scatter(sent, root))
+        return _as_key(self._collectives.scatter(keys, root, _as_key))
 
     def alltoall_keys(self, keys: Sequence[FileKey | None]) -> list[FileKey | None]:
         """Return the keys that all ranks have for this one; each passes one for each rank."""
         self._check()
-        sent = self._encode_keys(keys, "alltoall_keys")
-        return list(map(_as_key, self._collectives.alltoall(sent)))
+        return list(map(_as_key, self._collectives.alltoall(keys, _as_key)))
 
     def send_key(self, key: FileKey | None, dest: int, tag: int = 0) -> None:
         """Send a key to one rank; never waits for the receiver."""
@@ -236,9 +264,6 @@ class Exchange(PointToPoint):
                 f"{error}",
                 filename=error.filename,
             ) from None
-
-    def _encode_keys(self, keys: Sequence[FileKey | None] | None, verb: str) -> Outgoing:
-        return inline(encode_each(keys, self.size, verb, _as_key))
 
     # ---- blocks --------------------------------------------------------------------------------
 
@@ -282,7 +307,7 @@ class Exchange(PointToPoint):
         block:
             This rank's part. All blocks have the same dtype and number of dimensions; without
             `offset`, they differ in length only along `axis`, where it may be 0. The elements
-            cannot be Python objects.
+            cannot be Python objects. Units and masks are refused: a `.npy` has none.
         axis:
             The axis along which the blocks follow one another, in the order of ranks.
         offset, shape:
@@ -299,8 +324,11 @@ class Exchange(PointToPoint):
             Another rank could not write its block; the file is removed.
         """
         self._check()
-        description = attempt(lambda: blocks.describe(block, axis, offset, shape))
-        return assembly.assemble(self._collectives, self.connector, block, description, self.root)
+
+        def describe(block: npt.ArrayLike) -> blocks.Block:
+            return blocks.describe(block, axis, offset, shape)
+
+        return assembly.assemble(self._collectives, self.connector, block, describe, self.root)
 
 
 def _as_key(obj: Any) -> FileKey | None:

@@ -1,13 +1,14 @@
 """Leaving together: wait for all ranks, and find out which of them do not come.
 
-A rank that leaves by an exception asks all others whether they have left, too. Ranks answer only
-while they are in `leave`, so a rank that does not answer is elsewhere: it computes, or waits in a
-verb for a rank that will never come.
+A rank that leaves by an exception asks all others whether they have left, too, and so does one that
+has waited for long. Ranks answer only while they are in `leave`, so a rank that does not answer is
+elsewhere: it computes, or waits in a verb for a rank that will never come.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from mpi4py import MPI
 
@@ -15,38 +16,53 @@ from fsexchange.mpi.wire import ASK, HERE
 
 _NOTHING = b""
 
+# Seconds within which a rank that is in `leave` answers, also where ranks share cores.
+_ANSWERS_WITHIN = 1.0
 
-def leave(comm: MPI.Intracomm, *, by_exception: bool, timeout: float | None) -> list[int]:
-    """Wait for all ranks, and return no rank; or return those missing after `timeout` seconds.
 
-    Collective, unless it returns missing ranks. A `timeout` of None waits for ever.
+def leave(
+    comm: MPI.Intracomm, *, by_exception: bool, timeout: float, tell: Callable[[list[int]], None]
+) -> list[int]:
+    """Wait for all ranks, and return no rank; or return those that are missing.
+
+    Collective, unless it returns missing ranks: `by_exception`, after `timeout` seconds. Else it
+    waits for ever, and after that time the lowest of the ranks that are here calls `tell` with
+    those that are not.
     """
     others = [rank for rank in range(comm.size) if rank != comm.rank]
-    raised = bytearray(comm.size)
-    everyone = comm.Iallgather(bytes([by_exception]), raised)
-    if by_exception:
-        for rank in others:
-            comm.Isend(_NOTHING, rank, ASK).Free()  # empty: no buffer to keep
+    everyone = comm.Ibarrier()
+    asked = told = False
     answered: set[int] = set()
     here: set[int] = set()
-    deadline = None if timeout is None else time.monotonic() + timeout
+    late = time.monotonic() + timeout
     pause = 0.0
     while not everyone.Test():
+        is_late = time.monotonic() > late
+        if not asked and (by_exception or is_late):
+            asked = True
+            for rank in others:
+                comm.Isend(_NOTHING, rank, ASK).Free()  # empty: no buffer to keep
         for rank in _senders(comm, ASK):
             comm.Send(_NOTHING, rank, HERE)
             answered.add(rank)
         here.update(_senders(comm, HERE))
         missing = [rank for rank in others if rank not in here]
-        if missing and deadline is not None and time.monotonic() > deadline:
+        if by_exception and is_late and missing:
             return missing
+        if not told and time.monotonic() > late + _ANSWERS_WITHIN:
+            told = True
+            if missing and missing[: comm.rank] == others[: comm.rank]:
+                tell(missing)
         time.sleep(pause)
         pause = min(pause + 1e-5, 1e-3)
     # Receive every message that was sent. All other ranks are here, and do the same.
+    asking = bytearray(comm.size)
+    comm.Allgather(bytes([asked]), asking)
     for rank in others:
-        if raised[rank] and rank not in answered:
+        if asking[rank] and rank not in answered:
             comm.Recv(bytearray(), rank, ASK)
             comm.Send(_NOTHING, rank, HERE)
-        if by_exception and rank not in here:
+        if asked and rank not in here:
             comm.Recv(bytearray(), rank, HERE)
     return []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import copy
 import operator
@@ -10,11 +11,12 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mpi4py import MPI
 
+from fsexchange.connector.directory import clear_owned
 from fsexchange.errors import StoreClosedError
 from fsexchange.mpi import slab as slab_module
 from fsexchange.mpi.bodies import Bodies
@@ -22,6 +24,27 @@ from fsexchange.mpi.codec import Codec, this_script
 from fsexchange.mpi.leaving import leave
 from fsexchange.mpi.sharing import share
 from fsexchange.mpi.slab import Slab
+
+# What a job that is aborted leaves nothing of: the memberships that this process has not left.
+_memberships: list[Membership] = []
+
+# Seconds for which a rank that Ctrl-C stopped waits for the others: they got it at the same time,
+# and those that wait in MPI never hear of it.
+_INTERRUPTED_WITHIN = 1.0
+
+# The status with which `python -m mpi4py` has mpi4py abort the job when the interpreter ends, after
+# the exit handlers. Of `sys.exit(1)` the interpreter itself leaves no trace for these.
+_abort_status = 0
+_tell_mpi4py: Callable[[int], None] = vars(MPI).get("_set_abort_status", lambda status: None)
+
+
+def _set_abort_status(status: int) -> None:
+    global _abort_status
+    _abort_status = status
+    _tell_mpi4py(status)
+
+
+vars(MPI)["_set_abort_status"] = _set_abort_status
 
 
 class ArgumentError(ValueError, MPI.Exception):
@@ -33,6 +56,26 @@ class ArgumentError(ValueError, MPI.Exception):
 
     def __str__(self) -> str:
         return self._said
+
+
+def duplicate(comm: MPI.Intracomm) -> MPI.Intracomm:
+    """Return a duplicate of a communicator, as mpi4py has it; collective."""
+    try:
+        return MPI.Intracomm(comm).Dup()
+    except MPI.Exception as error:
+        raise RuntimeError(
+            "MPI makes no more communicators, of which each Exchange has two until it is closed: "
+            f"{error}"
+        ) from error
+
+
+def _second(comm: MPI.Intracomm) -> MPI.Intracomm:
+    """Return a duplicate of the communicator of an Exchange, which is freed if there is none."""
+    try:
+        return duplicate(comm)
+    except RuntimeError:
+        MPI.Intracomm.Free(comm)
+        raise
 
 
 class Membership:
@@ -54,12 +97,16 @@ class Membership:
         self.comm = comm
         #: Messages of the library's own, under the tags of `wire`: those of collectives and of
         #: leaving, and bodies of long messages.
-        self.internal = MPI.Intracomm(comm).Dup()
+        self.internal = _second(comm)
         self.rank, self.size = comm.rank, comm.size
         self._above: Membership | None = None
         self._abort_timeout = abort_timeout
-        slab = Slab()
-        mine = slab.path, slab_module.this_host(), os.urandom(8), this_script()
+        slab = None
+        if self.size > 1:
+            with contextlib.suppress(OSError):  # too many open files: then MPI carries the bodies
+                slab = Slab()
+        path = "" if slab is None else slab.path
+        mine = path, slab_module.this_host(), os.urandom(8), this_script()
         try:
             everyone = self.internal.allgather(
                 (*mine, socket.gethostname(), *_checked(root, inline_limit, abort_timeout))
@@ -75,7 +122,7 @@ class Membership:
                     f"root must be the same rank below {self.size} everywhere, not {sorted(roots)}"
                 )
             self.root = root
-            self.connector, self._temporary, self.inline_limit = share(
+            self.connector, self.temporary, self.inline_limit = share(
                 self.internal, store_dir, root, self.hosts, inline_limit, options
             )
             near = [n for n, place in enumerate(places) if place == places[self.rank]]
@@ -89,11 +136,13 @@ class Membership:
                 self.inline_limit,
             )
         except Exception:
-            slab.close()
+            if slab is not None:
+                slab.close()
             self._free()  # all ranks are here, as they all raise this error
             raise
         self._ranks: Sequence[int] = range(self.size)
         self._left = False
+        self._pid = os.getpid()
 
     def _reachable(self, paths: Sequence[str], near: list[int]) -> list[str | None]:
         """Return the slabs of the ranks on this host, none if a rank cannot open its neighbour's.
@@ -105,14 +154,13 @@ class Membership:
             opens = True
         except OSError:
             opens = False
-        if not self.internal.allreduce(opens, MPI.LAND):
-            near = [self.rank]
-        return [path if rank in near else None for rank, path in enumerate(paths)]
+        everywhere = all(self.internal.allgather(opens))  # `allreduce` would make a communicator
+        return [path if everywhere and rank in near else None for rank, path in enumerate(paths)]
 
     def over(self, comm: MPI.Intracomm) -> Membership:
         """Return the membership of some of these ranks, who share this directory; collective."""
         made = copy.copy(self)
-        made.comm, made.internal = comm, MPI.Intracomm(comm).Dup()
+        made.comm, made.internal = comm, _second(comm)
         made.rank, made.size = comm.rank, comm.size
         ranks = comm.group.Translate_ranks(None, self.comm.group)
         made.hosts = [self.hosts[rank] for rank in ranks]
@@ -147,6 +195,15 @@ class Membership:
         """Whether this Exchange, or the one that its directory belongs to, was closed."""
         return self._left or (self._above is not None and self._above._left)
 
+    def leave_at_exit(self) -> None:
+        """Have the end of the interpreter call `leave`, unless the program has.
+
+        Exit handlers run last in, first out: this one before the one that clears the store, and
+        all of them before mpi4py finalizes MPI.
+        """
+        _memberships.append(self)
+        atexit.register(self._at_exit)
+
     def leave(self, error: BaseException | None = None) -> None:
         """Wait for all ranks, drop what nobody received, and end the store, once; collective.
 
@@ -154,19 +211,35 @@ class Membership:
         """
         if self._left:
             return
+        if error is not None and not _is_normal_end(error) and self.size > 1:
+            _say("".join(traceback.format_exception(error)).rstrip("\n"))
+        self._leave(error)
+
+    def _leave(self, error: BaseException | None) -> None:
         self._left = True
-        by_exception = error is not None and self.size > 1
-        if error is not None and by_exception:
+        by_exception = error is not None and not _is_normal_end(error) and self.size > 1
+        timeout = self._abort_timeout
+        if isinstance(error, KeyboardInterrupt):
+            timeout = min(timeout, _INTERRUPTED_WITHIN)
+        if by_exception:
             _say(
-                "".join(traceback.format_exception(error))
-                + f"fsexchange: rank {self.rank} ({self.hosts[self.rank]}) leaves its Exchange by "
-                f"this exception; waiting up to {self._abort_timeout:g} s for all {self.size} "
-                "ranks to leave"
+                f"fsexchange: {self._me} leaves its Exchange by this exception; waiting up to "
+                f"{timeout:g} s for all {self.size} ranks to leave"
             )
-        timeout = self._abort_timeout if by_exception else None
-        missing = leave(self.internal, by_exception=by_exception, timeout=timeout)
+
+        def tell(missing: list[int]) -> None:
+            _say(
+                f"fsexchange: {self._me} has left its Exchange, and waits: "
+                + self._had_not_left(missing, timeout)
+            )
+
+        try:
+            missing = leave(self.internal, by_exception=by_exception, timeout=timeout, tell=tell)
+        except BaseException:  # Ctrl-C: the others might wait for this rank for ever
+            self._abort("it was interrupted while it waited for the others to leave")
+            raise
         if missing:
-            self._abort(missing)
+            self._abort(self._had_not_left(missing, timeout))
             return
         try:
             self.bodies.drain(self.comm)
@@ -176,25 +249,45 @@ class Membership:
         finally:
             self.internal.Barrier()
             self._free()
+            if self._above is None:
+                _memberships.remove(self)
+                atexit.unregister(self._at_exit)
+
+    def _at_exit(self) -> None:
+        # A forked child is no rank. The interpreter has printed the exception, if any.
+        if not self._left and os.getpid() == self._pid and not MPI.Is_finalized():
+            failed = SystemExit(_abort_status) if _abort_status else None
+            self._leave(getattr(sys, "last_value", failed))
 
     def _free(self) -> None:
         """Free the communicators; collective."""
         self.internal.Free()
         MPI.Intracomm.Free(self.comm)
 
-    def _abort(self, missing: list[int]) -> None:
-        try:
-            some = ", ".join(f"{rank} ({self.hosts[rank]})" for rank in missing[:8])
-            _say(
-                f"fsexchange: rank {self.rank} ({self.hosts[self.rank]}) aborts the job: "
-                f"{len(missing)} of {self.size} ranks had not left after "
-                f"{self._abort_timeout:g} s: {some}" + (", ..." if len(missing) > 8 else "")
-            )
+    def _abort(self, why: str) -> None:
+        with contextlib.ExitStack() as last:
+            # Whatever fails before it, the others must not hang.
+            last.callback(MPI.COMM_WORLD.Abort, 1)
+            for membership in _memberships:
+                if membership.temporary:
+                    last.callback(membership.connector.close, clear=True)
+            last.callback(clear_owned)
+            _say(f"fsexchange: {self._me} aborts the job: {why}")
             time.sleep(0.5)  # an abort is faster than what mpirun has yet to print
-            if self._temporary:
-                self.connector.close(clear=True)
-        finally:
-            MPI.COMM_WORLD.Abort(1)  # if this rank fails here, the others must not hang
+
+    @property
+    def _me(self) -> str:
+        return f"rank {self.rank} ({self.hosts[self.rank]})"
+
+    def _had_not_left(self, missing: list[int], timeout: float) -> str:
+        some = ", ".join(f"{rank} ({self.hosts[rank]})" for rank in missing[:8])
+        more = ", ..." if len(missing) > 8 else ""
+        return f"{len(missing)} of {self.size} ranks had not left after {timeout:g} s: {some}{more}"
+
+
+def _is_normal_end(error: BaseException) -> bool:
+    """Return whether the program ends without a failure, as by `sys.exit()`."""
+    return isinstance(error, SystemExit) and (error.code is None or error.code == 0)
 
 
 def _checked(root: int, inline_limit: int, abort_timeout: float) -> tuple[int, str]:

@@ -1,17 +1,24 @@
-"""The messages that travel between ranks: a small object itself, or the key of a large one.
+"""The messages of collectives: a small object itself, or where a large one is.
 
     offset  size
-    0       1       the kind of the message: one of the first bytes of `wire`
-    8       8       length of the body, little-endian
-    16      ...     body
+    0       1       the verb, see `wire`
+    1       1       the kind of the message, see `wire`
+    2       2       the root, modulo 65,536; 0 for verbs without one
+    4       4       how many collectives its sender has called, modulo 2**32
+    8       8       length of the message, unless it is SMALL
+    16      ...     body; of SMALL at 8
 
-    first byte      body
-    OBJECT          frames of `serialize`
-    OWN_FILE        key in binary form
-    PART_OF_FILE    key in binary form, offset (8 bytes), length (8 bytes)
+    kind            body
+    SMALL, PICKLE   a pickle
+    BUFFERS         number of buffers, length of the pickle, length of each buffer (8 bytes each),
+                    the pickle; then the buffers, each at a multiple of 64 bytes
+    OWN_FILE        key of the file that holds the message, in binary form
+    PART_OF_FILE    the same, and offset and length in it (8 bytes each)
     FAILURE         frames of a `Failure`
     STAND_BY        nothing
 
+All but the kind and the length are the same on all ranks that call the same: the call. Verbs pass
+it on as the head of a SMALL message.
 This module needs no MPI.
 """
 
@@ -19,39 +26,36 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from fsexchange.connector.keys import KEY_SIZE, FileKey
-from fsexchange.errors import (
-    FsExchangeError,
-    MissingObjectError,
-    RemoteError,
-    SerializationError,
-)
-from fsexchange.mpi import wire
+from fsexchange.errors import FsExchangeError, MissingObjectError, RemoteError
+from fsexchange.mpi import codec, wire
 from fsexchange.serialize import deserialize, serialize
 from fsexchange.serialize.format import ALIGNMENT
 from fsexchange.store.failure import Failure
 
 if TYPE_CHECKING:
     from fsexchange.connector.connector import FileConnector
-    from fsexchange.serialize.format import Frames
+    from fsexchange.mpi.codec import Encoded, Memory
 
 #: A message as its receiver has it.
-Message: TypeAlias = "bytes | bytearray | memoryview"
+Message: TypeAlias = "Memory"
 
 #: A message as its sender has it: consecutive pieces. The first contains the whole head; the others
 #: may show the sender's own arrays.
-Pieces: TypeAlias = "list[bytes | bytearray | memoryview]"
+Pieces: TypeAlias = "list[Memory]"
 
-_HEAD = struct.Struct("<B7xQ")
+_CALL = struct.Struct("<BBHI")
+_LENGTH = struct.Struct("<Q")
 _PART = struct.Struct(f"<{KEY_SIZE}sQQ")
+_LENGTHS = struct.Struct("<QQ")
 
-#: Bytes before the body.
-HEAD_SIZE = _HEAD.size
+#: Bytes before the body, and before that of a SMALL message.
+HEAD_SIZE, CALL_SIZE = _CALL.size + _LENGTH.size, _CALL.size
 
 # An object of up to this many bytes is copied into one piece: this costs less than another message
 # for its arrays.
@@ -62,94 +66,77 @@ _JOINED_UP_TO = 1 << 16
 _HUGE_PAGES_FROM = 1 << 22
 
 
-class Outgoing(NamedTuple):
-    """What a rank sends in one call of a verb."""
-
-    messages: Sequence[Pieces]
-    """One message, or one for each rank."""
-    key: FileKey | None = None
-    """The key of the file that messages refer to; its writer removes it, unless a receiver does."""
-    readers: Sequence[int] = ()
-    """The ranks whose messages refer to a part of that file."""
-    error: Exception | None = None
-    """The error that the sender raises after it has sent its messages, which carry it, too."""
-    longest: int = 0
-    """Bytes of the longest object that may move to a file."""
+# ---- sender -------------------------------------------------------------------------------------
 
 
-def encode(obj: Any) -> Outgoing:
-    """Return the message of an object, or of the error that serializing it raises."""
-    try:
-        pieces = _object(serialize(obj))
-        return Outgoing([pieces], longest=length(pieces[0]) - HEAD_SIZE)
-    except Exception as error:  # whatever it is, others wait for a message
-        return Outgoing([[failure(error)]], error=error)
+def a_call(verb: int, root: int, number: int) -> bytes:
+    """Return the call: the head of a SMALL message."""
+    return _CALL.pack(verb, wire.SMALL, root & 0xFFFF, number & 0xFFFFFFFF)
 
 
-def encode_each(
-    objs: Any, size: int, verb: str, check: Callable[[Any], Any] | None = None
-) -> Outgoing:
-    """Return a message for each of `size` ranks: its object, or what `check` returns for that.
-
-    If there is an error, all ranks get the first one in place of the objects.
-    """
-    try:
-        items = [None] * size if objs is None else list(objs)
-        if len(items) != size:
-            raise ValueError(
-                f"{verb} takes one item for each of the {size} ranks, and got {len(items)}"
-            )
-        if check is not None:
-            items = list(map(check, items))
-        messages = [_object(serialize(item)) for item in items]
-        longest = max(length(pieces[0]) for pieces in messages) - HEAD_SIZE
-        return Outgoing(messages, longest=longest)
-    except Exception as error:
-        return Outgoing([[failure(error)]] * size, error=error)
+def is_of(message: Message, call: bytes) -> bool:
+    """Return whether a message of any kind is of the call."""
+    return message[0] == call[0] and bytes(message[2:CALL_SIZE]) == call[2:]
 
 
-def attempt(function: Callable[[], Any]) -> Outgoing:
-    """Return a message with what `function` returns or raises; it never moves to a file.
-
-    A rank that could not read the file would be out of step with the others.
-    """
-    try:
-        obj = function()
-    except Exception as error:  # whatever it is, others wait for a message
-        return Outgoing([[failure(error)]], error=error)
-    return inline(encode(obj))
+def the_call(message: Message) -> str:
+    """Return the verb, the root, if it has one, and the number of the call, for people."""
+    verb, _, root, number = _CALL.unpack_from(message)
+    name = wire.VERBS[verb] if verb < len(wire.VERBS) else "another verb"
+    rooted = verb in (wire.BCAST, wire.GATHER, wire.SCATTER, wire.REDUCE)
+    return f"{name}{f' of root {root}' if rooted else ''}, its collective no. {number}"
 
 
-def inline(sent: Outgoing) -> Outgoing:
-    """Return the same messages, none of which may move to a file."""
-    return sent._replace(longest=0)
+def _head(call: bytes, kind: int, nbytes: int) -> bytes:
+    return b"".join((call[:1], bytes((kind,)), call[2:], _LENGTH.pack(nbytes)))
 
 
-def spill(connector: FileConnector, sent: Outgoing, inline_limit: int) -> Outgoing:
-    """Move the objects longer than `inline_limit` bytes to one file, to which messages refer."""
-    if sent.longest <= inline_limit:
-        return sent
-    messages = list(sent.messages)
-    limit = HEAD_SIZE + inline_limit
-    readers = [rank for rank, pieces in enumerate(messages) if length(pieces[0]) > limit]
-    written: Pieces = []
-    parts: list[tuple[int, int]] = []
-    end = 0
-    for rank in readers:
-        head, *rest = messages[rank]
-        padding = bytes(-end % ALIGNMENT)
-        written += (padding, memoryview(head)[HEAD_SIZE:], *rest)
-        start, end = end + len(padding), end + len(padding) + length(head) - HEAD_SIZE
-        parts.append((start, end - start))
-    try:
-        key = connector.put(written)  # its writer or its last reader removes it
-    except Exception as error:
-        return Outgoing([[failure(error)]] * len(messages), error=error)
-    if len(messages) == 1:
-        return Outgoing([[own_file(key)]], key)
-    for rank, part in zip(readers, parts, strict=True):
-        messages[rank] = [_message(wire.PART_OF_FILE, _PART.pack(key.pack(), *part))]
-    return Outgoing(messages, key, readers)
+def of_object(call: bytes, encoded: Encoded) -> Pieces:
+    """Return the message of an object."""
+    body, buffers = encoded
+    if not buffers:
+        head = _head(call, wire.PICKLE, HEAD_SIZE + len(body))
+        return [head + body] if len(body) <= _JOINED_UP_TO else [head, body]
+    lengths = [len(each) for each in buffers]
+    table = struct.pack(f"<{2 + len(lengths)}Q", len(lengths), len(body), *lengths)
+    end = HEAD_SIZE + len(table) + len(body)
+    pieces: Pieces = []
+    for each in buffers:
+        if end % ALIGNMENT:
+            pieces.append(bytes(-end % ALIGNMENT))
+            end += len(pieces[-1])
+        pieces.append(each)
+        end += len(each)
+    head = _head(call, wire.BUFFERS, end)
+    if end <= _JOINED_UP_TO:
+        return [b"".join((head, table, body, *pieces))]
+    if len(pieces[0]) < ALIGNMENT:
+        return [b"".join((head, table, body, pieces[0])), *pieces[1:]]
+    return [b"".join((head, table, body)), *pieces]
+
+
+def failure(call: bytes, error: Exception) -> Pieces:
+    """Return the message that makes its receiver raise `RemoteError`."""
+    return _message(call, wire.FAILURE, b"".join(serialize(Failure(error))))
+
+
+def stand_by(call: bytes) -> Pieces:
+    """Return the message of a root that writes a file first, which takes a while."""
+    return _message(call, wire.STAND_BY, b"")
+
+
+def own_file(call: bytes, key: FileKey) -> Pieces:
+    """Return the message of an object whose message has its own file."""
+    return _message(call, wire.OWN_FILE, key.pack())
+
+
+def part_of_file(call: bytes, key: FileKey, offset: int, nbytes: int) -> Pieces:
+    """Return the message of an object whose message is a part of a file."""
+    return _message(call, wire.PART_OF_FILE, _PART.pack(key.pack(), offset, nbytes))
+
+
+def _message(call: bytes, kind: int, body: bytes) -> Pieces:
+    return [_head(call, kind, HEAD_SIZE + len(body)) + body]
 
 
 def joined(message: Pieces) -> Message:
@@ -167,17 +154,34 @@ def joined(message: Pieces) -> Message:
     return whole
 
 
-def split(message: Pieces, at: int) -> tuple[Message, Message]:
+def split(message: Pieces, at: int) -> tuple[bytes, Message]:
     """Return the first `at` bytes of a message, and its rest, uncopied if that is one array."""
     if len(message) == 1 and len(message[0]) <= at:
-        return message[0], b""
+        return bytes(message[0]), b""
     if len(message) == 2 and len(message[0]) <= at:
         first, data = message
         rest = memoryview(data)
         cut = at - len(first)
         return b"".join((first, rest[:cut])), rest[cut:]
     whole = memoryview(joined(message))
-    return whole[:at], whole[at:]
+    return bytes(whole[:at]), whole[at:]
+
+
+def private(encoded: Encoded) -> Any:
+    """Return the object as a receiver would have it, in memory of its own."""
+    body, buffers = encoded
+    return codec.decode(body, [each if type(each) is bytes else _copy(each) for each in buffers])
+
+
+def _copy(data: Memory) -> Memory:
+    if len(data) < _HUGE_PAGES_FROM:
+        return bytearray(data)
+    copy = empty(len(data))
+    copy[:] = data
+    return copy
+
+
+# ---- receiver -----------------------------------------------------------------------------------
 
 
 def empty(nbytes: int) -> memoryview:
@@ -185,48 +189,38 @@ def empty(nbytes: int) -> memoryview:
     return np.empty(nbytes, np.uint8).data
 
 
-def failure(error: Exception) -> bytes:
-    """Return the message that makes its receiver raise `RemoteError`."""
-    return _message(wire.FAILURE, b"".join(serialize(Failure(error))))
-
-
-def own_file(key: FileKey) -> bytes:
-    """Return the message of an object that has its own file."""
-    return _message(wire.OWN_FILE, key.pack())
-
-
-def own_file_key(message: Message) -> FileKey | None:
-    """Return the key of the object if it has its own file, else None."""
-    if len(message) != HEAD_SIZE + KEY_SIZE or message[0] != wire.OWN_FILE:
-        return None
-    return FileKey.unpack(memoryview(message)[HEAD_SIZE:])
-
-
 def length(message: Message) -> int:
-    """Return the length of a whole message, by its head."""
-    nbytes: int = _HEAD.unpack_from(message)[1]
-    return HEAD_SIZE + nbytes
+    """Return the length of a whole message, by its head; 0 if it is in its packet."""
+    if message[1] == wire.SMALL:
+        return 0
+    nbytes: int = _LENGTH.unpack_from(message, CALL_SIZE)[0]
+    return nbytes
 
 
 def is_stand_by(message: Message) -> bool:
     """Return whether a message is `STAND_BY`."""
-    return message[0] == wire.STAND_BY
+    return message[1] == wire.STAND_BY
 
 
 def is_in_file(message: Message) -> bool:
     """Return whether the object is in a file; its writer may wait to remove that."""
-    return message[0] in (wire.OWN_FILE, wire.PART_OF_FILE)
+    return message[1] in (wire.OWN_FILE, wire.PART_OF_FILE)
 
 
 def decode(connector: FileConnector, message: Message, rank: int, host: str, *, last: bool) -> Any:
     """Return the object of a message from `rank`; the `last` reader of a file removes it.
 
-    `RemoteError` if the sender failed, `MissingObjectError` if the file is gone.
+    `RemoteError` if the sender failed, `MissingObjectError` if the file is gone; else what the
+    object's own class raises while it is loaded, as mpi4py does.
     """
-    kind = message[0]
+    kind = message[1]
+    if kind == wire.SMALL:
+        return codec.decode(memoryview(message)[CALL_SIZE:])
+    if kind == wire.PICKLE:
+        return codec.decode(memoryview(message)[HEAD_SIZE:])
+    if kind == wire.BUFFERS:
+        return _of_buffers(memoryview(message))
     body = memoryview(message)[HEAD_SIZE : length(message)]
-    if kind == wire.OBJECT:
-        return _loaded(body)
     if kind == wire.FAILURE:
         told: Failure = deserialize(body)
         raise RemoteError(
@@ -248,18 +242,21 @@ def decode(connector: FileConnector, message: Message, rank: int, host: str, *, 
     if data is None:
         path = connector.path(key)
         raise MissingObjectError(f"{path} was removed before it was received", path=path)
-    return _loaded(data)
+    return decode(connector, data, rank, host, last=False)
 
 
-def _loaded(data: Any) -> Any:
-    """Return an object, or raise what its own class raises while it is loaded, as mpi4py does."""
-    try:
-        return deserialize(data)
-    except SerializationError as error:
-        cause = error.__cause__
-        if cause is None or isinstance(cause, (ImportError, AttributeError)):
-            raise
-        raise cause from None
+def _of_buffers(message: memoryview) -> Any:
+    count, nbytes = _LENGTHS.unpack_from(message, HEAD_SIZE)
+    lengths = struct.unpack_from(f"<{count}Q", message, HEAD_SIZE + _LENGTHS.size)
+    start = HEAD_SIZE + _LENGTHS.size + 8 * count
+    end = start + nbytes
+    body = message[start:end]
+    buffers = []
+    for each in lengths:
+        start = end + -end % ALIGNMENT
+        end = start + each
+        buffers.append(message[start:end])
+    return codec.decode(body, codec.pinned_by_none(buffers))
 
 
 @contextlib.contextmanager
@@ -273,20 +270,19 @@ def _evicted(connector: FileConnector, key: FileKey, last: bool) -> Iterator[Non
                 connector.evict(key)
 
 
-def _object(frames: Frames) -> Pieces:
-    nbytes = sum(map(len, frames))
-    head = _HEAD.pack(wire.OBJECT, nbytes)
-    if nbytes <= _JOINED_UP_TO:
-        return [bytearray().join((head, *frames))]
-    return [head + frames[0], *frames[1:]]
+# ---- files --------------------------------------------------------------------------------------
 
 
-def _message(first_byte: int, body: bytes) -> bytes:
-    return _HEAD.pack(first_byte, len(body)) + body
-
-
-#: The root says that it writes a file first, which takes a while.
-STAND_BY: Pieces = [_message(wire.STAND_BY, b"")]
-
-#: A sender that has promised a message was stopped by Ctrl-C.
-INTERRUPTED: Pieces = [failure(InterruptedError("the sender was interrupted"))]
+def in_one_file(messages: Sequence[Pieces]) -> tuple[Pieces, list[tuple[int, int]]]:
+    """Return the content of a file of messages, and the offset and length of each in it."""
+    written: Pieces = []
+    parts: list[tuple[int, int]] = []
+    end = 0
+    for pieces in messages:
+        start = end + -end % ALIGNMENT
+        if start > end:
+            written.append(bytes(start - end))
+        written += pieces
+        end = start + length(pieces[0])
+        parts.append((start, end - start))
+    return written, parts

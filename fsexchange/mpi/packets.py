@@ -1,9 +1,10 @@
-"""Collectives that move messages of any length, each in two steps.
+"""Packets: collectives that move messages of any length, each in two steps.
 
 The first step moves packets, all of the same length. A packet is the start of a message, and its
-head tells how long the message is. The second step moves the rests, if there are any: a rest for
-all ranks by a collective, one for a single rank by a message, straight from the sender's array.
-mpi4py's verbs move lengths first, then data; here a small message needs only the first step.
+head tells which call it is of and how long the message is. The second step moves the rests, if
+there are any: a rest for all ranks by a collective, one for a single rank by a message, straight
+from the sender's array. mpi4py's verbs move lengths first, then data; here a small message needs
+only the first step.
 """
 
 from __future__ import annotations
@@ -14,173 +15,198 @@ from itertools import accumulate
 
 from mpi4py import MPI
 
+from fsexchange.errors import MismatchError
 from fsexchange.mpi import wire
-from fsexchange.mpi.message import Message, Pieces, empty, joined, length, split
+from fsexchange.mpi.message import (
+    Message,
+    Pieces,
+    empty,
+    is_of,
+    length,
+    split,
+    the_call,
+)
 from fsexchange.serialize.format import ALIGNMENT
 
-# Bytes of the packet of a bcast. Up to 4 KiB MPICH takes the same time: 1.4 us for 2 ranks, 5.4 us
-# for 4.
-_PACKET_TO_ALL = 2048
+#: Bytes of the packet of a bcast: objects of 4 KiB have room. MPICH takes about the same time up to
+#: here; it has a step between 6 and 8 KiB.
+PACKET_TO_ALL = 4096 + 128
 
 # In other verbs: bytes of all packets that a rank receives, and of the smallest packet, which is
 # enough for a message that refers to a file.
-_PACKETS = 8192
+_PACKETS = 2 * PACKET_TO_ALL
 _SMALLEST_PACKET = 128
+
+# A message of fewer bytes, beside others in memory that is so many times larger, gets its own:
+# else a small object would keep all of it.
+_COPIED_BELOW = 1 << 16
+_TIMES_LARGER = 16
 
 # Seconds that a dozing rank sleeps between two looks.
 _SHORTEST_NAP, _LONGEST_NAP = 5e-5, 1e-2
 
 
-def bcast(comm: MPI.Intracomm, messages: Sequence[Pieces] | None, root: int) -> Message:
-    """Return the root's message on every rank, a copy on the root as well."""
-    packet = bytearray(_PACKET_TO_ALL)
-    if messages is not None:
-        start, rest = split(messages[0], _PACKET_TO_ALL)
-        packet[: len(start)] = start
-        comm.Bcast(packet, root)
+class Packets:
+    """The messages of collectives among the ranks of a communicator.
+
+    Each method takes the call that all messages must be of; `MismatchError` if one is of another.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, hosts: Sequence[str]) -> None:
+        self._comm = comm
+        self._rank, self._ranks = comm.rank, range(comm.size)
+        self._hosts = hosts
+        size = max(_SMALLEST_PACKET, min(PACKET_TO_ALL, _PACKETS // comm.size))
+        self.size = size - size % ALIGNMENT
+        """Bytes of a packet of verbs other than bcast."""
+
+    # ---- one root -------------------------------------------------------------------------------
+
+    def bcast(self, message: Pieces, root: int) -> None:
+        """Send the root's message to all ranks; called by the root."""
+        start, rest = split(message, PACKET_TO_ALL)
+        self._comm.Bcast(start.ljust(PACKET_TO_ALL, b"\0"), root)
         if rest:
-            comm.Bcast(rest, root)
-        return joined(messages[0])
-    comm.Bcast(packet, root)
-    total = length(packet)
-    if total <= _PACKET_TO_ALL:
-        return packet
-    whole = empty(total)
-    whole[:_PACKET_TO_ALL] = packet
-    comm.Bcast(whole[_PACKET_TO_ALL:], root)
-    return whole
+            self._comm.Bcast(rest, root)
 
+    def bcast_from(self, call: bytes, root: int, packet: Message | None = None) -> Message:
+        """Return the root's message, of which perhaps the packet is here; called by the others."""
+        if packet is None:
+            packet = bytearray(PACKET_TO_ALL)
+            self._comm.Bcast(packet, root)
+        total = self._length(call, packet, root)
+        if total <= PACKET_TO_ALL:
+            return packet
+        whole = empty(total)
+        whole[:PACKET_TO_ALL] = packet
+        self._comm.Bcast(whole[PACKET_TO_ALL:], root)
+        return whole
 
-def gather(comm: MPI.Intracomm, message: Pieces, root: int) -> list[Message] | None:
-    """Return the messages of all ranks, in their order, on the root; None on the others."""
-    size = _packet_size(comm)
-    if comm.rank == root:
-        own = joined(message)
-        packets = bytearray(size * comm.size)
-        comm.Gather(_packets([own[:size]], size), packets, root)
-        messages, requests = _receive_rests(comm, packets, own)
+    def scatter(self, messages: Sequence[Pieces], root: int) -> None:
+        """Send each rank its message; called by the root."""
+        packets, rests = self._split_each(messages)
+        self._comm.Scatter(packets, MPI.IN_PLACE, root)
+        MPI.Request.Waitall(self._send_rests(rests))
+
+    def scatter_from(self, call: bytes, root: int, packet: Message | None = None) -> Message:
+        """Return the root's message, of which perhaps the packet is here; called by the others."""
+        if packet is None:
+            packet = bytearray(self.size)
+            self._comm.Scatter(None, packet, root)
+        total = self._length(call, packet, root)
+        if total <= self.size:
+            return packet
+        whole = empty(total)
+        whole[: self.size] = packet
+        self._comm.Recv(whole[self.size :], root, wire.REST)
+        return whole
+
+    # ---- all ranks ------------------------------------------------------------------------------
+    # These take the packets of all ranks, and return their messages.
+
+    def gathered(self, call: bytes, packets: bytearray) -> list[Message]:
+        """Return the whole messages on the root."""
+        messages, requests = self._receive_rests(call, packets)
         MPI.Request.Waitall(requests)
         return messages
-    start, rest = split(message, size)
-    comm.Gather(_packets([start], size), None, root)
-    if rest:
-        comm.Send(rest, root, wire.REST)
-    return None
 
+    def send_rest(self, rest: Message, root: int) -> None:
+        """Send the root of a gather the rest of this rank's message."""
+        self._comm.Send(rest, root, wire.REST)
 
-def allgather(comm: MPI.Intracomm, message: Pieces) -> list[Message]:
-    """Return the messages of all ranks, in their order, on every rank."""
-    size = _packet_size(comm)
-    start, rest = split(message, size)
-    packets = memoryview(bytearray(size * comm.size))
-    comm.Allgather(_packets([start], size), packets)
-    came = [packets[at : at + size] for at in range(0, len(packets), size)]
-    lengths = [length(packet) for packet in came]
-    counts = [max(0, nbytes - size) for nbytes in lengths]
-    if not any(counts):
-        return [*came]
-    spaces = [max(size, nbytes) for nbytes in lengths]
-    places = [0, *accumulate(space + -space % ALIGNMENT for space in spaces)]
-    memory = empty(places.pop())
-    comm.Allgatherv(rest, (memory, counts, [at + size for at in places], MPI.BYTE))
-    for at, packet in zip(places, came, strict=True):
-        memory[at : at + size] = packet
-    return [memory[at : at + n] for at, n in zip(places, lengths, strict=True)]
+    def allgathered(self, call: bytes, packets: bytearray, rest: Message) -> list[Message]:
+        """Return the whole messages; `rest` is this rank's."""
+        size = self.size
+        came = self._cut(call, packets)
+        lengths = [max(size, length(packet)) for packet in came]
+        if max(lengths) <= size:
+            return [*came]
+        places = [0, *accumulate(nbytes + -nbytes % ALIGNMENT for nbytes in lengths)]
+        memory = empty(places.pop())
+        counts = [nbytes - size for nbytes in lengths]
+        self._comm.Allgatherv(rest, (memory, counts, [at + size for at in places], MPI.BYTE))
+        for at, packet in zip(places, came, strict=True):
+            memory[at : at + size] = packet
+        messages = [memory[at : at + n] for at, n in zip(places, lengths, strict=True)]
+        own = min(_COPIED_BELOW, len(memory) // _TIMES_LARGER)
+        return [bytearray(each) if len(each) < own else each for each in messages]
 
+    def alltoall(self, call: bytes, messages: Sequence[Pieces]) -> list[Message]:
+        """Send each rank its message, and return those of all ranks for this one."""
+        packets, rests = self._split_each(messages)
+        received = bytearray(len(packets))
+        self._comm.Alltoall(packets, received)
+        whole, requests = self._receive_rests(call, received)
+        MPI.Request.Waitall(requests + self._send_rests(rests))
+        return whole
 
-def scatter(comm: MPI.Intracomm, messages: Sequence[Pieces] | None, root: int) -> Message:
-    """Return the message that the root has for this rank; the root passes one for each rank."""
-    size = _packet_size(comm)
-    packet = bytearray(size)
-    if messages is not None:
-        own = joined(messages[root])
-        parts = [split(message, size) for message in _replaced(messages, root, own)]
-        comm.Scatter(_packets([start for start, _ in parts], size), packet, root)
-        MPI.Request.Waitall(_send_rests(comm, parts))
-        return own
-    comm.Scatter(None, packet, root)
-    total = length(packet)
-    if total <= size:
-        return packet
-    whole = empty(total)
-    whole[:size] = packet
-    comm.Recv(whole[size:], root, wire.REST)
-    return whole
+    def doze(self, root: int) -> None:
+        """Sleep until the root calls `wake`, and at most a twentieth longer.
 
+        A rank that waits in MPI keeps its core busy, which the root may need where ranks share
+        cores.
+        """
+        woken = self._comm.Irecv(bytearray(), root, wire.WAKE)
+        began = time.perf_counter()
+        while not woken.Test():
+            time.sleep(min(_LONGEST_NAP, _SHORTEST_NAP + (time.perf_counter() - began) / 20))
 
-def alltoall(comm: MPI.Intracomm, messages: Sequence[Pieces]) -> list[Message]:
-    """Return the messages that all ranks have for this one, in the order of ranks."""
-    size = _packet_size(comm)
-    own = joined(messages[comm.rank])
-    parts = [split(message, size) for message in _replaced(messages, comm.rank, own)]
-    packets = bytearray(size * comm.size)
-    comm.Alltoall(_packets([start for start, _ in parts], size), packets)
-    received, requests = _receive_rests(comm, packets, own)
-    MPI.Request.Waitall(requests + _send_rests(comm, parts))
-    return received
+    def wake(self) -> None:
+        """Let all other ranks return from `doze`."""
+        for rank in self._ranks:
+            if rank != self._rank:
+                self._comm.Send(b"", rank, wire.WAKE)
 
+    def _length(self, call: bytes, packet: Message, rank: int) -> int:
+        """Return the length of a rank's message; `MismatchError` if it is of another call."""
+        if not is_of(packet, call):
+            host, own = self._hosts[rank], self._hosts[self._rank]
+            raise MismatchError(
+                f"rank {self._rank} ({own}) is in {the_call(call)}, and rank {rank} ({host}) in "
+                f"{the_call(packet)}: all ranks must call the same verbs in the same order",
+                rank=rank,
+                host=host,
+            )
+        return length(packet)
 
-def doze(comm: MPI.Intracomm, root: int) -> None:
-    """Sleep until the root calls `wake`, and at most a twentieth longer.
+    def _cut(self, call: bytes, packets: bytearray) -> list[memoryview]:
+        """Return the packet of each rank, all of them of the call."""
+        view = memoryview(packets)
+        came = [view[at : at + self.size] for at in range(0, len(packets), self.size)]
+        for rank, packet in enumerate(came):
+            self._length(call, packet, rank)
+        return came
 
-    A rank that waits in MPI keeps its core busy, which the root may need where ranks share cores.
-    """
-    woken = comm.Irecv(bytearray(), root, wire.WAKE)
-    began = time.perf_counter()
-    while not woken.Test():
-        time.sleep(min(_LONGEST_NAP, _SHORTEST_NAP + (time.perf_counter() - began) / 20))
+    def _split_each(self, messages: Sequence[Pieces]) -> tuple[bytes, list[Message]]:
+        """Return the packets for all ranks, and the rests for the others."""
+        parts = [
+            # Its own message stays with its rank, which joins nothing for it.
+            (bytes(message[0][: self.size]), b"")
+            if rank == self._rank
+            else split(message, self.size)
+            for rank, message in enumerate(messages)
+        ]
+        packets = b"".join([start.ljust(self.size, b"\0") for start, _ in parts])
+        return packets, [rest for _, rest in parts]
 
+    def _receive_rests(
+        self, call: bytes, packets: bytearray
+    ) -> tuple[list[Message], list[MPI.Request]]:
+        """Return the messages of all ranks, those of others whole once the requests are done."""
+        size = self.size
+        messages: list[Message] = []
+        requests = []
+        for rank, packet in enumerate(self._cut(call, packets)):
+            total = length(packet)
+            if rank == self._rank or total <= size:
+                messages.append(packet)
+            else:
+                whole = empty(total)
+                whole[:size] = packet
+                requests.append(self._comm.Irecv(whole[size:], rank, wire.REST))
+                messages.append(whole)
+        return messages, requests
 
-def wake(comm: MPI.Intracomm) -> None:
-    """Let all other ranks return from `doze`."""
-    for rank in range(comm.size):
-        if rank != comm.rank:
-            comm.Send(b"", rank, wire.WAKE)
-
-
-def _packet_size(comm: MPI.Intracomm) -> int:
-    size = max(_SMALLEST_PACKET, min(_PACKET_TO_ALL, _PACKETS // comm.size))
-    return size - size % ALIGNMENT
-
-
-def _packets(starts: Sequence[Message], size: int) -> bytearray:
-    packets = bytearray(size * len(starts))
-    for n, start in enumerate(starts):
-        packets[n * size : n * size + len(start)] = start
-    return packets
-
-
-def _replaced(messages: Sequence[Pieces], rank: int, own: Message) -> list[Pieces]:
-    """Return the messages, with this rank's own joined, so that `split` does not join it again."""
-    return [*messages[:rank], [own], *messages[rank + 1 :]]
-
-
-def _receive_rests(
-    comm: MPI.Intracomm, packets: bytearray, own: Message
-) -> tuple[list[Message], list[MPI.Request]]:
-    """Return the messages of all ranks, which are whole once the requests are done."""
-    size = len(packets) // comm.size
-    messages: list[Message] = []
-    requests = []
-    for rank in range(comm.size):
-        packet = memoryview(packets)[rank * size : (rank + 1) * size]
-        total = length(packet)
-        if rank == comm.rank:
-            messages.append(own)
-        elif total <= size:
-            messages.append(packet)
-        else:
-            whole = empty(total)
-            whole[:size] = packet
-            requests.append(comm.Irecv(whole[size:], rank, wire.REST))
-            messages.append(whole)
-    return messages, requests
-
-
-def _send_rests(comm: MPI.Intracomm, parts: Sequence[tuple[Message, Message]]) -> list[MPI.Request]:
-    """Send the rests to the other ranks, without a copy."""
-    return [
-        comm.Isend(rest, rank, wire.REST)
-        for rank, (_, rest) in enumerate(parts)
-        if rest and rank != comm.rank
-    ]
+    def _send_rests(self, rests: Sequence[Message]) -> list[MPI.Request]:
+        """Send the rests to the other ranks, without a copy."""
+        return [self._comm.Isend(rest, rank, wire.REST) for rank, rest in enumerate(rests) if rest]

@@ -27,7 +27,10 @@ from fsexchange.mpi.slab import KEEPS_ORDER
 
 _Send, _Ssend, _Bsend = MPI.Intracomm.Send, MPI.Intracomm.Ssend, MPI.Intracomm.Bsend
 _Isend, _Issend, _Ibsend = MPI.Intracomm.Isend, MPI.Intracomm.Issend, MPI.Intracomm.Ibsend
-_recv, _irecv = MPI.Intracomm.recv, MPI.Intracomm.irecv
+_send, _recv, _irecv = MPI.Intracomm.send, MPI.Intracomm.recv, MPI.Intracomm.irecv
+
+# Types whose objects have short pickles, whatever they are.
+_NUMBERS = frozenset({type(None), bool, float, complex})
 
 _NOBODY = MPI.PROC_NULL
 
@@ -62,6 +65,11 @@ class PointToPoint(Communicator):
         """
         if dest == self._rank:  # MPI may wait for the receiver, which is this rank
             self.isend(obj, dest, tag)
+        elif type(obj) in _NUMBERS:  # the shortest way
+            try:
+                _send(self, obj, dest, tag)
+            except MPI.Exception as error:
+                raise self._error(error, dest, tag) from None
         else:
             self._post(_Send, obj, dest, tag)
 
@@ -143,12 +151,12 @@ class PointToPoint(Communicator):
         try:
             if buffers or len(body) > EAGER:
                 self._check(dest=dest)
+                if post is _Send and self._bodies.is_crowded():
+                    post = _Ssend
                 placed = self._bodies.place(body, buffers, self._members.rank_above(dest))
                 body = placed.placeholder
                 if not KEEPS_ORDER:
                     placed.finish()
-                if post is _Send and self._bodies.is_crowded():
-                    post = _Ssend
             request = post(self, body, dest, tag)
         except BaseException as error:
             if placed is not None:

@@ -1,24 +1,32 @@
-"""The first bytes and the tags of all messages between ranks.
+"""The kinds of messages of collectives, and the tags of all messages of the library's own.
 
 Messages of `send` and `recv` are pickles, and travel on the Exchange itself, under the user's tags.
-All others travel on the internal communicator, under the tags below.
+All others travel on the internal communicator, those between two ranks under the tags below.
 """
 
-# ---- the first byte of a message of a collective -------------------------------------------------
+# ---- the kind of a message ----------------------------------------------------------------------
 
-OBJECT = 1  # the object itself
-OWN_FILE = 2  # the key of the file that holds the object
-PART_OF_FILE = 3  # the key of a file, and where in it the object for this rank is
-FAILURE = 4  # the exception that the sender raises
-STAND_BY = 5  # nothing yet: the root writes a file, and sends another message about it
+SMALL = 1  # the object as a pickle that leaves nothing out, all of it in the packet
+PICKLE = 2  # the same, of any length
+BUFFERS = 3  # the object as a pickle and the buffers that it leaves out
+OWN_FILE = 4  # the key of the file that holds the message
+PART_OF_FILE = 5  # the key of a file, and where in it the message for this rank is
+FAILURE = 6  # the exception that the sender raises
+STAND_BY = 7  # nothing yet: the root writes a file, and sends another message about it
 
-# ---- tags on the internal communicator; all these messages are empty, except rests ---------------
+# ---- the verb of a message ----------------------------------------------------------------------
 
-ASK = 1  # by a rank that leaves by an exception: has the receiver left, too?
+VERBS = ("bcast", "gather", "allgather", "scatter", "alltoall", "reduce", "allreduce", "scan")
+BCAST, GATHER, ALLGATHER, SCATTER, ALLTOALL, REDUCE, ALLREDUCE, SCAN = range(len(VERBS))
+
+# ---- tags on the internal communicator; all these messages are empty, except rests and parts -----
+
+ASK = 1  # by a rank that leaves: has the receiver left, too?
 HERE = 2  # the answer: it has
 ACKNOWLEDGEMENT = 3  # the reader of a file has what it needs
 REST = 4  # the rest of a message that a collective moves to one rank
 WAKE = 5  # the wait that STAND_BY began is over
+SENT_ANYWAY = 6  # an array that was described only, as MPI was to reduce it, and cannot
 
 # The bodies of large messages to other hosts have numbers of their own, from this one on.
 FIRST_NUMBER = 16

@@ -79,6 +79,19 @@ def default_directory() -> None:
         for one in ex, other:
             assert Path(one.connector.store_dir).parent == base / "place"
         assert ex.connector.store_id != other.connector.store_id
+    half = comm.Split(rank % 2)
+    with Exchange(half) as ex:
+        places = comm.allgather(ex.connector.store_dir)
+        assert [place == places[rank] for place in places] == [
+            n % 2 == rank % 2 for n in range(size)
+        ]
+        half.Barrier()
+        if rank % 2 == 0:
+            ex.close()
+        comm.Barrier()
+        if rank % 2:  # the end of one half is no matter of the other
+            assert (ex.bcast(np.ones(2 << 20)) == 1).all()
+    half.Free()
     assert is_gone(path)
     with Exchange(comm, base / "store") as ex:
         os.environ["FSEXCHANGE_STORE"] = str(base / "store")

@@ -5,8 +5,10 @@ tests/test_leaving.py launches them, with a time limit, and looks at what they p
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from fsexchange import Store
 from fsexchange.mpi import Exchange
 
 from .common import base, comm, is_gone, left_behind, rank, run, size
@@ -104,6 +107,105 @@ def killed() -> None:
         if rank == size - 1:
             os.kill(os.getpid(), signal.SIGKILL)
         ex.allgather(np.ones(1 << 20))
+
+
+def workers_exit() -> None:
+    """As in schwimmbad: workers end the program inside the pool, and the master works on."""
+    with Exchange(comm, base / "store", abort_timeout=0.3) as ex:
+        if rank > 0:
+            while (task := ex.recv(source=0)) is not None:
+                ex.send(task**2, 0)
+            sys.exit(0 if rank % 2 else None)
+        for worker in range(1, size):
+            ex.send(worker, worker)
+        assert [ex.recv(source=worker) for worker in range(1, size)] == [1, 4, 9][: size - 1]
+        for worker in range(1, size):
+            ex.send(None, worker)
+        time.sleep(2 if size > 1 else 0)
+        assert ex.get(ex.put("there still")) == "there still"
+    print("the master ends")
+    sys.exit()
+
+
+def all_exit() -> None:
+    with Exchange(comm, base / "store", abort_timeout=0.3) as ex:
+        ex.barrier()
+        sys.exit(0)
+
+
+def one_exits_with_an_error() -> None:
+    with Exchange(comm, base / "store", abort_timeout=0.3) as ex:
+        if rank == size - 1:
+            sys.exit("the reason")
+        ex.barrier()
+
+
+def without_with() -> None:
+    """Each rank ends when it likes, the owner of the store first."""
+    ex = Exchange(comm, base / "store", abort_timeout=0.3)
+    inner = Exchange(comm, base / "inner", abort_timeout=0.3)
+    ex.put(np.ones(1 << 20))
+    inner.barrier()
+    if rank > 0:
+        time.sleep(0.4 * rank)
+        assert ex.get(ex.put("there still")) == "there still"
+    if rank == size - 1:
+        if os.fork() == 0:  # which is no rank
+            atexit._run_exitfuncs()
+            os._exit(0)
+        os.wait()
+    print(f"rank {rank} ends", flush=True)
+    sys.exit()
+
+
+def without_with_by_an_exception(who: str, how: str) -> None:
+    ex = Exchange(comm, base / "store", abort_timeout=0.3)
+    ex.put(np.ones(1 << 20))
+    if rank == int(who):
+        raise KeyError("the reason") if how == "KeyError" else SystemExit("the reason")
+    ex.barrier()
+
+
+def several_stores() -> None:
+    """All that a rank shares, and what it owns besides, when it ends the job from the innermost."""
+    half = comm.Split(rank % 2, rank)
+    Store(base / f"own-{rank}").put(b"x" * 100)
+    with (
+        Exchange(comm, base / "world", abort_timeout=60) as world,
+        Exchange(half, base / f"half-{rank % 2}", abort_timeout=0.3) as ex,
+    ):
+        for each in world, ex:
+            each.put(np.ones(1 << 20))
+        world.barrier()
+        if rank == 0:
+            raise KeyError("the reason")
+        ex.barrier()
+        time.sleep(60)
+
+
+def interrupted(verb: str) -> None:
+    """Ctrl-C, which reaches every rank, while the last computes and the others wait for it."""
+    with Exchange(comm, base / "store") as ex:
+        ex.put(np.ones(1 << 20))
+        pids = ex.allgather(os.getpid())
+        if rank == size - 1:
+            time.sleep(0.5)
+            for pid in pids:
+                os.kill(pid, signal.SIGINT)
+            time.sleep(60)
+        call(ex, verb, np.arange(3))
+        ex.barrier()
+
+
+def interrupted_while_leaving() -> None:
+    """Ctrl-C for one rank that has left, and waits."""
+    with Exchange(comm, base / "store") as ex:
+        ex.put(np.ones(1 << 20))
+        pids = ex.allgather(os.getpid())
+        if rank == size - 1:
+            time.sleep(0.5)
+            os.kill(pids[0], signal.SIGINT)
+            time.sleep(60)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import sys
 import threading
 import time
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from fsexchange import RemoteError, SerializationError, StoreClosedError
+from fsexchange import FileConnector, RemoteError, SerializationError, StoreClosedError
 from fsexchange.mpi import Exchange, Request, bodies, slab
 from fsexchange.mpi.membership import ArgumentError
 
@@ -122,6 +123,25 @@ def halo() -> None:
             same_as(first, left, obj)
             same_as(second, right, obj)
             assert [(each.source, each.tag) for each in statuses] == [(left, 1), (right, 2)]
+        assert left_behind(ex) == []
+
+
+def what_was_sent_may_change_at_once() -> None:
+    with exchange() as ex:
+        for nbytes in SIZES:
+            for verb in (ex.isend, ex.issend, ex.send):
+                array = np.full(nbytes, rank, "u1")
+                several: Any = [bytearray(array), array, np.asfortranarray(array.reshape(-1, 1))]
+                for obj in (array, several):
+                    received = ex.irecv(source=left)
+                    verb(obj, right)
+                    array[:] = 255
+                    several[0][:] = bytes(nbytes)
+                    got = received.wait()
+                    for part in got if obj is several else [got]:
+                        assert bytes(part) == bytes([left]) * nbytes
+                    array[:] = rank
+                    several[0][:] = array.tobytes()
         assert left_behind(ex) == []
 
 
@@ -462,6 +482,29 @@ def threads() -> None:
             worker.join()
         assert errors == []
         assert left_behind(ex) == []
+
+
+def too_many_of_them() -> None:
+    """MPI says so, what is open goes on, and there is room again for what is closed."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    made: list[Exchange] = []
+    with FileConnector(base / "store") if rank == 0 else open(os.devnull):
+        comm.Barrier()
+        first = exchange()
+
+        try:
+            for _ in range(5000):
+                made.append(first.Dup())
+        except RuntimeError as error:  # MPI's own, or that the Exchange needs a second one
+            assert "communicators" in str(error)
+        assert 500 < len(made) < 5000
+        assert made[-1].sendrecv(rank, right, 0, None, left) == left
+        for each in made:
+            each.Free()
+        with first.Dup() as another:
+            assert another.allgather(rank) == list(range(size))
+        first.close()
 
 
 # ---- classes of the script ----------------------------------------------------------------------

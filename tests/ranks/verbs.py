@@ -449,6 +449,35 @@ def keys_of_objects_that_stay() -> None:
         assert ex.recv_key(left) == keys[left]
 
 
+class Member:
+    """Names what cannot be pickled."""
+
+    lock = threading.Lock()
+
+    def rank(self) -> int:
+        assert self.lock
+        return comm.rank
+
+
+def classes_of_the_script() -> None:
+    """By reference, as mpi4py sends them, in every collective."""
+    with Exchange(comm, base / "store") as ex:
+        for obj in (Member(), [Member(), np.ones(LARGE // 8)]):
+            for result in (
+                [ex.bcast(obj)],
+                ex.allgather(obj),
+                ex.gather(obj, root=last) or [],
+                [ex.scatter([obj] * size)],
+                ex.alltoall([obj] * size),
+                [ex.allreduce(obj, op=lambda one, other: other)],
+            ):
+                for each in result:
+                    found = each[0] if isinstance(each, list) else each
+                    assert type(found) is Member
+                    assert found.rank() == rank
+        assert left_behind(ex) == []
+
+
 def local_store() -> None:
     with Exchange(comm, base / "store") as ex:
         assert ex.store.connector is ex.connector
@@ -494,7 +523,7 @@ def one_rank_fails() -> None:
                     assert type(error.cause) is cause
                     assert error.__cause__ is error.cause
                     assert f"rank {bad} ({ex.hosts[bad]})" in str(error)
-                    assert "message.py" in error.traceback
+                    assert "outgoing.py" in error.traceback
                     assert error.traceback in str(error.cause.__cause__)
                     again = cloudpickle.loads(cloudpickle.dumps(error))
                     assert (str(again), again.rank) == (str(error), bad)

@@ -1,0 +1,140 @@
+"""Reductions: an operation over the objects of all ranks, in their order, as mpi4py calls it.
+
+The ranks exchange their objects and each that needs the result makes it: small objects need one
+collective. In place of a large array that MPI could reduce a rank first sends its description. If
+those of all ranks are equal, MPI reduces the arrays.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from mpi4py import MPI
+
+from fsexchange.mpi import wire
+from fsexchange.mpi.collectives import Collectives, Failed, checked
+
+#: MPI's operations on arrays that are numpy's, element by element, and the types that they take.
+#: The others compare whole objects; numpy's arrays of bool add as MPI's do not.
+_NUMBERS, _INTEGERS = "bBhHiIlLqQfdFD", "bBhHiIlLqQ"
+_OPS = (
+    (MPI.SUM, _NUMBERS),
+    (MPI.PROD, _NUMBERS),
+    (MPI.BAND, _INTEGERS),
+    (MPI.BOR, _INTEGERS),
+    (MPI.BXOR, _INTEGERS),
+)
+
+# Bytes from which an array is described first. Below, a message costs as much as its description.
+_DESCRIBED_FROM = 1 << 12
+
+
+class Described(NamedTuple):
+    """What ranks must have in common so that MPI can reduce their arrays."""
+
+    op: int
+    """The position in `_OPS`; -1 for an object that MPI cannot reduce."""
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Reductions:
+    """The verbs that reduce; collective."""
+
+    def __init__(self, collectives: Collectives) -> None:
+        self._collectives = collectives
+        self._internal = collectives.internal
+        self._rank = collectives.rank
+
+    def reduce(self, obj: Any, op: Any, root: int) -> Any:
+        """Return the result on the root, None on the others."""
+        mine = describe(obj, op)
+        sent = obj if mine is None else mine
+        objs = self._collectives.gather_some(wire.REDUCE, sent, root)
+        if objs is None:
+            if mine is not None and not self._internal.recv(None, root, wire.SENT_ANYWAY):
+                self._internal.send(obj, root, wire.SENT_ANYWAY)
+            elif mine is not None:
+                self._internal.Reduce(obj, None, op, root)
+            return None
+        described = [rank for rank, each in enumerate(objs) if type(each) is Described]
+        alike = len(described) == len(objs) and objs.count(objs[0]) == len(objs)
+        for rank in described:
+            if rank != root:
+                self._internal.send(alike, rank, wire.SENT_ANYWAY)
+        if alike:
+            result = np.empty_like(obj)
+            self._internal.Reduce(obj, result, op, root)
+            return result
+        for rank in described:
+            if rank == root:
+                objs[rank] = obj.copy()
+            else:
+                objs[rank] = self._internal.recv(None, rank, wire.SENT_ANYWAY)
+        return fold(checked(objs), op)
+
+    def allreduce(self, obj: Any, op: Any) -> Any:
+        """Return the result on every rank."""
+        mine = describe(obj, op)
+        objs = checked(
+            self._collectives.allgather_some(wire.ALLREDUCE, obj if mine is None else mine)
+        )
+        described = [rank for rank, each in enumerate(objs) if type(each) is Described]
+        if not described:
+            return fold(objs, op)
+        if len(described) == len(objs) and objs.count(objs[0]) == len(objs):
+            result = np.empty_like(obj)
+            self._internal.Allreduce(obj, result, op)
+            return result
+        return fold(self._collectives.allgather(obj), op)
+
+    def scan(self, obj: Any, op: Any, *, without_own: bool = False) -> Any:
+        """Return the result of the ranks up to this one, or before it: None on rank 0."""
+        objs = self._collectives.allgather_some(wire.SCAN, obj)
+        if type(objs[self._rank]) is Failed:
+            raise objs[self._rank].error
+        return prefix(checked(objs[: self._rank + 1]), op, without_own=without_own)
+
+
+def describe(obj: Any, op: Any) -> Described | None:
+    """Return the description of a large array that MPI could reduce; None for what it could not."""
+    if type(obj) is not np.ndarray or obj.nbytes < _DESCRIBED_FROM or not isinstance(op, MPI.Op):
+        return None
+    dtype = obj.dtype
+    if not (dtype.isbuiltin == 1 and dtype.isnative and obj.flags.c_contiguous and obj.ndim):
+        return None
+    for n, (known, types) in enumerate(_OPS):
+        if op == known:
+            return Described(n, dtype.char, obj.shape) if dtype.char in types else None
+    return None
+
+
+def fold(objs: list[Any], op: Any) -> Any:
+    """Return `op` over the objects, neighbours first, then neighbouring pairs, as mpi4py does.
+
+    So results are mpi4py's to the last bit, also where rounding depends on the order.
+    """
+    while len(objs) > 1:
+        odd = objs[-1:] if len(objs) % 2 else []
+        objs = [op(*objs[n : n + 2]) for n in range(0, len(objs) - 1, 2)] + odd
+    return objs[0]
+
+
+def prefix(objs: list[Any], op: Any, *, without_own: bool) -> Any:
+    """Return `op` over the objects, or all but the last, in the order of mpi4py's scan.
+
+    That goes back from the last object, by blocks of 1, 2, 4, ... objects, each of them folded.
+    """
+    end = len(objs) - 1
+    result = None if without_own else objs[end]
+    empty = without_own
+    block = 1
+    while end:
+        if end & block:
+            part = fold(objs[end - block : end], op)
+            result = part if empty else op(part, result)
+            empty = False
+            end -= block
+        block *= 2
+    return result

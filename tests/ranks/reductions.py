@@ -1,0 +1,151 @@
+"""Reductions of an Exchange, against mpi4py's own: `reductions.py NAME DIRECTORY`."""
+
+from __future__ import annotations
+
+import operator
+import threading
+import time
+from functools import partial
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from fsexchange import RemoteError, SerializationError
+from fsexchange.mpi import Exchange
+
+from .common import base, comm, left_behind, raises, rank, run, same, size
+
+last = size - 1
+
+
+def joined(one: Any, other: Any) -> Any:
+    """Say in which order and by which pairs."""
+    return f"({one}{other})"
+
+
+def updated(one: dict[int, int], other: dict[int, int]) -> dict[int, int]:
+    """Change the first."""
+    one.update(other)
+    return one
+
+
+def programs() -> list[tuple[Any, Any]]:
+    """Return objects of this rank and operations on them."""
+    rng = np.random.default_rng(rank)
+    floats = rng.random(100)
+    integers = rng.integers(-100, 100, 5000)
+    return [
+        *((rank + 1, op) for op in (MPI.SUM, MPI.PROD, MPI.MAX, MPI.MIN, MPI.BOR, MPI.LAND)),
+        *((rank % 2, op) for op in (MPI.LXOR, MPI.LOR, MPI.BAND, MPI.BXOR)),
+        *(((rank % 2, rank), op) for op in (MPI.MAXLOC, MPI.MINLOC)),
+        (rank, MPI.REPLACE),
+        (rank, MPI.NO_OP),
+        ([rank], MPI.SUM),
+        (str(rank), joined),
+        (("x", rank), operator.add),
+        ({rank: rank}, updated),
+        (np.float32(0.1) * (rank + 1), MPI.SUM),
+        (floats[0], MPI.SUM),
+        (floats, MPI.SUM),  # small: to the last bit
+        (floats, np.maximum),
+        (np.array(1.5), MPI.SUM),
+        (integers, MPI.SUM),
+        (integers, MPI.PROD),
+        (integers.astype("i1"), MPI.SUM),
+        (integers.astype("u2"), MPI.BXOR),
+        (integers > 0, MPI.SUM),
+        (integers > 0, MPI.BAND),
+        (integers.astype(">i4"), MPI.SUM),
+        (integers.reshape(50, 100)[:, ::2], MPI.SUM),
+        (np.asfortranarray(integers.reshape(50, 100)), MPI.SUM),
+        (integers.astype("f8"), MPI.SUM),  # all of them whole numbers
+        (integers.astype("c8"), MPI.SUM),
+        (integers.astype("f2"), MPI.SUM),
+        (integers, np.minimum),
+        (integers if rank else integers[:1], MPI.SUM),  # broadcast by numpy
+        (integers if rank % 2 else 7, MPI.SUM),
+        (integers.astype("f4" if rank % 2 else "f8"), MPI.SUM),
+        ([np.ones(200_000), "text"], lambda one, other: [one[0] + other[0], one[1]]),
+        (np.full(2 << 20, rank), MPI.SUM),
+    ]
+
+
+def same_as_mpi4py() -> None:
+    with Exchange(comm, base / "store") as ex:
+        assert ex.reduce(1) == comm.reduce(1)
+        for n, (obj, op) in enumerate(programs()):
+            for root in {0, last}:
+                theirs, ours = (way.reduce(obj, op, root=root) for way in (comm, ex))
+                assert same(ours, theirs), (n, ours, theirs)
+            # mpi4py's scan gives rank 0 what `updated` makes of its object for others.
+            for verb in ("allreduce", "scan", "exscan")[: 1 if op is updated else 3]:
+                theirs, ours = (getattr(way, verb)(obj, op=op) for way in (comm, ex))
+                assert same(ours, theirs), (n, verb, ours, theirs)
+        assert left_behind(ex) == []
+        # Floats whose sum depends on the order: MPI's own.
+        large = np.random.default_rng(rank).random(10_000)
+        assert np.allclose(ex.allreduce(large), comm.allreduce(large), rtol=1e-12, atol=0)
+
+
+def results_are_private() -> None:
+    with Exchange(comm, base / "store") as ex:
+        for n in (10, 10_000, 1 << 20):
+            mine = np.ones(n)
+            for verb in ("allreduce", "reduce", "scan", "exscan"):
+                result = getattr(ex, verb)(mine)
+                if result is not None:
+                    result[:] = 7
+            assert (mine == 1).all()
+            mine.flags.writeable = False
+            assert (ex.allreduce(mine) == size).all()
+
+
+def one_rank_fails() -> None:
+    """In its part, or in the operation; and life goes on."""
+    with Exchange(comm, base / "store") as ex:
+        for bad in range(size):
+            for other in (rank, np.ones(10_000)):
+                obj = threading.Lock() if rank == bad else other
+                for verb, waiting in (
+                    ("reduce", {0}),
+                    ("allreduce", {*range(size)}),
+                    ("scan", {*range(bad, size)}),
+                ):
+                    call = partial(getattr(ex, verb), obj)
+                    if rank == bad:
+                        raises(SerializationError, call)
+                    elif rank in waiting:
+                        assert raises(RemoteError, call).rank == bad
+                    else:
+                        call()
+                assert ex.allgather(rank) == list(range(size))
+        if size > 1:
+            for verb in ("allreduce", "reduce", "scan"):
+                call = partial(getattr(ex, verb), rank, op=lambda one, other: 1 // 0)
+                if (rank == 0) == (verb != "scan") or verb == "allreduce":
+                    raises(ZeroDivisionError, call)
+                else:
+                    call()
+                assert ex.allgather(rank) == list(range(size))
+        assert left_behind(ex) == []
+
+
+def out_of_step(which: str) -> None:
+    """Some call something else: whoever sees it says so, and none gets wrong data."""
+    odd = rank == last
+    with Exchange(comm, base / "store", abort_timeout=0.3) as ex:
+        ex.allgather(None)
+        if which == "one bcast too many":
+            for _ in range(2 if rank == 0 else 1):
+                ex.bcast("x")
+            ex.gather("x")
+        elif which == "another verb":
+            (ex.reduce if odd else ex.gather)(rank)
+        else:
+            ex.allgather("x") if odd else ex.scan("x")
+        time.sleep(1)  # the job ends before
+
+
+if __name__ == "__main__":
+    run(globals())
