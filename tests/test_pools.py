@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from .jobs import mpirun, needs_mpi
-from .processes import command, python, small_tmpfs
+from .processes import command, python, small_tmpfs, strace
 
 METHODS = ["fork", "spawn", "forkserver"]
 
@@ -36,7 +36,8 @@ FOR_THREADS = ["nested", "results", "errors", "cancelled", "refs", "mapped", "by
 @pytest.mark.parametrize(
     ("scenario", "method"),
     [(scenario, method) for scenario in SCENARIOS for method in METHODS]
-    + [(scenario, "threads") for scenario in FOR_THREADS],
+    + [(scenario, "threads") for scenario in FOR_THREADS]
+    + [("shut_down_threads", "threads"), ("refused", "fork")],
 )
 def test_tasks_of_a_pool(scenario: str, method: str, shm_dir: Path) -> None:
     assert python("submit_to_pools", scenario, method, shm_dir / "base").stdout == "done\n"
@@ -47,6 +48,12 @@ def test_full_file_system(method: str, tmp_path: Path) -> None:
     before = small_tmpfs(tmp_path / "small", 48)
     program = "submit_to_pools", "full", method, tmp_path / "small" / "base"
     assert python(*program, before=before).stdout == "done\n"
+
+
+def test_futures_are_set_when_the_end_of_the_directory_fails(shm_dir: Path) -> None:
+    once = strace("-f", "-qq", "-o", "/dev/null", "-e", "inject=rmdir:error=EIO:when=1")
+    program = "submit_to_pools", "failing_end", "fork", shm_dir / "base"
+    assert python(*program, before=once).stdout == "done\n"
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from concurrent.futures import wait as _wait
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -94,26 +94,30 @@ class StoreExecutor(Executor):
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run `fn(*args, **kwargs)` in a worker; the future has what it returns or raises."""
         connector = self._connector
-        if connector is None:
-            if self._shut_down:
-                raise RuntimeError("cannot schedule new futures after shutdown")
-            return self._executor.submit(call, fn, args, kwargs)
         future: _Future[T] = _Future()
         with self._lock:
             if self._shut_down:
                 raise RuntimeError("cannot schedule new futures after shutdown")
-            self._pending.add(future)
+            if connector is None:
+                in_thread: Future[T] = self._executor.submit(call, fn, args, kwargs)
+                self._pending.add(in_thread)
+            else:
+                self._pending.add(future)
+        if connector is None:
+            in_thread.add_done_callback(self._pending.discard)
+            return in_thread
         needed: list[FileKey] = []
         try:
             try:
                 task = self._encode((fn, args, kwargs), connector, needed)
             except Exception as error:  # as of a ProcessPoolExecutor, which pickles in a thread
-                self._done(future, needed)
-                future.set_exception(error)
+                with self._ending(future, needed):
+                    future.set_exception(error)
                 return future
             inner = self._executor.submit(run, self._config, self._threshold, task)
         except BaseException:
-            self._done(future, needed)
+            with self._ending(future, needed):
+                future.finish_cancelling()  # another thread's `shutdown` may wait for it
             raise
         future.inner = inner
         inner.add_done_callback(lambda inner: self._take(inner, future, connector, needed))
@@ -153,8 +157,14 @@ class StoreExecutor(Executor):
             for future in pending:
                 future.cancel()
         if wait:
-            _wait(pending)
-        self._close_when_done()
+            # Not by `concurrent.futures.wait`, which a pool does not tell of tasks that it drops.
+            for future in pending:
+                with contextlib.suppress(CancelledError):
+                    future.exception()
+        with self._lock:
+            if wait:  # their files are gone; who sets them may still be in their callbacks
+                self._pending.difference_update(pending)
+            self._close_when_done()
 
     def _encode(self, task: Any, connector: FileConnector, needed: list[FileKey]) -> Message:
         """Return the message of a task; the keys of its files are `needed`."""
@@ -184,24 +194,32 @@ class StoreExecutor(Executor):
         except BaseException as caught:
             error = caught
             cancelled = inner.cancelled()
-        self._done(future, needed)
-        if cancelled:
-            future.finish_cancelling()
-        elif error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(obj)
+        with self._ending(future, needed):
+            if cancelled:
+                future.finish_cancelling()
+            elif error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(obj)
 
-    def _done(self, future: Future[Any], needed: list[FileKey]) -> None:
-        """Forget a task before its future is set: whoever waits for that finds no files."""
+    @contextlib.contextmanager
+    def _ending(self, future: Future[Any], needed: list[FileKey]) -> Iterator[None]:
+        """Forget a task whose future is set meanwhile: who waits for that finds no files of it."""
         if needed:
             self._arguments.release(needed)
-        self._pending.discard(future)
-        if self._shut_down:
-            self._close_when_done()
+        try:
+            yield
+        finally:  # the end of the directory may fail
+            with self._lock:
+                self._pending.discard(future)
+                self._close_when_done()
 
     def _close_when_done(self) -> None:
-        if not self._pending and self._connector is not None:
+        """Remove the directory after the last task; the caller holds the lock.
+
+        So who comes second, of the last task and `shutdown`, returns when it is removed.
+        """
+        if self._shut_down and not self._pending and self._connector is not None:
             self._connector.close()
 
 

@@ -295,6 +295,79 @@ def shut_down() -> None:
     os.unlink(gate)
 
 
+def shut_down_threads() -> None:
+    """Tasks of threads are waited for, or cancelled, as well; it stays their user's pool."""
+    go = threading.Event()
+    with ThreadPoolExecutor(1) as engine:
+        ex = StoreExecutor(engine)
+        running, waiting = (ex.submit(go.wait, 9) for _ in range(2))
+        while not running.running():
+            time.sleep(0.001)
+        ex.shutdown(wait=False, cancel_futures=True)
+        assert waiting.cancelled()
+        assert not running.done()
+        threading.Timer(0.1, go.set).start()
+        ex.shutdown()
+        assert running.done()
+        assert engine.submit(len, "abc").result() == 3
+        go.clear()
+        ex = StoreExecutor(engine)
+        tasks = [ex.submit(go.wait, 9) for _ in range(3)]
+        # Nobody tells `concurrent.futures.wait` of tasks that a pool drops.
+        threading.Timer(0.1, engine.shutdown, (False,), {"cancel_futures": True}).start()
+        threading.Timer(0.2, go.set).start()
+        ex.shutdown()
+        assert [task.cancelled() for task in tasks] == [False, True, True]
+
+
+def refused() -> None:
+    """A task that the engine refuses, while another thread shuts down, is not waited for."""
+    submitting, go = threading.Event(), threading.Event()
+
+    class Refusing(Executor):
+        def submit(self, *_: Any, **__: Any) -> Any:
+            submitting.set()
+            go.wait()
+            raise RuntimeError("refused")
+
+    seen: list[RuntimeError] = []
+
+    def submit() -> None:
+        try:
+            ex.submit(first, np.ones(N))
+        except RuntimeError as error:
+            seen.append(error)
+
+    ex = StoreExecutor(Refusing(), base / "beside")
+    submitter = threading.Thread(target=submit)
+    submitter.start()
+    submitting.wait()
+    threading.Timer(0.1, go.set).start()
+    ending = threading.Thread(target=ex.shutdown, daemon=True)
+    ending.start()
+    ending.join(10)
+    assert not ending.is_alive()
+    submitter.join()
+    assert str(seen[0]) == "refused"
+    assert os.listdir(base) == []
+
+
+def failing_end() -> None:
+    """A future is set although the directory cannot be removed; a later `shutdown` can."""
+    gate = str(base.parent / f"{base.name}-gate")
+    with pool() as engine:
+        ex = StoreExecutor(engine, base / "beside")
+        future = ex.submit(nap, np.ones(N), gate)
+        ex.shutdown(wait=False)
+        Path(gate).touch()
+        assert future.result(10) == 1.0
+        with contextlib.suppress(StoreError):  # the test lets the first try of each thread fail
+            ex.shutdown()
+        ex.shutdown()
+        assert os.listdir(base) == []
+    os.unlink(gate)
+
+
 def refs() -> None:
     """An argument that is a Ref arrives as its object, one inside of another object as it is."""
     with Store(base.parent / f"{base.name}-store") as store, executor() as ex:
