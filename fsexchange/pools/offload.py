@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator
-from multiprocessing import context
+from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple
 
@@ -21,9 +21,6 @@ from fsexchange.pools.task import attached, evict
 from fsexchange.serialize import deserialize, serialize
 from fsexchange.store.store import Store
 
-# Children of these kinds get a pickle, and so can be told; forked ones have it all.
-_PICKLED: tuple[Any, ...] = (context.SpawnProcess, context.ForkServerProcess)
-
 # How multiprocessing reduces objects, by type. It has a function to add to it, none to remove.
 _reducers: dict[type, Callable[[Any], Any]] = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
 
@@ -36,7 +33,7 @@ class _Offloading(NamedTuple):
 
     def install(self) -> None:
         ForkingPickler.register(np.ndarray, self.reduce_array)
-        for kind in _PICKLED:
+        for kind in _kinds_of_process():
             ForkingPickler.register(kind, self.reduce_process)
 
     def reduce_array(self, array: np.ndarray[Any, Any]) -> Any:
@@ -51,6 +48,18 @@ class _Offloading(NamedTuple):
     def reduce_process(self, process: Any) -> Any:
         function, args, *state = process.__reduce_ex__(2)
         return _receive_process, (self, function, args), *state
+
+
+def _kinds_of_process() -> list[Any]:
+    """Return the classes of processes: children that get a pickle are told by it.
+
+    Forked ones have it all. `multiprocessing.Process` is also a class of those that are spawned,
+    and so are its users' subclasses: a reducer is for one exact class.
+    """
+    kinds: list[Any] = [BaseProcess]
+    for kind in kinds:
+        kinds += [each for each in kind.__subclasses__() if each not in kinds]
+    return kinds
 
 
 def _receive(offloading: _Offloading, key: tuple[Any, ...]) -> Any:
@@ -83,7 +92,8 @@ def offload(
     what is put into a `Queue` or sent through a `Pipe`, between this process and the children that
     it starts meanwhile. The receiver maps the file and removes it; its array is its own, and
     writable. Arrays of a subclass or of Python objects, and all other objects, go as before, and so
-    does an array for which the file system has no room.
+    does an array for which the file system has no room, or that is sent by a spawned process of a
+    class that was defined meanwhile.
 
     Leave it when everything has been received: the files that are still there go with it.
 
@@ -101,7 +111,7 @@ def offload(
     """
     nbytes = nbytes_of(threshold)
     beside = store.connector.store_dir if isinstance(store, Store) else store
-    kinds = np.ndarray, *_PICKLED
+    kinds = np.ndarray, *_kinds_of_process()
     with FileConnector(new_path(beside)) as connector:
         before = {kind: _reducers.get(kind) for kind in kinds}
         _Offloading(json.dumps(connector.config()), nbytes).install()

@@ -44,6 +44,21 @@ def child_sends_by_file(n: int) -> bool:
     return by_file(np.ones(n))
 
 
+class Worker(multiprocessing.Process):
+    """As users write them."""
+
+    def __init__(self, queue: Any) -> None:
+        super().__init__()
+        self.queue = queue
+
+    def run(self) -> None:
+        self.queue.put(by_file(np.ones(N)))
+
+
+def tell(queue: Any) -> None:
+    queue.put(by_file(np.ones(N)))
+
+
 def answer(array: Any, queue: Any, pipe: Any) -> None:
     array += 1
     queue.put(array)
@@ -103,6 +118,21 @@ def main() -> None:
     assert np.array_equal(pickle.loads(pickle.dumps(array)), array)
 
 
+def default_context() -> None:
+    """Processes of `multiprocessing.Process` itself, and of its subclasses, are told as well."""
+    multiprocessing.set_start_method(method, force=True)
+
+    with offload("1M", base / "beside"):
+        queue: Any = multiprocessing.Queue()
+        for process in (multiprocessing.Process(target=tell, args=(queue,)), Worker(queue)):
+            process.start()
+            assert queue.get(timeout=30)
+            process.join()
+        queue.close()
+        queue.join_thread()
+    assert os.listdir(base) == []
+
+
 def leave_too_early() -> None:
     """Children that live on after the end send as before."""
     with multiprocessing.get_context(method).Pool(1) as pool:
@@ -128,7 +158,7 @@ if __name__ == "__main__":
     method = sys.argv[1]
     base = Path(sys.argv[2])
     base.mkdir()
-    for scenario in (main, leave_too_early):
+    for scenario in (main, leave_too_early, default_context):
         run: Callable[[], None] = scenario
         run()
     print("done")
