@@ -21,8 +21,9 @@ _memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
 class _File:
     """A file that holds a buffer, and how many tasks need it."""
 
-    def __init__(self, connector: FileConnector, buffer: Any) -> None:
+    def __init__(self, connector: FileConnector, buffer: Any, place: tuple[int, int]) -> None:
         self.tasks = 1
+        self.place = place
         self.key = connector.put([buffer])
         self._content: Any = None
         if connector.maps(buffer.nbytes):
@@ -73,7 +74,7 @@ class Arguments:
                     self.release([known.key])
             if same:
                 return known.key
-        made = _File(self._connector, buffer)
+        made = _File(self._connector, buffer, place)
         with self._lock:
             self._at[place] = self._files[made.key] = made
         return made.key
@@ -89,7 +90,7 @@ class Arguments:
                     if file.tasks:
                         continue
                     del self._files[key]
-                    for place in [place for place, at in self._at.items() if at is file]:
-                        del self._at[place]
+                    if self._at.get(file.place) is file:  # else what is there now is another
+                        del self._at[file.place]
                 unused.append(key)
         evict(self._connector, unused)

@@ -50,10 +50,11 @@ class StoreExecutor(Executor):
     Notes
     -----
     A task gets its arguments as they are when it is submitted; its arrays are its own, and
-    writable. Several tasks that are not done share one file for an array that has not changed
-    between their submits: its elements are compared. Files of arguments are removed when the last
-    task that needs them is done, cancelled or lost, files of results when they have arrived, and
-    all the rest, such as the result of a worker that was killed, by `shutdown`.
+    writable, except that a view by `np.broadcast_to` stays a read-only one. Several tasks that are
+    not done share one file for an array that has not changed between their submits: its elements
+    are compared. Files of arguments are removed when the last task that needs them is done,
+    cancelled or lost, files of results when they have arrived, and all the rest, such as the result
+    of a worker that was killed, by `shutdown`.
 
     An argument that is a `Ref` is given to the task as its object; a `Ref` inside of another object
     arrives as it is. What cannot be pickled or written is an error of the task's future.
