@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import re
 import runpy
 import subprocess
@@ -125,13 +127,15 @@ def test_readme_examples_are_short() -> None:
     assert all(n <= limit for n, limit in zip(lengths, (12, 15, 10), strict=True)), lengths
 
 
-def run(*command: str | Path) -> str:
+def run(*command: str | Path, warnings: str = "error") -> str:
+    programs = os.path.dirname(sys.executable)  # Parsl starts some that were installed with it
     done = subprocess.run(
-        [sys.executable, "-W", "error", *map(str, command)],
+        [sys.executable, "-W", warnings, *map(str, command)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
         cwd=ROOT,
+        env={**os.environ, "PATH": programs + os.pathsep + os.environ["PATH"]},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -164,6 +168,50 @@ def test_two_scripts_find_each_others_data_by_name(tmp_path: Path) -> None:
         "mesh/fine: (1000, 1000) points, to 1.0 m",
     ]
     assert not (tmp_path / "store").exists()
+
+
+def test_pool_sends_by_files() -> None:
+    assert timed(run("examples/pool_offload.py", "8")) == ["without", "with offload"]
+
+
+def test_joblib_searches_by_the_backend() -> None:
+    needs("joblib", "sklearn")
+    assert timed(run("examples/joblib_grid_search.py")) == [
+        "loky: best C 10",
+        "loky: 8 arrays of 32 MiB",
+        "fsexchange: best C 10",
+        "fsexchange: 8 arrays of 32 MiB",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("engine", "example"), [("distributed", "dask_executor"), ("parsl", "parsl_executor")]
+)
+def test_engine_gives_arrays_to_its_tasks(engine: str, example: str) -> None:
+    needs(engine)
+    # Dask warns of large arguments that go without fsexchange.
+    out = run(f"examples/{example}.py", "8", warnings="ignore")
+    assert timed(out) == ["without", "with StoreExecutor"]
+
+
+@needs_mpi
+def test_julia_set_of_mpi_ranks() -> None:
+    program = [sys.executable, "-m", "mpi4py.futures", "examples/mpi_julia.py"]
+    status, out = mpirun("-n", "3", *program)
+    assert status == 0, out
+    assert timed(out) == ["without", "with StoreExecutor"]
+
+
+def timed(out: str) -> list[str]:
+    """Return what lines that end with seconds say of them."""
+    return [re.sub(r"[:,] \d+\.\d{3} s$", "", line) for line in out.splitlines()]
+
+
+def needs(*modules: str) -> None:
+    """Skip a test without its engine; `scripts/test --all` has all of them."""
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"could not import {module!r}")
 
 
 def test_examples_are_short_and_start_with_what_they_are_for() -> None:
