@@ -39,7 +39,18 @@ def markdown(everything, machine):
     verbs = [
         (verb, label)
         for verb in EXCHANGE_WORKS
-        for label in ("1 KiB", "1 MiB", LISTS, "16 MiB", "64 MiB")
+        for label in (
+            "5 B",
+            "60 B",
+            "1 KiB",
+            "5 KiB",
+            "300 KiB",
+            "1 MiB",
+            LISTS,
+            "3 MiB",
+            "16 MiB",
+            "64 MiB",
+        )
     ]
     of_ranks = ratios_table(exchanged, verbs, EXCHANGE_PEERS, EXCHANGE_LIMIT)
     head = ["", "against", "target", *[found.kind for found in everything]]
