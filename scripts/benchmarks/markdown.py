@@ -24,7 +24,8 @@ def ratios_table(everything, works, peers, limit):
         targets = [Target(work, label, TIME), *[Target(work, label, name, 1) for name in peers]]
         targets += [Target(work, label, limit)]
         cells = [target.median(found) for found in everything for target in targets]
-        rows.append([f"{work}: {label}", *cells])
+        if any(cells):
+            rows.append([f"{work}: {label}", *cells])
     return markdown_table(head, rows)
 
 
