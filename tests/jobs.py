@@ -21,6 +21,9 @@ mpirun_path = shutil.which(
 
 needs_mpi = pytest.mark.mpi
 
+# Numbers of ranks at which scripts/test --all repeats what it takes long to run.
+MORE_RANKS = [5] if os.environ.get("FSEXCHANGE_TEST_MORE_RANKS") else []
+
 
 def mpirun(
     *command: str | os.PathLike[str], timeout: float = 60, before: Sequence[str] = ()
@@ -63,12 +66,14 @@ def passes(
     module: str,
     body: str,
     base: Path,
-    *,
+    *args: str,
     timeout: float = 60,
     before: Sequence[str] = (),
 ) -> str:
     """Run one body on `n` ranks to its end on all of them; return what they print."""
-    status, out = mpirun(*ranks(n, body, base, module=module), timeout=timeout, before=before)
+    status, out = mpirun(
+        *ranks(n, body, base, *args, module=module), timeout=timeout, before=before
+    )
     assert status == 0, out
     assert "passed on all ranks" in out
     return out

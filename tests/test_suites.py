@@ -1,0 +1,46 @@
+"""mpi4py's own tests, out of its source distribution, with an Exchange for each communicator."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from .jobs import MORE_RANKS, needs_mpi, passes
+from .processes import ROOT, lacking
+
+pytestmark = needs_mpi
+
+FILES = [
+    "test_cco_obj",
+    "test_cco_obj_inter",  # an Exchange is split, and its halves joined by an intercommunicator
+    "test_comm",
+    "test_p2p_obj",
+    "test_p2p_obj_matched",
+    "test_util_pkl5",
+]
+
+#: Tests that are not run, and why.
+LEFT_OUT = {
+    "test_comm.TestCommSelf.testPickle": "MPI.COMM_SELF and MPI.COMM_WORLD alone can be pickled",
+    "test_comm.TestCommWorld.testPickle": "MPI.COMM_SELF and MPI.COMM_WORLD alone can be pickled",
+    "test_util_pkl5.TestPKL5*": "the tests of TestMPI*, run here, once more with pkl5's options",
+}
+
+#: How many tests run, and how many mpi4py skips: what needs two ranks or groups.
+COUNTS = {1: (291, 36)}
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, *MORE_RANKS])
+def test_mpi4py(n: int, shm_dir: Path) -> None:
+    tests = ROOT / ".venv" / "peers" / f"mpi4py-{version('mpi4py')}" / "test"
+    if not tests.is_dir():
+        lacking("mpi4py's source distribution, which scripts/test downloads")
+    words = [str(tests), json.dumps(FILES), json.dumps(list(LEFT_OUT))]
+    out = passes(n, "suites", "run_files", shm_dir, *words, timeout=110)
+    counts = re.search(r"(\d+) ran, (\d+) skipped", out)
+    assert counts is not None, out
+    assert tuple(map(int, counts.groups())) == COUNTS.get(n, (321, 6)), out
