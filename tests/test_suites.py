@@ -1,4 +1,4 @@
-"""mpi4py's own tests, out of its source distribution, with an Exchange for each communicator."""
+"""An Exchange for a communicator, in mpi4py's own tests and in random programs."""
 
 from __future__ import annotations
 
@@ -44,3 +44,9 @@ def test_mpi4py(n: int, shm_dir: Path) -> None:
     counts = re.search(r"(\d+) ran, (\d+) skipped", out)
     assert counts is not None, out
     assert tuple(map(int, counts.groups())) == COUNTS.get(n, (321, 6)), out
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+def test_random_programs(n: int, shm_dir: Path) -> None:
+    """A hundred in all."""
+    passes(n, "random_programs", "compare", shm_dir, str(100 * n), "34", timeout=110)
