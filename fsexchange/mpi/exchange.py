@@ -12,6 +12,7 @@ from fsexchange.connector.keys import FileKey, checked
 from fsexchange.errors import InvalidKeyError
 from fsexchange.mpi import assembly, blocks
 from fsexchange.mpi.collectives import Collectives
+from fsexchange.mpi.communicator import Communicator
 from fsexchange.mpi.mailbox import Mailbox
 from fsexchange.mpi.membership import Membership
 from fsexchange.mpi.message import Outgoing, attempt, encode, encode_each, inline
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class Exchange:
+class Exchange(Communicator):
     """The ranks of a communicator, and a store they share to exchange objects of any size.
 
     Its verbs are mpi4py's lower-case ones: `ex.bcast(obj)` does what `comm.bcast(obj)` does. Small
@@ -59,8 +60,6 @@ class Exchange:
 
     Attributes
     ----------
-    comm, rank, size:
-        A duplicate of the communicator, for you; this rank in it, and the number of ranks.
     hosts:
         The host name of each rank.
     store, put, get, evict, ref:
@@ -103,7 +102,7 @@ class Exchange:
         trust_directory: bool = False,
     ) -> None:
         members = Membership(
-            comm,
+            self._plain(),
             store_dir,
             root=root,
             inline_limit=inline_limit,
@@ -115,34 +114,41 @@ class Exchange:
                 "trust_directory": trust_directory,
             },
         )
+        self._join(members)
+
+    def _join(self, members: Membership) -> None:
+        super()._join(members)
         self._check = members.check
-        self._leave = members.leave
-        self.comm, tagged, internal = members.comms
-        self.rank, self.size, self.root = members.rank, members.size, root
-        self.hosts = members.hosts
+        self._rank = members.rank
         self.connector = members.connector
         self.store = Store(self.connector)
+        self.root = members.root
+        self.hosts = members.hosts
         self.put = self.store.put
         self.get = self.store.get
         self.evict = self.store.evict
         self.ref = self.store.ref
+        self._internal = members.internal
         common = self.connector, self.hosts, members.inline_limit
-        self._internal = internal
-        self._collectives = Collectives(internal, *common)
-        self._point_to_point = PointToPoint(Mailbox(tagged, internal), *common)
+        self._collectives = Collectives(self._internal, *common)
+        self._point_to_point = PointToPoint(Mailbox(members.comm, self._internal), *common)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(rank {self.rank} of {self.size}, {self.connector!r})"
+        members = self._members
+        return f"{type(self).__name__}(rank {members.rank} of {members.size}, {self.connector!r})"
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._leave(self._point_to_point.drain, error)
+        self._close(error)
 
     def close(self) -> None:
         """Wait for all ranks, end the store, and wait until it is gone; collective."""
-        self._leave(self._point_to_point.drain)
+        self._close(None)
+
+    def _close(self, error: BaseException | None) -> None:
+        self._members.leave(self._point_to_point.drain, error)
 
     # ---- objects, all ranks ---------------------------------------------------------------------
 
@@ -154,7 +160,7 @@ class Exchange:
     def bcast(self, obj: Any, root: int = 0) -> Any:
         """Return the root's object on every rank, a copy on the root as well."""
         self._check(root=root)
-        return self._collectives.bcast(encode(obj) if self.rank == root else None, root)
+        return self._collectives.bcast(encode(obj) if self._rank == root else None, root)
 
     def gather(self, sendobj: Any, root: int = 0) -> list[Any] | None:
         """Return the objects of all ranks, in their order, on the root; None on the others."""
@@ -172,7 +178,7 @@ class Exchange:
         `ValueError` on a root with more or fewer, and `RemoteError` on the others.
         """
         self._check(root=root)
-        sent = encode_each(sendobj, self.size, "scatter") if self.rank == root else None
+        sent = encode_each(sendobj, self.size, "scatter") if self._rank == root else None
         return self._collectives.scatter(sent, root)
 
     def alltoall(self, sendobj: Sequence[Any]) -> list[Any]:
@@ -250,7 +256,7 @@ class Exchange:
     def bcast_key(self, key: FileKey | None = None, root: int = 0) -> FileKey | None:
         """Return the root's key on every rank; the `key` of the others is ignored."""
         self._check(root=root)
-        sent = attempt(lambda: _as_key(key)) if self.rank == root else None
+        sent = attempt(lambda: _as_key(key)) if self._rank == root else None
         return _as_key(self._collectives.bcast(sent, root))
 
     def gather_keys(self, key: FileKey | None, root: int = 0) -> list[FileKey | None] | None:
@@ -272,7 +278,7 @@ class Exchange:
         The `keys` of the others are ignored. Without `keys` on the root, every rank gets None.
         """
         self._check(root=root)
-        sent = self._encode_keys(keys, "scatter_keys") if self.rank == root else None
+        sent = self._encode_keys(keys, "scatter_keys") if self._rank == root else None
         return _as_key(self._collectives.scatter(sent, root))
 
     def alltoall_keys(self, keys: Sequence[FileKey | None]) -> list[FileKey | None]:

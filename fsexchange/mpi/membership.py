@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import operator
 import os
 import socket
@@ -10,35 +11,25 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from mpi4py import MPI
 
 from fsexchange.errors import StoreClosedError
+from fsexchange.mpi.codec import this_script
 from fsexchange.mpi.leaving import leave
 from fsexchange.mpi.sharing import share
 
 
-class Communicators(NamedTuple):
-    """Duplicates of the user's communicator, so that their messages cannot be mixed up."""
+class ArgumentError(ValueError, MPI.Exception):
+    """A wrong root, rank or tag: mpi4py's own error, whose class is MPI's, and a `ValueError`."""
 
-    user: MPI.Intracomm
-    """The user's own messages."""
-    tagged: MPI.Intracomm
-    """The messages of `send` and `recv`, under the user's tags."""
-    internal: MPI.Intracomm
-    """All other messages, under the tags of `wire`: those of collectives and of leaving,
-    acknowledgements, the rests of long messages."""
+    def __init__(self, code: int, said: str) -> None:
+        MPI.Exception.__init__(self, code)
+        self._said = said
 
-    @classmethod
-    def duplicate(cls, comm: MPI.Intracomm) -> Communicators:
-        """Duplicate a communicator; collective."""
-        return cls(comm.Dup(), comm.Dup(), comm.Dup())
-
-    def free(self) -> None:
-        """Free the duplicates; collective."""
-        for comm in reversed(self):
-            comm.Free()
+    def __str__(self) -> str:
+        return self._said
 
 
 class Membership:
@@ -49,7 +40,7 @@ class Membership:
 
     def __init__(
         self,
-        comm: MPI.Comm | None,
+        comm: MPI.Intracomm,
         store_dir: str | os.PathLike[str] | None,
         *,
         root: int,
@@ -57,20 +48,25 @@ class Membership:
         abort_timeout: float,
         options: dict[str, Any],
     ) -> None:
-        if comm is None:
-            comm = MPI.COMM_WORLD
-        if not isinstance(comm, MPI.Intracomm):
-            raise ValueError("Exchange takes an intracommunicator; merge this one first: Merge()")
-        self.comms = Communicators.duplicate(comm)
+        self.comm = comm
+        #: Messages of the library's own, under the tags of `wire`: those of collectives and of
+        #: leaving, and bodies of long messages.
+        self.internal = comm.Dup()
         self.rank, self.size = comm.rank, comm.size
+        self._above: Membership | None = None
         self._abort_timeout = abort_timeout
-        internal = self.comms.internal
         try:
-            everyone = internal.allgather(
-                (socket.gethostname(), *_checked(root, inline_limit, abort_timeout))
+            everyone = self.internal.allgather(
+                (
+                    socket.gethostname(),
+                    this_script(),
+                    *_checked(root, inline_limit, abort_timeout),
+                )
             )
-            hosts, roots, problems = zip(*everyone, strict=True)
+            hosts, scripts, roots, problems = zip(*everyone, strict=True)
             self.hosts = list(hosts)
+            #: Whether all ranks run the same main module.
+            self.same_script = len(set(scripts)) == 1
             for rank, problem in enumerate(problems):
                 if problem:
                     raise ValueError(f"{problem} on rank {rank}")
@@ -78,25 +74,47 @@ class Membership:
                 raise ValueError(
                     f"root must be the same rank below {self.size} everywhere, not {sorted(roots)}"
                 )
+            self.root = root
             self.connector, self._temporary, self.inline_limit = share(
-                internal, store_dir, root, self.hosts, inline_limit, options
+                self.internal, store_dir, root, self.hosts, inline_limit, options
             )
         except Exception:
-            self.comms.free()  # all ranks are here, as they all raise this error
+            self._free()  # all ranks are here, as they all raise this error
             raise
         self._left = False
 
+    def over(self, comm: MPI.Intracomm) -> Membership:
+        """Return the membership of some of these ranks, who share this directory; collective."""
+        made = copy.copy(self)
+        made.comm, made.internal = comm, comm.Dup()
+        made.rank, made.size = comm.rank, comm.size
+        ranks = comm.group.Translate_ranks(None, self.comm.group)
+        made.hosts = [self.hosts[rank] for rank in ranks]
+        made.root = ranks.index(self.root) if self.root in ranks else 0
+        made._above = self
+        made._left = False
+        return made
+
     def check(self, *, root: int | None = None, dest: int | None = None) -> None:
         """Raise unless this rank is still a member, and `root` or `dest` is a rank."""
-        if self._left:
+        if self.has_left:
             raise StoreClosedError(
                 f"this Exchange over {self.connector.store_dir} was closed",
                 path=self.connector.store_dir,
             )
         if root is not None and not 0 <= root < self.size:
-            raise ValueError(f"root is {root}; there are ranks 0 to {self.size - 1}")
+            raise ArgumentError(
+                MPI.ERR_ROOT, f"root is {root}; there are ranks 0 to {self.size - 1}"
+            )
         if dest is not None and not (0 <= dest < self.size or dest == MPI.PROC_NULL):
-            raise ValueError(f"dest is {dest}; there are ranks 0 to {self.size - 1}")
+            raise ArgumentError(
+                MPI.ERR_RANK, f"dest is {dest}; there are ranks 0 to {self.size - 1}"
+            )
+
+    @property
+    def has_left(self) -> bool:
+        """Whether this Exchange, or the one that its directory belongs to, was closed."""
+        return self._left or (self._above is not None and self._above.has_left)
 
     def leave(self, drain: Callable[[], None], error: BaseException | None = None) -> None:
         """Wait for all ranks, then call `drain` and end the store, once; collective.
@@ -114,18 +132,23 @@ class Membership:
                 f"this exception; waiting up to {self._abort_timeout:g} s for all {self.size} "
                 "ranks to leave"
             )
-        internal = self.comms.internal
         timeout = self._abort_timeout if by_exception else None
-        missing = leave(internal, by_exception=by_exception, timeout=timeout)
+        missing = leave(self.internal, by_exception=by_exception, timeout=timeout)
         if missing:
             self._abort(missing)
             return
         try:
             drain()
-            self.connector.close()
+            if self._above is None:
+                self.connector.close()
         finally:
-            internal.Barrier()
-            self.comms.free()
+            self.internal.Barrier()
+            self._free()
+
+    def _free(self) -> None:
+        """Free the communicators; collective."""
+        self.internal.Free()
+        MPI.Intracomm.Free(self.comm)
 
     def _abort(self, missing: list[int]) -> None:
         try:

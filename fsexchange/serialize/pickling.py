@@ -99,6 +99,32 @@ def pickle_frames(obj: Any, checksum: bool) -> Frames:
     return [head + body + section]
 
 
+def pickled(obj: Any) -> tuple[list[Any], list[memoryview], list[Any]]:
+    """Return the pickle of an object in pieces, the buffers that it leaves out, and what it names
+    of the script."""
+    try:
+        taken = _idle.pop()
+    except IndexError:
+        pickler = Pickler()
+        taken = pickler, pickler.dump, pickler.clear_memo, pickler.pieces, pickler.more
+    pickler, dump, clear_memo, pieces, more = taken
+    dump(obj)
+    if not more and len(pieces) == 1 and len(pieces[0]) <= _SMALL_UP_TO:
+        made = [pieces.pop()]
+        clear_memo()
+        _idle.append(taken)
+        return made, [], []
+    buffers = [each for each in more if type(each) is memoryview]
+    named = [each for each in more if type(each) is not memoryview and each is not pickler.reducer]
+    made = pieces[:]
+    if pickler.reducer is None and sum(map(len, pieces)) <= _SMALL_UP_TO:
+        pieces.clear()
+        more.clear()
+        clear_memo()
+        _idle.append(taken)
+    return made, buffers, named
+
+
 def _other_frames(taken: tuple[Any, ...], checksum: bool) -> Frames:
     """Return the frames of an object that is more than a small pickle."""
     pickler, _, clear_memo, pieces, more = taken
