@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 __all__ = ["Exchange", "Request", "connect"]
 
 if TYPE_CHECKING:
+    from mpi4py.MPI import Request
+
     from fsexchange.mpi.exchange import Exchange, connect
-    from fsexchange.mpi.request import Request
 else:  # type checkers would take any name for one of the package
 
     def __getattr__(name: str) -> Any:

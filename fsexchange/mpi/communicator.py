@@ -36,14 +36,17 @@ class Communicator(MPI.Intracomm):
         """Return the same communicator as mpi4py has it, whose verbs are mpi4py's."""
         return MPI.Intracomm(self)
 
-    def _close(self, error: BaseException | None) -> None:
-        raise NotImplementedError
+    def __enter__(self) -> Self:
+        return self
 
-    def Free(self) -> None:
-        """Leave it, as `close`; collective."""
-        self._close(None)
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._members.leave(error)
 
-    free = Free
+    def close(self) -> None:
+        """Wait for all ranks, end the store, and wait until it is gone; collective."""
+        self._members.leave()
+
+    Free = free = close
 
     def Dup(self, info: MPI.Info | None = None) -> Self:
         """Return an Exchange of the same ranks."""

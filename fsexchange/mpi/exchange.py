@@ -12,21 +12,17 @@ from fsexchange.connector.keys import FileKey, checked
 from fsexchange.errors import InvalidKeyError
 from fsexchange.mpi import assembly, blocks
 from fsexchange.mpi.collectives import Collectives
-from fsexchange.mpi.communicator import Communicator
-from fsexchange.mpi.mailbox import Mailbox
 from fsexchange.mpi.membership import Membership
 from fsexchange.mpi.message import Outgoing, attempt, encode, encode_each, inline
 from fsexchange.mpi.pointtopoint import PointToPoint
-from fsexchange.mpi.request import Request
 from fsexchange.mpi.sharing import INLINE_LIMIT
 from fsexchange.store.store import Store
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    from typing_extensions import Self
 
 
-class Exchange(Communicator):
+class Exchange(PointToPoint):
     """The ranks of a communicator, and a store they share to exchange objects of any size.
 
     Its verbs are mpi4py's lower-case ones: `ex.bcast(obj)` does what `comm.bcast(obj)` does. Small
@@ -118,8 +114,6 @@ class Exchange(Communicator):
 
     def _join(self, members: Membership) -> None:
         super()._join(members)
-        self._check = members.check
-        self._rank = members.rank
         self.connector = members.connector
         self.store = Store(self.connector)
         self.root = members.root
@@ -131,24 +125,10 @@ class Exchange(Communicator):
         self._internal = members.internal
         common = self.connector, self.hosts, members.inline_limit
         self._collectives = Collectives(self._internal, *common)
-        self._point_to_point = PointToPoint(Mailbox(members.comm, self._internal), *common)
 
     def __repr__(self) -> str:
         members = self._members
         return f"{type(self).__name__}(rank {members.rank} of {members.size}, {self.connector!r})"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._close(error)
-
-    def close(self) -> None:
-        """Wait for all ranks, end the store, and wait until it is gone; collective."""
-        self._close(None)
-
-    def _close(self, error: BaseException | None) -> None:
-        self._members.leave(self._point_to_point.drain, error)
 
     # ---- objects, all ranks ---------------------------------------------------------------------
 
@@ -188,66 +168,6 @@ class Exchange(Communicator):
         """
         self._check()
         return self._collectives.alltoall(encode_each(sendobj, self.size, "alltoall"))
-
-    # ---- objects, two ranks ---------------------------------------------------------------------
-
-    def send(self, obj: Any, dest: int, tag: int = 0) -> None:
-        """Send an object to one rank; never waits for the receiver, whatever the size.
-
-        Between 4 KB and eight times `inline_limit`, the object travels in the message, straight
-        from its memory, if the receiver is there within a millisecond. Otherwise, and above that
-        limit, it goes through a file.
-        """
-        self._check(dest=dest)
-        if dest != MPI.PROC_NULL:
-            self._point_to_point.send(encode(obj), dest, tag)
-
-    def isend(self, obj: Any, dest: int, tag: int = 0) -> Request:
-        """Send an object; a large one is written to its file before this returns.
-
-        You may change `obj` at once, and need not wait for the request. Its `wait` returns when
-        the message is delivered, which MPI does only while this rank is in some call of MPI.
-        """
-        self._check(dest=dest)
-        if dest == MPI.PROC_NULL:
-            return Request([])
-        return self._point_to_point.isend(encode(obj), dest, tag)
-
-    def recv(
-        self,
-        buf: Any = None,
-        source: int = MPI.ANY_SOURCE,
-        tag: int = MPI.ANY_TAG,
-        status: MPI.Status | None = None,
-    ) -> Any:
-        """Wait for an object that another rank sends, and return it; `buf` is ignored."""
-        self._check()
-        return self._point_to_point.recv(source, tag, status)
-
-    def irecv(
-        self, buf: Any = None, source: int = MPI.ANY_SOURCE, tag: int = MPI.ANY_TAG
-    ) -> Request:
-        """Return a request for an object that another rank sends; `buf` is ignored."""
-        self._check()
-        return self._point_to_point.irecv(source, tag)
-
-    def sendrecv(
-        self,
-        sendobj: Any,
-        dest: int,
-        sendtag: int = 0,
-        recvbuf: Any = None,
-        source: int = MPI.ANY_SOURCE,
-        recvtag: int = MPI.ANY_TAG,
-        status: MPI.Status | None = None,
-    ) -> Any:
-        """Send an object to one rank and return one that another sends; `recvbuf` is ignored."""
-        self._check(dest=dest)
-        if dest == MPI.PROC_NULL:
-            return self._point_to_point.recv(source, recvtag, status)
-        return self._point_to_point.sendrecv(
-            encode(sendobj), dest, sendtag, source, recvtag, status
-        )
 
     # ---- keys -----------------------------------------------------------------------------------
     # A key travels like any small object. These verbs also refuse what is not a key: by
@@ -289,8 +209,7 @@ class Exchange(Communicator):
 
     def send_key(self, key: FileKey | None, dest: int, tag: int = 0) -> None:
         """Send a key to one rank; never waits for the receiver."""
-        self._check(dest=dest)
-        self._point_to_point.isend(attempt(lambda: _as_key(key)), dest, tag)
+        self.isend(_as_key(key), dest, tag)
 
     def recv_key(
         self,
@@ -299,9 +218,8 @@ class Exchange(Communicator):
         status: MPI.Status | None = None,
     ) -> FileKey | None:
         """Wait for a key that another rank sends, and return it."""
-        self._check()
         status = MPI.Status() if status is None else status
-        obj = self._point_to_point.recv(source, tag, status)
+        obj = self.recv(None, source, tag, status)
         try:
             # A key arrives as a FileKey; others may have a file name, too, such as an OSError.
             if obj is not None and type(obj) is not FileKey:
@@ -387,3 +305,6 @@ def _as_key(obj: Any) -> FileKey | None:
 
 #: The same class, under the name of what it does.
 connect = Exchange
+
+#: mpi4py's own, under the name that it has in this package.
+Request = MPI.Request

@@ -10,15 +10,18 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 from mpi4py import MPI
 
 from fsexchange.errors import StoreClosedError
-from fsexchange.mpi.codec import this_script
+from fsexchange.mpi import slab as slab_module
+from fsexchange.mpi.bodies import Bodies
+from fsexchange.mpi.codec import Codec, this_script
 from fsexchange.mpi.leaving import leave
 from fsexchange.mpi.sharing import share
+from fsexchange.mpi.slab import Slab
 
 
 class ArgumentError(ValueError, MPI.Exception):
@@ -55,18 +58,15 @@ class Membership:
         self.rank, self.size = comm.rank, comm.size
         self._above: Membership | None = None
         self._abort_timeout = abort_timeout
+        slab = Slab()
+        mine = slab.path, slab_module.this_host(), os.urandom(8), this_script()
         try:
             everyone = self.internal.allgather(
-                (
-                    socket.gethostname(),
-                    this_script(),
-                    *_checked(root, inline_limit, abort_timeout),
-                )
+                (*mine, socket.gethostname(), *_checked(root, inline_limit, abort_timeout))
             )
-            hosts, scripts, roots, problems = zip(*everyone, strict=True)
+            paths, places, names, scripts, hosts, roots, problems = zip(*everyone, strict=True)
             self.hosts = list(hosts)
-            #: Whether all ranks run the same main module.
-            self.same_script = len(set(scripts)) == 1
+            self.codec = Codec(same_script=len(set(scripts)) == 1)
             for rank, problem in enumerate(problems):
                 if problem:
                     raise ValueError(f"{problem} on rank {rank}")
@@ -78,10 +78,36 @@ class Membership:
             self.connector, self._temporary, self.inline_limit = share(
                 self.internal, store_dir, root, self.hosts, inline_limit, options
             )
+            near = [n for n, place in enumerate(places) if place == places[self.rank]]
+            self.bodies = Bodies(
+                self.internal,
+                self.connector,
+                self.hosts,
+                slab,
+                self._reachable(paths, near),
+                names[0],
+                self.inline_limit,
+            )
         except Exception:
+            slab.close()
             self._free()  # all ranks are here, as they all raise this error
             raise
+        self._ranks: Sequence[int] = range(self.size)
         self._left = False
+
+    def _reachable(self, paths: Sequence[str], near: list[int]) -> list[str | None]:
+        """Return the slabs of the ranks on this host, none if a rank cannot open its neighbour's.
+
+        Processes of one host may be in containers that hide them from each other; collective.
+        """
+        try:
+            os.close(os.open(paths[near[near.index(self.rank) - 1]], os.O_RDWR | os.O_CLOEXEC))
+            opens = True
+        except OSError:
+            opens = False
+        if not self.internal.allreduce(opens, MPI.LAND):
+            near = [self.rank]
+        return [path if rank in near else None for rank, path in enumerate(paths)]
 
     def over(self, comm: MPI.Intracomm) -> Membership:
         """Return the membership of some of these ranks, who share this directory; collective."""
@@ -91,6 +117,7 @@ class Membership:
         ranks = comm.group.Translate_ranks(None, self.comm.group)
         made.hosts = [self.hosts[rank] for rank in ranks]
         made.root = ranks.index(self.root) if self.root in ranks else 0
+        made._ranks = [self._ranks[rank] for rank in ranks]
         made._above = self
         made._left = False
         return made
@@ -111,13 +138,17 @@ class Membership:
                 MPI.ERR_RANK, f"dest is {dest}; there are ranks 0 to {self.size - 1}"
             )
 
+    def rank_above(self, rank: int) -> int:
+        """Return a rank's number in the Exchange that the directory belongs to."""
+        return self._ranks[rank]
+
     @property
     def has_left(self) -> bool:
         """Whether this Exchange, or the one that its directory belongs to, was closed."""
         return self._left or (self._above is not None and self._above.has_left)
 
-    def leave(self, drain: Callable[[], None], error: BaseException | None = None) -> None:
-        """Wait for all ranks, then call `drain` and end the store, once; collective.
+    def leave(self, error: BaseException | None = None) -> None:
+        """Wait for all ranks, drop what nobody received, and end the store, once; collective.
 
         A rank that leaves by an error aborts the job if the others do not come in time.
         """
@@ -138,8 +169,9 @@ class Membership:
             self._abort(missing)
             return
         try:
-            drain()
+            self.bodies.drain(self.comm)
             if self._above is None:
+                self.bodies.close()
                 self.connector.close()
         finally:
             self.internal.Barrier()

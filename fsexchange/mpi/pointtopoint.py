@@ -1,136 +1,171 @@
-"""PointToPoint: objects that one rank sends to another, in messages or through files."""
+"""PointToPoint: objects that one rank sends to another.
+
+How a message travels: the sender pickles the object, and MPI delivers the pickle as one message on
+the Exchange's own communicator, under the user's tag. mpi4py's own `recv`, requests and probes take
+it on the other side. So order, wildcards, cancelling and statuses are MPI's, and nothing is matched
+here. The message has at most 4000 bytes, which MPI takes from its sender at once. A larger object
+is replaced by a placeholder that says where its buffers lie (`bodies`): loading it, which mpi4py
+does as it returns the object, fetches them. So no `send` waits for its receiver, and no request of
+a send for anybody. Only if very much waits already, a `send` becomes an `ssend`.
+
+MPICH up to 5.0 can lose messages for which a receive from any source is posted already, if some
+ranks are on this host and some on others (ch4:ucx; mpich#7203 and #7702 are alike). That is so for
+mpi4py's `irecv`, too. `recv` posts none, but probes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 from mpi4py import MPI
 
-from fsexchange.connector.connector import FileConnector
-from fsexchange.mpi.mailbox import EAGER, Incoming, Mailbox
-from fsexchange.mpi.message import (
-    HEAD_SIZE,
-    INTERRUPTED,
-    Message,
-    Outgoing,
-    Pieces,
-    decode,
-    own_file_key,
-    spill,
-)
-from fsexchange.mpi.request import Request
+from fsexchange.mpi.bodies import EAGER, Bodies
+from fsexchange.mpi.communicator import Communicator
+from fsexchange.mpi.membership import ArgumentError, Membership
+from fsexchange.mpi.slab import KEEPS_ORDER
 
-_T = TypeVar("_T")
+_Send, _Ssend, _Bsend = MPI.Intracomm.Send, MPI.Intracomm.Ssend, MPI.Intracomm.Bsend
+_Isend, _Issend, _Ibsend = MPI.Intracomm.Isend, MPI.Intracomm.Issend, MPI.Intracomm.Ibsend
+_recv, _irecv = MPI.Intracomm.recv, MPI.Intracomm.irecv
+
+_NOBODY = MPI.PROC_NULL
+
+# Wrong arguments, as MPI classes them.
+_WRONG = (MPI.ERR_RANK, MPI.ERR_TAG, MPI.ERR_ROOT)
 
 
-class PointToPoint:
-    """The verbs between two ranks; no sender waits for its receiver.
+class PointToPoint(Communicator):
+    """The verbs between two ranks. A send that raises has sent nothing.
 
-    The receiver of a file removes it. The error of a sender is raised there, and as `RemoteError`
-    by the receiver.
+    Probes are mpi4py's own: they see every message, and `status.Get_count()` is then the length of
+    the message, not of the object.
     """
 
-    def __init__(
+    _bodies: Bodies
+
+    def _join(self, members: Membership) -> None:
+        super()._join(members)
+        self._check = members.check
+        self._encode = members.codec.encode
+        self._bodies = members.bodies
+        self._rank = members.rank
+        self._to_self: list[MPI.Request] = []
+
+    def send(self, obj: Any, dest: int, tag: int = 0) -> None:
+        """Send an object to one rank.
+
+        It does not wait for the receiver, whatever the size, unless more than 256 MiB wait for
+        receivers in memory and files of this rank; then it returns when this message is matched.
+        """
+        if dest == self._rank:  # MPI may wait for the receiver, which is this rank
+            self._to_self = [request for request in self._to_self if not request.Test()]
+            self._to_self.append(self._post(_Isend, obj, dest, tag))
+        else:
+            self._post(_Send, obj, dest, tag)
+
+    def ssend(self, obj: Any, dest: int, tag: int = 0) -> None:
+        """Send an object, and wait until its receiver has begun to receive it."""
+        self._post(_Ssend, obj, dest, tag)
+
+    def bsend(self, obj: Any, dest: int, tag: int = 0) -> None:
+        """Send an object by the buffer that the user has attached; a large one needs little."""
+        self._post(_Bsend, obj, dest, tag)
+
+    def isend(self, obj: Any, dest: int, tag: int = 0) -> MPI.Request:
+        """Send an object, which you may change at once; the request waits for nobody."""
+        request: MPI.Request = self._post(_Isend, obj, dest, tag)
+        return request
+
+    def issend(self, obj: Any, dest: int, tag: int = 0) -> MPI.Request:
+        """Send an object; the request is done when its receiver has begun to receive it."""
+        request: MPI.Request = self._post(_Issend, obj, dest, tag)
+        return request
+
+    def ibsend(self, obj: Any, dest: int, tag: int = 0) -> MPI.Request:
+        """Send an object by the buffer that the user has attached."""
+        request: MPI.Request = self._post(_Ibsend, obj, dest, tag)
+        return request
+
+    def recv(
         self,
-        mailbox: Mailbox,
-        connector: FileConnector,
-        hosts: Sequence[str],
-        inline_limit: int,
-    ) -> None:
-        self._mailbox = mailbox
-        self._connector = connector
-        self._hosts = hosts
-        self._inline_limit = inline_limit
-
-    def send(self, sent: Outgoing, dest: int, tag: int) -> None:
-        """Send one message; a long one without a copy if the receiver is there, else by a file."""
-        mailbox = self._mailbox
-        sent = self._spilled(sent, 8 * self._inline_limit)
-        if sent.error is not None:
-            mailbox.post(sent.messages[0], dest, tag)
-            raise sent.error
-        request = self._hand_over(mailbox.request_to_send, sent, dest, tag)
-        if request is None:
-            return
-        clear = False
+        buf: Any = None,
+        source: int = MPI.ANY_SOURCE,
+        tag: int = MPI.ANY_TAG,
+        status: MPI.Status | None = None,
+    ) -> Any:
+        """Wait for an object that another rank sends, and return it; `buf` is ignored."""
+        receiving = self._bodies.receiving
         try:
-            clear = mailbox.is_clear_to_send(request)
-            if not clear:
-                sent = spill(self._connector, sent, 0)
-        except BaseException:  # Ctrl-C: the receiver waits for the rest that was announced
-            sent = Outgoing([INTERRUPTED])
-            raise
+            receiving[0] = 1
+            if status is None:
+                return _recv(self, None, source, tag)
+            arrived = self._bodies.arrived
+            arrived.nbytes = 0
+            obj = _recv(self, None, source, tag, status)
+            if arrived.nbytes:
+                status.Set_elements(MPI.BYTE, arrived.nbytes)
+            return obj
+        except MPI.Exception as error:
+            raise self._error(error, source, tag) from None
         finally:
-            if clear:
-                mailbox.send_rest(request)
-            else:
-                mailbox.replace(request, sent.messages[0])
-        if sent.error is not None:
-            raise sent.error
+            receiving[0] = 0
 
-    def isend(self, sent: Outgoing, dest: int, tag: int) -> Request:
-        """Send one message, as a copy or in a file; the request is done when it is delivered."""
-        sent = self._spilled(sent, self._inline_limit)
-        requests = self._hand_over(self._mailbox.post, sent, dest, tag)
-        if sent.error is not None:
-            raise sent.error
-        return Request(requests)
-
-    def recv(self, source: int, tag: int, status: MPI.Status | None) -> Any:
-        """Wait for an object, and return it; None from PROC_NULL."""
-        status = MPI.Status() if status is None else status
-        message = self._mailbox.receive(source, tag, status)
-        return None if message is None else self._load(message, status.source)
-
-    def irecv(self, source: int, tag: int) -> Request:
-        """Return a request for an object."""
-        return Request(Incoming(self._mailbox, source, tag), self._load)
+    def irecv(
+        self, buf: Any = None, source: int = MPI.ANY_SOURCE, tag: int = MPI.ANY_TAG
+    ) -> MPI.Request:
+        """Return a request for an object that another rank sends; `buf` is ignored."""
+        try:
+            return _irecv(self, None, source, tag)
+        except MPI.Exception as error:
+            raise self._error(error, source, tag) from None
 
     def sendrecv(
         self,
-        sent: Outgoing,
+        sendobj: Any,
         dest: int,
-        sendtag: int,
-        source: int,
-        recvtag: int,
-        status: MPI.Status | None,
+        sendtag: int = 0,
+        recvbuf: Any = None,
+        source: int = MPI.ANY_SOURCE,
+        recvtag: int = MPI.ANY_TAG,
+        status: MPI.Status | None = None,
     ) -> Any:
-        """Send one message, and wait for an object."""
-        sent = self._spilled(sent, self._inline_limit)
-        requests = self._hand_over(self._mailbox.post, sent, dest, sendtag)
-        try:
-            obj = self.recv(source, recvtag, status)
-        except Exception:
-            if sent.error is None:
-                raise
-        if sent.error is not None:
-            raise sent.error
-        MPI.Request.Waitall(requests)  # or they might wait for this rank's next call of MPI
+        """Send an object to one rank and return one that another sends; `recvbuf` is ignored."""
+        request = self._post(_Isend, sendobj, dest, sendtag)
+        obj = self.recv(None, source, recvtag, status)
+        request.Wait()
         return obj
 
-    def drain(self) -> None:
-        """Remove the files of messages that nobody has received, once no rank sends any more."""
-        for message in self._mailbox.drain():
-            key = own_file_key(message)
-            if key is not None:
-                self._connector.evict(key)  # no one else will, and the store may be kept
-
-    def _spilled(self, sent: Outgoing, inline_limit: int) -> Outgoing:
-        if self._mailbox.crowded:
-            inline_limit = min(inline_limit, EAGER - HEAD_SIZE)
-        return spill(self._connector, sent, inline_limit)
-
-    def _hand_over(
-        self, post: Callable[[Pieces, int, int], _T], sent: Outgoing, dest: int, tag: int
-    ) -> _T:
-        """Give a message to the mailbox; remove its file if MPI refuses the message or its tag."""
+    def _post(self, post: Callable[..., Any], obj: Any, dest: int, tag: int) -> Any:
+        """Give MPI the message of an object."""
+        if dest == _NOBODY:
+            return post(self, b"", dest, tag)
+        placed = None
+        body, buffers = self._encode(obj)
         try:
-            return post(sent.messages[0], dest, tag)
-        except BaseException:
-            if sent.key is not None:
-                self._connector.evict(sent.key)
+            if buffers or len(body) > EAGER:
+                self._check(dest=dest)
+                placed = self._bodies.place(body, buffers, self._members.rank_above(dest))
+                body = placed.placeholder
+                if not KEEPS_ORDER:
+                    placed.finish()
+                if post is _Send and self._bodies.is_crowded():
+                    post = _Ssend
+            request = post(self, body, dest, tag)
+        except BaseException as error:
+            if placed is not None:
+                placed.withdraw()
+            if isinstance(error, MPI.Exception):
+                raise self._error(error, dest, tag) from None
             raise
+        if placed is not None and KEEPS_ORDER:
+            placed.finish()
+        return request
 
-    def _load(self, message: Message, source: int) -> Any:
-        return decode(self._connector, message, source, self._hosts[source], last=True)
+    def _error(self, error: MPI.Exception, rank: int, tag: int) -> Exception:
+        """Return the error of a verb that MPI refused."""
+        self._check()
+        code = error.Get_error_class()
+        if code not in _WRONG or isinstance(error, ArgumentError):
+            return error
+        return ArgumentError(code, f"{error}: {rank=}, {tag=}; there are {self.size} ranks")

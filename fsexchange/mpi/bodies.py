@@ -1,0 +1,308 @@
+"""Bodies: where the buffers of a large message lie until its receiver has them.
+
+In place of the message travels a placeholder: the pickle of a call of `_arrived`, which says where
+the buffers are, and which fetches them when the receiver loads it. They lie
+
+- for a rank of this host in the sender's slab, if that has room or the receiver waits for them;
+- for a rank of another host in a message of their own number, of which the sender keeps a copy
+  until it is delivered, if they have at most `inline_limit` bytes;
+- else in a file of the store, which the receiver removes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import struct
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Any, cast
+
+from mpi4py import MPI
+
+from fsexchange.connector.connector import FileConnector
+from fsexchange.connector.keys import FileKey
+from fsexchange.errors import FsExchangeError, MissingObjectError, RemoteError, StoreClosedError
+from fsexchange.mpi import wire
+from fsexchange.mpi.codec import OUT_OF_IT, SMALL, Memory, called, decode, in_pickle, pinned_by_none
+from fsexchange.mpi.message import empty, joined
+from fsexchange.mpi.slab import BrokenBodyError, Slab
+from fsexchange.serialize.format import ALIGNMENT
+
+#: A message of up to this many bytes MPI takes at once: MPICH up to 4096 bytes, header included.
+EAGER = 4000
+
+#: Bytes that may wait in copies and files for receivers before a `send` waits for its own.
+CROWD = 256 << 20
+
+# Family, rank in it, kind of place, record or number, bytes of the body, key of the file.
+_SAID = struct.Struct("<8sIIQQ64s")
+_SLAB, _NUMBERED, _FILE = range(3)
+_NO_KEY = bytes(64)
+
+# More buffers do not fit in a placeholder, which has the length of each.
+_MOST_BUFFERS = 64
+
+# The latest look at so many of the messages that wait.
+_LOOKED_AT = 32
+
+# The exchanges of this process by what placeholders call them.
+_families: dict[bytes, Bodies] = {}
+
+
+class Placed:
+    """A body that lies where its placeholder says, once `finish` has returned."""
+
+    def __init__(
+        self,
+        placeholder: bytes,
+        finish: Callable[[], object] = bool,
+        withdraw: Callable[[], object] = bool,
+    ) -> None:
+        self.placeholder = placeholder
+        self.finish = finish
+        self.withdraw = withdraw
+
+
+class Bodies:
+    """The bodies that one rank sends and receives, on all communicators over one directory."""
+
+    def __init__(
+        self,
+        internal: MPI.Intracomm,
+        connector: FileConnector,
+        hosts: Sequence[str],
+        slab: Slab,
+        paths: Sequence[str | None],
+        family: bytes,
+        inline_limit: int,
+    ) -> None:
+        self._internal = internal
+        self._connector = connector
+        self._hosts = hosts
+        self._slab = slab
+        self._paths = paths
+        self._slabs: dict[int, Slab] = {internal.rank: slab}
+        self._family = family
+        self._rank = internal.rank
+        self._inline_limit = inline_limit
+        self._numbers = itertools.count()
+        last_tag = cast(int, MPI.COMM_WORLD.Get_attr(MPI.TAG_UB))
+        self._most_numbers = last_tag - wire.FIRST_NUMBER
+        # What waits for receivers: a request with its memory, or a key, and the bytes.
+        self._waiting: deque[tuple[MPI.Request | FileKey, Any, int]] = deque()
+        self._waiting_bytes = 0
+        #: Set while the owner waits in `recv`, so that senders let it copy behind them.
+        self.receiving = slab.receiving
+        self.arrived = threading.local()
+        self._discarding = False
+        _families[family] = self
+
+    # ---- sender ---------------------------------------------------------------------------------
+
+    def place(self, body: Memory, buffers: Sequence[Memory], dest: int) -> Placed:
+        """Return the placeholder of a message to a rank, and how its body gets to its place."""
+        if len(body) > SMALL - 1024 or len(buffers) > _MOST_BUFFERS:
+            buffers = [body, *buffers]
+            if len(buffers) > _MOST_BUFFERS:
+                buffers = [_packed(buffers)]
+                body = called(_unpacked, OUT_OF_IT)
+            else:
+                body = called(_loaded, *[OUT_OF_IT] * len(buffers))
+        sizes = [len(each) for each in buffers]
+        starts = [0, *accumulate([size + -size % ALIGNMENT for size in sizes])]
+        nbytes = starts[-1]
+        if len(body) + nbytes < SMALL:
+            return Placed(called(_loaded, *map(in_pickle, (body, *buffers))))
+
+        def said(kind: int, number: int, key: bytes = _NO_KEY) -> bytes:
+            where = _SAID.pack(self._family, self._rank, kind, number, nbytes, key)
+            lengths = struct.pack(f"<{len(sizes)}Q", *sizes)
+            return called(_arrived, *map(in_pickle, (where, bytes(body), lengths)))
+
+        if self._paths[dest] is not None:
+            record = self._slab.take(nbytes, receiver=self._slab_of(dest))
+            if record >= 0:
+                return Placed(
+                    said(_SLAB, record),
+                    lambda: self._slab.fill(
+                        record,
+                        nbytes,
+                        lambda start, into: _copy(buffers, starts, start, into),
+                        lambda start: self._put(_rest(buffers, starts, start)),
+                    ),
+                    lambda: self._slab.give_back(record, nbytes),
+                )
+        elif nbytes <= self._inline_limit:
+            number = wire.FIRST_NUMBER + next(self._numbers) % self._most_numbers
+            copy = joined(_rest(buffers, starts, 0))
+            return Placed(said(_NUMBERED, number), lambda: self._send(copy, dest, number))
+        key = self._put(_rest(buffers, starts, 0))
+        return Placed(said(_FILE, 0, key.pack()), withdraw=lambda: self._connector.evict(key))
+
+    def is_crowded(self) -> bool:
+        """Return whether so much waits for receivers that a sender should wait for its own."""
+        looks = 0
+        while self._waiting_bytes > CROWD and looks < min(_LOOKED_AT, len(self._waiting)):
+            looks += 1
+            self._look()
+        return self._waiting_bytes > CROWD
+
+    def _look(self) -> None:
+        what, memory, nbytes = self._waiting.popleft()
+        gone = what.Test() if isinstance(what, MPI.Request) else not self._connector.exists(what)
+        if gone:
+            self._waiting_bytes -= nbytes
+        else:
+            self._waiting.append((what, memory, nbytes))
+
+    def _slab_of(self, rank: int) -> Slab:
+        slab = self._slabs.get(rank)
+        if slab is None:
+            slab = self._slabs[rank] = Slab(self._paths[rank])
+        return slab
+
+    def _put(self, pieces: list[Memory]) -> FileKey:
+        key = self._connector.put(pieces)
+        self._wait_for(key, None, sum(map(len, pieces)))
+        return key
+
+    def _send(self, copy: Memory, dest: int, number: int) -> None:
+        self._wait_for(self._internal.Isend(copy, dest, number), copy, len(copy))
+
+    def _wait_for(self, what: MPI.Request | FileKey, memory: Any, nbytes: int) -> None:
+        self._waiting.append((what, memory, nbytes))
+        self._waiting_bytes += nbytes
+        self._look()
+
+    # ---- receiver -------------------------------------------------------------------------------
+
+    def fetch(self, rank: int, kind: int, number: int, nbytes: int, key: bytes) -> memoryview:
+        """Return the body that another rank has placed."""
+        self.receiving[0] = 0
+        if kind == _FILE:
+            return self._taken(FileKey.unpack(key), rank)
+        into = empty(nbytes)
+        if kind == _NUMBERED:
+            self._internal.Recv(into, rank, number)
+            return into
+        try:
+            rest = self._slab_of(rank).empty(number, into)
+        except BrokenBodyError:
+            host = self._hosts[rank]
+            raise RemoteError(
+                f"rank {rank} ({host}) was interrupted while it sent", rank=rank, host=host
+            ) from None
+        if rest is not None:
+            into[rest[1] :] = self._taken(rest[0], rank)
+        return into
+
+    def _taken(self, key: FileKey, rank: int) -> memoryview:
+        try:
+            data = self._connector.get(key)
+        finally:
+            with contextlib.suppress(FsExchangeError):
+                self._connector.evict(key)
+        if data is None:
+            path = self._connector.path(key)
+            raise MissingObjectError(f"{path} was removed before it was received", path=path)
+        return memoryview(data)
+
+    def drain(self, comm: MPI.Intracomm) -> None:
+        """Receive and drop what nobody has received, once no rank sends any more."""
+        status = MPI.Status()
+        self._discarding = True
+        while (found := comm.Improbe(status=status)) is not None:
+            data = bytearray(status.Get_count())
+            found.Recv(data)
+            if data.startswith(_PLACEHOLDER):
+                with contextlib.suppress(Exception):
+                    decode(data)
+        self._discarding = False
+
+    def close(self) -> None:
+        """End all bodies: nobody sends or receives any more."""
+        self.drain(self._internal)
+        del _families[self._family]
+        for what, _, _ in self._waiting:
+            if isinstance(what, FileKey):
+                with contextlib.suppress(FsExchangeError):
+                    self._connector.evict(what)
+        self._slab.close()
+
+
+# ---- what placeholders call ---------------------------------------------------------------------
+
+
+def _arrived(where: bytes, body: bytes, lengths: bytes) -> Any:
+    """Return the object of a placeholder."""
+    family, rank, kind, number, nbytes, key = _SAID.unpack(where)
+    bodies = _families.get(family)
+    if bodies is None:
+        raise StoreClosedError("the Exchange of this message was closed", path=None)
+    memory = bodies.fetch(rank, kind, number, nbytes, key)
+    bodies.arrived.nbytes = len(body) + nbytes
+    if bodies._discarding:
+        return None
+    sizes = struct.unpack(f"<{len(lengths) // 8}Q", lengths)
+    if len(sizes) == 1:
+        return decode(body, (memory[: sizes[0]],))
+    return decode(body, pinned_by_none(_cut(memory, sizes)))
+
+
+#: How every placeholder starts.
+_PLACEHOLDER = called(_arrived)[:-3]
+
+
+def _loaded(body: Memory, *buffers: Memory) -> Any:
+    return decode(body, buffers)
+
+
+def _unpacked(memory: memoryview) -> Any:
+    (count,) = struct.unpack_from("<Q", memory)
+    sizes = struct.unpack_from(f"<{count}Q", memory, 8)
+    start = 8 + 8 * count
+    body, *buffers = _cut(memory[start + -start % ALIGNMENT :], sizes)
+    return decode(body, pinned_by_none(buffers))
+
+
+# ---- one memory for several buffers, each aligned -----------------------------------------------
+
+
+def _packed(buffers: Sequence[Memory]) -> Memory:
+    sizes = [len(each) for each in buffers]
+    head = struct.pack(f"<{1 + len(sizes)}Q", len(sizes), *sizes)
+    starts = [0, *accumulate([size + -size % ALIGNMENT for size in sizes])]
+    return joined([head, bytes(-len(head) % ALIGNMENT), *_rest(buffers, starts, 0)])
+
+
+def _cut(memory: memoryview, sizes: Sequence[int]) -> list[memoryview]:
+    starts = accumulate([size + -size % ALIGNMENT for size in sizes], initial=0)
+    return [memory[start : start + size] for start, size in zip(starts, sizes, strict=False)]
+
+
+def _rest(buffers: Sequence[Memory], starts: Sequence[int], at: int) -> list[Memory]:
+    """Return the pieces of a body from a place in it on."""
+    pieces: list[Memory] = []
+    for buffer, start, end in zip(buffers, starts, starts[1:], strict=False):
+        if end > at:
+            pieces.append(memoryview(buffer)[max(0, at - start) :])
+            pieces.append(bytes(end - max(at, start + len(buffer))))
+    return pieces
+
+
+def _copy(buffers: Sequence[Memory], starts: Sequence[int], at: int, into: memoryview) -> None:
+    """Copy the part of a body that starts at a place in it."""
+    if len(buffers) == 1:
+        data = memoryview(buffers[0])[at : at + len(into)]
+        into[: len(data)] = data
+        return
+    for buffer, start in zip(buffers, starts, strict=False):
+        if start >= at + len(into):
+            break
+        data = memoryview(buffer)[max(0, at - start) : at + len(into) - start]
+        if len(data):
+            begin = max(0, start - at)
+            into[begin : begin + len(data)] = data

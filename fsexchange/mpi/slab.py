@@ -1,0 +1,189 @@
+"""Slab: memory of one rank, shared with the ranks of its host, through which bodies pass.
+
+It is reused, and so always warm: a body costs a copy in and a copy out, at the same time where the
+receiver is there already, and no page faults. It has no name in any file system and ends with its
+rank. This module needs no MPI.
+
+The sender owns the slab. For each message it takes a record, and for each piece of the body a slot;
+it fills the slot, writes its number into the record, and then counts up the pieces that are ready.
+The receiver copies a piece, and frees its slot by clearing a byte; at the end, the record. So each
+byte has one writer at a time, and x86-64 keeps the order of stores. Elsewhere the body is whole
+before its message goes out, which orders memory, and `_order` does so before a slot is freed.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable
+
+from fsexchange.connector.keys import KEY_SIZE, FileKey
+
+#: Bytes of a slot, slots of a slab, and messages that may be in it at a time.
+SLOT, SLOTS, RECORDS = 1 << 16, 128, 64
+
+#: Whether a receiver may copy behind a sender that is still copying.
+KEEPS_ORDER = platform.machine() in ("x86_64", "AMD64")
+
+# A record: how many pieces are ready, modulo 256; whether the rest of the body is elsewhere; the
+# key of the file with the rest; and the slot of each piece, modulo 256.
+_OVER, _KEY, _PIECES = 1, 64, 256
+_RECORD = 512
+
+# In the record, in place of 0: the rest is in a file; the sender could not finish.
+_IN_FILE, _BROKEN = 1, 2
+
+# The flag of the owner, the bytes of slots, those of records, records, slots.
+_FLAG, _SLOT_BYTES, _RECORD_BYTES, _RECORDS_AT = 0, 64, 64 + SLOTS, 64 + SLOTS + RECORDS
+_SLOTS_AT = -(-(_RECORDS_AT + RECORDS * _RECORD) // SLOT) * SLOT
+_SIZE = _SLOTS_AT + SLOTS * SLOT
+
+# Seconds that a sender waits for a slot while its receiver copies.
+_PATIENCE = 5e-4
+
+_fence = threading.Lock()
+
+
+def this_host() -> tuple[object, ...]:
+    """Return what the processes have in common that can map each other's slabs."""
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read(), os.readlink("/proc/self/ns/pid"), os.geteuid()
+
+
+class BrokenBodyError(Exception):
+    """The sender was interrupted while it copied."""
+
+
+class Slab:
+    """The memory of one rank, as its owner or as another rank of the host has it."""
+
+    def __init__(self, path: str | None = None) -> None:
+        if path is None:
+            self._fd = os.memfd_create("fsexchange")
+            os.ftruncate(self._fd, _SIZE)
+        else:
+            self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            self._map = mmap.mmap(self._fd, _SIZE)
+        finally:
+            if path is not None:
+                os.close(self._fd)
+        memory = memoryview(self._map)
+        #: Set while the owner waits in `recv`.
+        self.receiving = memory[_FLAG : _FLAG + 1]
+        self._memory = memory
+        self._lock = threading.Lock()
+
+    @property
+    def path(self) -> str:
+        """Where other processes of the host find it."""
+        return f"/proc/{os.getpid()}/fd/{self._fd}"
+
+    def close(self) -> None:
+        """End it for its owner."""
+        os.close(self._fd)
+
+    # ---- sender ---------------------------------------------------------------------------------
+
+    def take(self, nbytes: int, *, receiver: Slab) -> int:
+        """Return a record for a body that has room, or whose receiver waits for it; else -1."""
+        if not KEEPS_ORDER or not receiver.receiving[0]:
+            free = self._map[_SLOT_BYTES : _SLOT_BYTES + SLOTS].count(0)
+            if nbytes > free * SLOT:
+                return -1
+        with self._lock:
+            found = self._map.find(b"\0", _RECORD_BYTES, _RECORD_BYTES + RECORDS)
+            if found >= 0:
+                at = _RECORDS_AT + (found - _RECORD_BYTES) * _RECORD
+                self._memory[at : at + 2] = b"\0\0"
+                self._memory[found] = 1
+        return found - _RECORD_BYTES if found >= 0 else -1
+
+    def give_back(self, record: int, nbytes: int) -> None:
+        """Free a record of which nobody was told, and what was filled before it would have been."""
+        if KEEPS_ORDER:
+            self._memory[_RECORD_BYTES + record] = 0
+        else:
+            self.empty(record, memoryview(bytearray(nbytes)))
+
+    def fill(
+        self,
+        record: int,
+        nbytes: int,
+        copy: Callable[[int, memoryview], None],
+        spill: Callable[[int], FileKey],
+    ) -> None:
+        """Copy a body into slots; what the receiver leaves no slots for, `spill` puts elsewhere."""
+        memory = self._memory
+        at = _RECORDS_AT + record * _RECORD
+        try:
+            for n, start in enumerate(range(0, nbytes, SLOT)):
+                slot = self._slot()
+                if slot < 0:
+                    key = spill(start).pack()
+                    memory[at + _KEY : at + _KEY + len(key)] = key
+                    memory[at + _OVER] = _IN_FILE
+                    return
+                begin = _SLOTS_AT + slot * SLOT
+                copy(start, memory[begin : begin + min(SLOT, nbytes - start)])
+                memory[at + _PIECES + n % 256] = slot
+                memory[at] = (n + 1) % 256
+        except BaseException:
+            memory[at + _OVER] = _BROKEN
+            raise
+
+    def _slot(self) -> int:
+        deadline = 0.0
+        while True:
+            with self._lock:
+                found = self._map.find(b"\0", _SLOT_BYTES, _SLOT_BYTES + SLOTS)
+                if found >= 0:
+                    self._memory[found] = 1
+                    return found - _SLOT_BYTES
+            if deadline == 0.0:
+                deadline = time.perf_counter() + _PATIENCE
+            elif time.perf_counter() > deadline:
+                return -1
+            os.sched_yield()
+
+    # ---- receiver -------------------------------------------------------------------------------
+
+    def empty(self, record: int, into: memoryview) -> tuple[FileKey, int] | None:
+        """Copy a body out, as it becomes ready, and free its slots and record.
+
+        Return the key of the file with the rest, and where it starts, if there is one.
+        """
+        memory = self._memory
+        at = _RECORDS_AT + record * _RECORD
+        nbytes = len(into)
+        try:
+            for n, start in enumerate(range(0, nbytes, SLOT)):
+                while memory[at] == n % 256:
+                    over = memory[at + _OVER]
+                    if over and memory[at] == n % 256:  # `over` is written after the last piece
+                        if over == _BROKEN:
+                            raise BrokenBodyError
+                        packed = bytes(memory[at + _KEY : at + _KEY + KEY_SIZE])
+                        return FileKey.unpack(packed), start
+                    os.sched_yield()
+                slot = memory[at + _PIECES + n % 256]
+                begin = _SLOTS_AT + slot * SLOT
+                end = min(SLOT, nbytes - start)
+                into[start : start + end] = memory[begin : begin + end]
+                if not KEEPS_ORDER:
+                    _order()
+                memory[_SLOT_BYTES + slot] = 0
+            return None
+        finally:
+            memory[_RECORD_BYTES + record] = 0
+
+
+def _order() -> None:
+    """Let all loads before this end before all stores after it."""
+    with _fence:
+        pass
+    with _fence:
+        pass
