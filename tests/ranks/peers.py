@@ -6,9 +6,11 @@ knows of the Exchange.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import io
+import itertools
 import re
 import runpy
 import sys
@@ -27,16 +29,30 @@ from fsexchange.mpi import Exchange
 
 @contextlib.contextmanager
 def communicator(way: str) -> Iterator[Any]:
-    """Yield what a program uses: that of MPI, an Exchange in its `with`, or one that ends alone."""
-    if way == "with":
+    """Yield what a program uses: MPI's own, an Exchange in its `with`, or one that ends alone."""
+    if way == "comm":
+        atexit.register(drain)
+        yield MPI.COMM_WORLD
+    elif way == "exchange":
+        yield Exchange()
+    else:
         with Exchange() as ex:
             yield ex
-    else:
-        yield Exchange() if way == "exchange" else MPI.COMM_WORLD
 
 
-def digest(array: Any) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+def drain() -> None:
+    """Receive what others have sent to nobody, which MPICH 5 may end a job for.
+
+    A pool of schwimmbad tells its workers a second time to end, when the interpreter does.
+    """
+    MPI.COMM_WORLD.Barrier()
+    while MPI.COMM_WORLD.iprobe():
+        MPI.COMM_WORLD.recv()
+
+
+def digest(value: Any) -> str:
+    data = value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode()
+    return hashlib.sha256(data).hexdigest()
 
 
 # ---- programs: workers of a pool end inside it ---------------------------------------------------
@@ -94,8 +110,8 @@ def ptmcmc(comm: Any, folder: str) -> None:
     sampler.sample(np.ones(6), 2000, burn=500, isave=1000, covUpdate=500, thin=1)
     comm.barrier()
     if comm.Get_rank() == 0:
-        for path in sorted(Path(folder).iterdir()):
-            print(path.name, digest(np.loadtxt(path, dtype=str, ndmin=2)))
+        for name in "chain_1.0.txt", "cov.npy":
+            print(name, hashlib.sha256(Path(folder, name).read_bytes()).hexdigest())
 
 
 def dlp_mpi(comm: Any) -> None:
@@ -103,13 +119,13 @@ def dlp_mpi(comm: Any) -> None:
     import dlp_mpi
 
     tasks = [(n, np.arange(n * 3000.0)) for n in range(40)]
-    results = list(dlp_mpi.map_unordered(norm, tasks, comm=comm))
+    results = list(dlp_mpi.map_unordered(norm, tasks, comm=comm.Clone()))
     for result in sorted(results, key=lambda result: result["task"]):
         print(result["task"], result["norm"], digest(result["array"]))
-    done = list(dlp_mpi.split_managed(range(30), comm=comm, progress_bar=False))
+    done = list(dlp_mpi.split_managed(range(1, 30), comm=comm.Clone(), progress_bar=False))
     everybodys = comm.gather(done)
     if comm.rank == 0:
-        print(sorted(sum(everybodys, [])))
+        print(sorted(itertools.chain(*everybodys)))
 
 
 # ---- mpi4py's own --------------------------------------------------------------------------------
@@ -138,8 +154,11 @@ class Standin:
         return getattr(MPI, name)
 
 
-def script(path: Path, comm: Any) -> dict[str, Any]:
-    """Run a script that takes `comm` for MPI's COMM_WORLD; print its lines, but for times."""
+def script(path: Path, comm: Any, *results: str) -> None:
+    """Run a script that takes `comm` for MPI's COMM_WORLD.
+
+    Rank 0 prints for each rank its lines, but for times, and the variables `results`.
+    """
     out = io.StringIO()
     sys.path.insert(0, str(path.parent))
     sys.modules["matplotlib"] = None  # type: ignore[assignment]  # no pictures
@@ -147,40 +166,32 @@ def script(path: Path, comm: Any) -> dict[str, Any]:
     names: dict[str, Any] = {}
     setattr(mpi4py, "MPI", Standin(comm))  # noqa: B010
     try:
-        with contextlib.redirect_stdout(out):
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
             names = runpy.run_path(str(path), run_name="__main__")
     except SystemExit as end:  # of unittest
-        assert not end.code
+        assert not end.code, out.getvalue()
     finally:
         setattr(mpi4py, "MPI", MPI)  # noqa: B010
-    for line in out.getvalue().splitlines():
-        if "time" not in line and "all tasks" not in line:
-            print(line)
-    return names
+    lines = [line for line in out.getvalue().splitlines() if not re.search("time|tasks|Ran", line)]
+    found = {name: digest(names[name]) for name in results if names.get(name) is not None}
+    everybodys = MPI.COMM_WORLD.gather([path.name, *lines, found])
+    if everybodys is not None:
+        print(*everybodys, sep="\n")
 
 
 def demos(comm: Any, folder: str) -> None:
     for demo in DEMOS:
-        if comm.rank == 0:
-            print(demo)
-        names = script(Path(folder, demo), comm)
-        if "M" in names:
-            print(digest(names["M"]))  # the Mandelbrot set
-        comm.Barrier()
+        script(Path(folder, demo), comm, "M")  # the Mandelbrot set
 
 
 def tutorial(comm: Any, text: str, folder: str) -> None:
     """Run the programs in the text, but for files, GPUs, and processes that are spawned."""
     blocks = re.findall(r"::\n\n((?: {3,4}.*\n|\n)+)", Path(text).read_text())
     for n, block in enumerate(blocks):
-        if "COMM_WORLD" in block and not any(w in block for w in ("File", "cupy", "Spawn", ">>>")):
-            if comm.rank == 0:
-                print(block)
-            path = Path(folder, f"{n}-{comm.rank}.py")
+        if "COMM_WORLD" in block and not re.search("File|cupy|Spawn|>>>", block):
+            path = Path(folder, f"{comm.rank}-{n}.py")
             path.write_text(textwrap.dedent(block))
-            names = script(path, comm)
-            print([names.get(name) for name in ("data", "recvbuf")])
-            comm.Barrier()
+            script(path, comm, "data", "recvbuf", "buf")
 
 
 if __name__ == "__main__":
