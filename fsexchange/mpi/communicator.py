@@ -90,7 +90,6 @@ class Communicator(MPI.Intracomm):
     def _over(self, comm: MPI.Comm) -> Any:
         if not comm:  # of no rank's interest: COMM_NULL
             return comm
-        plain = MPI.Intracomm(comm)
-        made = MPI.Intracomm.__new__(type(self), plain)
-        made._join(self._members.over(plain))
+        made = MPI.Intracomm.__new__(type(self), comm)
+        made._join(self._members.over(made))
         return made

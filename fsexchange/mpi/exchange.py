@@ -98,7 +98,7 @@ class Exchange(PointToPoint):
         trust_directory: bool = False,
     ) -> None:
         members = Membership(
-            self._plain(),
+            self,
             store_dir,
             root=root,
             inline_limit=inline_limit,

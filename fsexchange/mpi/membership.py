@@ -54,7 +54,7 @@ class Membership:
         self.comm = comm
         #: Messages of the library's own, under the tags of `wire`: those of collectives and of
         #: leaving, and bodies of long messages.
-        self.internal = comm.Dup()
+        self.internal = MPI.Intracomm(comm).Dup()
         self.rank, self.size = comm.rank, comm.size
         self._above: Membership | None = None
         self._abort_timeout = abort_timeout
@@ -112,13 +112,13 @@ class Membership:
     def over(self, comm: MPI.Intracomm) -> Membership:
         """Return the membership of some of these ranks, who share this directory; collective."""
         made = copy.copy(self)
-        made.comm, made.internal = comm, comm.Dup()
+        made.comm, made.internal = comm, MPI.Intracomm(comm).Dup()
         made.rank, made.size = comm.rank, comm.size
         ranks = comm.group.Translate_ranks(None, self.comm.group)
         made.hosts = [self.hosts[rank] for rank in ranks]
         made.root = ranks.index(self.root) if self.root in ranks else 0
         made._ranks = [self._ranks[rank] for rank in ranks]
-        made._above = self
+        made._above = self._above or self
         made._left = False
         return made
 
@@ -145,7 +145,7 @@ class Membership:
     @property
     def has_left(self) -> bool:
         """Whether this Exchange, or the one that its directory belongs to, was closed."""
-        return self._left or (self._above is not None and self._above.has_left)
+        return self._left or (self._above is not None and self._above._left)
 
     def leave(self, error: BaseException | None = None) -> None:
         """Wait for all ranks, drop what nobody received, and end the store, once; collective.

@@ -50,7 +50,9 @@ class PointToPoint(Communicator):
         self._encode = members.codec.encode
         self._bodies = members.bodies
         self._rank = members.rank
-        self._to_self: list[MPI.Request] = []
+        # Sends that MPI has not taken yet, which keep their memory: a program may drop a request.
+        self._underway: list[MPI.Request] = []
+        self._look_again_at = 64
 
     def send(self, obj: Any, dest: int, tag: int = 0) -> None:
         """Send an object to one rank.
@@ -59,8 +61,7 @@ class PointToPoint(Communicator):
         receivers in memory and files of this rank; then it returns when this message is matched.
         """
         if dest == self._rank:  # MPI may wait for the receiver, which is this rank
-            self._to_self = [request for request in self._to_self if not request.Test()]
-            self._to_self.append(self._post(_Isend, obj, dest, tag))
+            self.isend(obj, dest, tag)
         else:
             self._post(_Send, obj, dest, tag)
 
@@ -74,18 +75,15 @@ class PointToPoint(Communicator):
 
     def isend(self, obj: Any, dest: int, tag: int = 0) -> MPI.Request:
         """Send an object, which you may change at once; the request waits for nobody."""
-        request: MPI.Request = self._post(_Isend, obj, dest, tag)
-        return request
+        return self._kept(self._post(_Isend, obj, dest, tag))
 
     def issend(self, obj: Any, dest: int, tag: int = 0) -> MPI.Request:
         """Send an object; the request is done when its receiver has begun to receive it."""
-        request: MPI.Request = self._post(_Issend, obj, dest, tag)
-        return request
+        return self._kept(self._post(_Issend, obj, dest, tag))
 
     def ibsend(self, obj: Any, dest: int, tag: int = 0) -> MPI.Request:
         """Send an object by the buffer that the user has attached."""
-        request: MPI.Request = self._post(_Ibsend, obj, dest, tag)
-        return request
+        return self._kept(self._post(_Ibsend, obj, dest, tag))
 
     def recv(
         self,
@@ -94,15 +92,15 @@ class PointToPoint(Communicator):
         tag: int = MPI.ANY_TAG,
         status: MPI.Status | None = None,
     ) -> Any:
-        """Wait for an object that another rank sends, and return it; `buf` is ignored."""
+        """Wait for an object that another rank sends, and return it; `buf` is best left out."""
         receiving = self._bodies.receiving
         try:
             receiving[0] = 1
             if status is None:
-                return _recv(self, None, source, tag)
+                return _recv(self, buf, source, tag)
             arrived = self._bodies.arrived
             arrived.nbytes = 0
-            obj = _recv(self, None, source, tag, status)
+            obj = _recv(self, buf, source, tag, status)
             if arrived.nbytes:
                 status.Set_elements(MPI.BYTE, arrived.nbytes)
             return obj
@@ -114,9 +112,9 @@ class PointToPoint(Communicator):
     def irecv(
         self, buf: Any = None, source: int = MPI.ANY_SOURCE, tag: int = MPI.ANY_TAG
     ) -> MPI.Request:
-        """Return a request for an object that another rank sends; `buf` is ignored."""
+        """Return a request for an object that another rank sends; `buf` is best left out."""
         try:
-            return _irecv(self, None, source, tag)
+            return _irecv(self, buf, source, tag)
         except MPI.Exception as error:
             raise self._error(error, source, tag) from None
 
@@ -130,9 +128,9 @@ class PointToPoint(Communicator):
         recvtag: int = MPI.ANY_TAG,
         status: MPI.Status | None = None,
     ) -> Any:
-        """Send an object to one rank and return one that another sends; `recvbuf` is ignored."""
-        request = self._post(_Isend, sendobj, dest, sendtag)
-        obj = self.recv(None, source, recvtag, status)
+        """Send an object to one rank and return one that another sends."""
+        request = self._kept(self._post(_Isend, sendobj, dest, sendtag))
+        obj = self.recv(recvbuf, source, recvtag, status)
         request.Wait()
         return obj
 
@@ -160,6 +158,14 @@ class PointToPoint(Communicator):
             raise
         if placed is not None and KEEPS_ORDER:
             placed.finish()
+        return request
+
+    def _kept(self, request: MPI.Request) -> MPI.Request:
+        if not request.Get_status():
+            self._underway.append(request)
+            if len(self._underway) >= self._look_again_at:
+                self._underway = [each for each in self._underway if each and not each.Get_status()]
+                self._look_again_at = 2 * len(self._underway) + 64
         return request
 
     def _error(self, error: MPI.Exception, rank: int, tag: int) -> Exception:

@@ -1,0 +1,498 @@
+"""Programs of sends and receives that MPI promises to end: `matching.py NAME DIRECTORY`.
+
+tests/test_matching.py launches them, with a time limit, in each way that bodies can travel.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from fsexchange import RemoteError, SerializationError, StoreClosedError
+from fsexchange.mpi import Exchange, Request, bodies, slab
+from fsexchange.mpi.membership import ArgumentError
+
+from .common import base, comm, left_behind, raises, rank, run, same, size
+
+right, left = (rank + 1) % size, (rank - 1) % size
+other = rank ^ 1  # of a pair
+
+if os.environ.get("FSEXCHANGE_TEST_WAY") == "hosts":
+    slab.this_host = lambda: (rank,)
+if os.environ.get("FSEXCHANGE_TEST_WAY") == "crowd":
+    bodies.CROWD = -1
+
+SIZES = [10, 1_000, 3_000, 4_000, 5_000, 8_000, 70_000, 1 << 20, 7 << 20, 12 << 20]
+
+
+def exchange(**options: Any) -> Exchange:
+    return Exchange(comm, base / "store", **options)
+
+
+def objects(n: int) -> Iterator[Any]:
+    """Yield objects of every size, each in one piece and in several."""
+    for nbytes in SIZES:
+        array = np.full(nbytes, n, "u1")
+        yield array
+        yield {"bytes": bytes([n]) * nbytes, "array": array, "text": "é" * n}
+
+
+# ---- programs that have hung --------------------------------------------------------------------
+
+
+def wait_for_send_first() -> None:
+    """Requests in every order, to the neighbour and to oneself."""
+    with exchange() as ex:
+        for obj in objects(rank):
+            for to, source in ((right, left), (rank, rank)):
+                sent, received = ex.isend(obj, to), ex.irecv(source=source)
+                assert Request.waitall([sent, received])[0] is None
+                sent, received = ex.isend(obj, to), ex.irecv(source=source)
+                sent.wait()
+                same_as(received.wait(), source, obj)
+                received, sent = ex.irecv(source=source), ex.isend(obj, to)
+                while not sent.test()[0]:
+                    pass
+                same_as(received.wait(), source, obj)
+                received = ex.irecv(source=source, tag=1)
+                sent = ex.isend(obj, to, 1)
+                same_as(ex.sendrecv(obj, to, 2, None, source, 2), source, obj)
+                same_as(received.wait(), source, obj)
+                sent.wait()
+        assert left_behind(ex) == []
+
+
+def same_as(result: Any, source: int, mine: Any) -> None:
+    """Prove that a result is what another rank has where this one has `mine`."""
+    if isinstance(mine, dict):
+        assert result["text"] == "é" * source
+        assert result["bytes"] == bytes([source]) * len(mine["bytes"])
+        result, mine = result["array"], mine["array"]
+    assert same(result, np.full(len(mine), source, "u1"))
+    result[:1] = 7  # its own
+
+
+def collectives_in_between() -> None:
+    """What was sent is delivered while both ranks are elsewhere."""
+    with exchange() as ex:
+        for obj in objects(rank):
+            if rank % 2 == 0 and other < size:
+                ex.isend(obj, other).wait()
+                ex.barrier()
+                ex.isend(obj, other, 1).wait()
+                ex.send(obj, other, 2)
+                ex.sendrecv(obj, other, 3, None, other, 3)
+                ex.bcast(obj, 0)
+            elif rank % 2:
+                received = ex.irecv(source=other)
+                ex.barrier()
+                same_as(received.wait(), other, obj)
+                received = ex.irecv(source=other, tag=1)
+                same_as(ex.recv(source=other, tag=2), other, obj)
+                same_as(received.wait(), other, obj)
+                received = ex.irecv(source=other, tag=3)
+                ex.send(obj, other, 3)
+                ex.bcast(None, 0)
+                same_as(received.wait(), other, obj)
+            else:
+                ex.barrier()
+                ex.bcast(obj, 0)
+        assert left_behind(ex) == []
+
+
+def halo() -> None:
+    """Receives posted, sends, waits: on a ring, in both directions."""
+    with exchange() as ex:
+        for obj in objects(rank):
+            requests = [ex.irecv(source=left, tag=1), ex.irecv(source=right, tag=2)]
+            ex.send(obj, right, 1)
+            ex.send(obj, left, 2)
+            statuses = [MPI.Status(), MPI.Status()]
+            first, second = Request.waitall(requests, statuses)
+            same_as(first, left, obj)
+            same_as(second, right, obj)
+            assert [(each.source, each.tag) for each in statuses] == [(left, 1), (right, 2)]
+        assert left_behind(ex) == []
+
+
+# ---- order --------------------------------------------------------------------------------------
+
+
+def in_the_order_they_were_sent() -> None:
+    with exchange() as ex:
+        for trial in range(50):
+            sizes = np.random.default_rng(trial).choice([1, 5_000, 100_000, 300_000], 5).tolist()
+            if rank == 0:
+                requests = [ex.irecv() for _ in range(5 * (size - 1))]
+                seen: dict[int, list[int]] = {n: [] for n in range(1, size)}
+                for request in requests:
+                    source, n, data = request.wait()
+                    assert len(data) == sizes[n]
+                    seen[source].append(n)
+                assert all(each == [0, 1, 2, 3, 4] for each in seen.values()), seen
+            else:
+                for n, nbytes in enumerate(sizes):
+                    ex.send((rank, n, np.ones(nbytes, "u1")), 0)
+            ex.barrier()
+        assert left_behind(ex) == []
+
+
+def first_posted_is_first_served() -> None:
+    """A later receive takes no message from an earlier one that it fits."""
+    with exchange() as ex:
+        for nbytes in SIZES:
+            data = bytes(nbytes)
+            if rank == 0:
+                for n in range(1, size):
+                    earlier = ex.irecv(source=n)
+                    comm.send(None, n)
+                    assert ex.recv(source=n) == ("second", data)
+                    assert earlier.wait() == ("first", data)
+                    tagged = ex.irecv(tag=1)
+                    comm.send(None, n)
+                    assert ex.recv(source=n) == ("another", data)
+                    assert tagged.wait() == ("tagged", data)
+            else:
+                comm.recv(source=0)
+                ex.send(("first", data), 0)
+                ex.send(("second", data), 0)
+                comm.recv(source=0)
+                ex.send(("tagged", data), 0, 1)
+                ex.send(("another", data), 0, 2)
+        assert left_behind(ex) == []
+
+
+# ---- verbs --------------------------------------------------------------------------------------
+
+
+def every_way_to_send_and_receive() -> None:
+    MPI.Attach_buffer(bytearray(1 << 16))
+    with exchange() as ex:
+        for obj in objects(rank):
+            for name in ("isend", "ibsend", "issend"):
+                for receive in receivers(ex):
+                    sent = getattr(ex, name)(obj, right, 5)
+                    assert sent
+                    status = MPI.Status()
+                    same_as(receive(status), left, obj)
+                    assert (status.source, status.tag) == (left, 5)
+                    assert sent.wait() is None
+                    assert not sent
+            for name in ("send", "bsend", "ssend"):
+                received = ex.irecv(source=left, tag=5)
+                assert received
+                assert not received.test()[0]
+                comm.Barrier()
+                getattr(ex, name)(obj, right, 5)
+                same_as(received.wait(), left, obj)
+                assert not received
+        assert left_behind(ex) == []
+    MPI.Detach_buffer()
+
+
+def receivers(ex: Exchange) -> list[Callable[[MPI.Status], Any]]:
+    """Return the ways to receive a message of tag 5 from the left, each with a status."""
+
+    def probed(status: MPI.Status) -> Any:
+        ex.Probe(left, 5, status)
+        assert ex.Iprobe(left, 5)
+        assert ex.iprobe(left, 5)
+        assert ex.probe(left, 5)
+        return ex.recv(source=status.source, tag=status.tag)
+
+    def matched(status: MPI.Status) -> Any:
+        while True:
+            message = ex.improbe(left, 5, status)
+            if message is not None:
+                return message.recv()
+
+    def some(status: MPI.Status) -> Any:
+        requests, statuses = [ex.irecv(source=left, tag=5), ex.irecv(None, left, 99)], [status]
+        indices, objs = Request.waitsome(requests, statuses)
+        assert indices == [0]
+        status.source, status.tag = statuses[0].source, statuses[0].tag
+        requests[1].cancel()
+        requests[1].wait()
+        assert objs is not None
+        return objs[0]
+
+    def tested(status: MPI.Status) -> Any:
+        requests = [ex.irecv(source=left, tag=5)]
+        done, objs = False, None
+        while not done:
+            done, objs = Request.testall(requests)
+        status.source, status.tag = left, 5
+        assert objs is not None
+        return objs[0]
+
+    return [
+        lambda status: ex.recv(None, left, 5, status),
+        lambda status: ex.recv(status=status),
+        lambda status: ex.irecv(None, left, 5).wait(status),
+        lambda status: Request.waitany([ex.irecv(None, left, 5)], status)[1],
+        lambda status: ex.mprobe(left, 5, status).recv(),
+        lambda status: ex.mprobe(left, 5, status).irecv().wait(),
+        probed,
+        matched,
+        some,
+        tested,
+    ]
+
+
+def synchronous_send_waits() -> None:
+    """`ssend` returns once its message is matched, `send` long before."""
+    with exchange() as ex:
+        for nbytes in (10, 100_000):
+            comm.Barrier()
+            if rank == 0 != size - 1:
+                ex.send(bytes(nbytes), 1)
+                start = time.monotonic()
+                ex.ssend(bytes(nbytes), 1)
+                assert time.monotonic() - start > 0.1
+            if rank == 1:
+                assert len(ex.recv(source=0)) == nbytes
+                time.sleep(0.3)
+                assert len(ex.recv(source=0)) == nbytes
+
+
+def counts_of_objects() -> None:
+    """`Get_count` after a receive is about the length of the object, as mpi4py's is."""
+    with exchange() as ex:
+        for nbytes in SIZES:
+            status = MPI.Status()
+            ex.sendrecv(np.ones(nbytes, "u1"), right, 0, None, left, 0, status)
+            assert nbytes <= status.Get_count() < nbytes + 300, (nbytes, status.Get_count())
+
+
+def communicators_of_an_exchange() -> None:
+    """They have the verbs, messages of their own, and the directory of the first."""
+    with exchange() as ex:
+        assert isinstance(ex, MPI.Intracomm)
+        assert isinstance(ex, Exchange)
+        half = ex.Split(rank % 2, -rank)
+        group = ex.Get_group().Incl(range(0, size, 2))
+        part = ex.Create_group(group) if rank % 2 == 0 else MPI.COMM_NULL
+        for way in (ex.Dup(), ex.Clone(), half, half.Dup(), ex.Create(group), part):
+            if not way:
+                continue
+            assert isinstance(way, Exchange)
+            assert way.store is not None
+            after, before = (way.rank + 1) % way.size, (way.rank - 1) % way.size
+            world = way.group.Translate_ranks([before], comm.group)[0]
+            for obj in objects(rank):
+                received = way.irecv()
+                ex.isend("not for it", rank, 9)
+                way.send(obj, after)
+                same_as(received.wait(), world, obj)
+                assert ex.recv(source=rank, tag=9) == "not for it"
+            assert way.allgather(way.rank) == list(range(way.size))
+            key = way.bcast(way.put("kept") if way.rank == 0 else None)
+            assert ex.get(key) == "kept"
+            raises(ArgumentError, partial(way.send, 1, way.size))
+            way.send(np.ones(100_000), after)  # and never received
+            way.Free()
+            assert not way
+            raises(StoreClosedError, partial(way.send, 1, 0))
+        assert ex.Split(MPI.UNDEFINED) == MPI.COMM_NULL
+        kept = ex.Dup()
+    raises(StoreClosedError, lambda: kept.send(np.ones(100_000), 0))
+
+
+# ---- errors, leftovers, limits ------------------------------------------------------------------
+
+
+def send_that_fails_has_sent_nothing() -> None:
+    lock = threading.Lock()
+    with exchange() as ex:
+        for nbytes in SIZES:
+            for verb in (ex.send, ex.isend, ex.ssend, ex.issend):
+                wrong: Any = verb
+                raises(SerializationError, partial(wrong, [lock, bytes(nbytes)], right))
+                for argument in ((size, 0), (-77, 0), (right, -5)):
+                    array = np.ones(nbytes, "u1")
+                    error = raises(ArgumentError, partial(wrong, array, *argument))
+                    assert isinstance(error, ValueError)
+                    assert isinstance(error, MPI.Exception)
+                    code = MPI.ERR_TAG if argument == (right, -5) else MPI.ERR_RANK
+                    assert error.Get_error_class() == code
+            raises(SerializationError, lambda: ex.sendrecv(lock, right, 0, None, left))
+        for verb in (ex.recv, ex.irecv):
+            error = raises(ArgumentError, partial(verb, source=size))
+            assert error.Get_error_class() == MPI.ERR_RANK
+        comm.Barrier()
+        assert not ex.Iprobe()
+        ex.send("the next", right)
+        assert ex.recv() == "the next"
+        assert left_behind(ex) == []
+
+
+def interrupted_while_copying() -> None:
+    """Ctrl-C in the midst of a body: its receiver hears of it, and the next message is whole."""
+    with exchange() as ex:
+        if os.environ.get("FSEXCHANGE_TEST_WAY") == "hosts":
+            return
+        whole = bodies._copy
+
+        def stopped(buffers: Any, starts: Any, at: int, into: memoryview) -> None:
+            if at:
+                raise KeyboardInterrupt
+            whole(buffers, starts, at, into)
+
+        bodies._copy = stopped
+        raises(KeyboardInterrupt, lambda: ex.isend(np.ones(1 << 20), right))
+        bodies._copy = whole
+        error = raises(RemoteError, lambda: ex.recv(source=left))
+        assert error.rank == left
+        for _ in range(100):
+            ex.isend(np.full(1 << 17, rank, "u1"), right)
+            assert (ex.recv(source=left) == left).all()
+
+
+def nothing_is_left_in_a_kept_store() -> None:
+    """Of messages that nobody receives, and of receives that nobody waits for."""
+    with exchange(clear=False) as ex:
+        for nbytes in SIZES:
+            ex.isend(np.ones(nbytes, "u1"), right, 1)
+            ex.isend([np.ones(nbytes, "u1"), bytes(nbytes)], right, 2)
+        ex.irecv(tag=1)
+        ex.irecv(source=left, tag=1)
+        ex.irecv(source=left, tag=7)
+        comm.Barrier()
+    assert not list(Path(base / "store").glob("*/[0-9]*"))
+    with exchange() as ex:
+        comm.Barrier()
+        assert not ex.Iprobe()
+
+
+def fast_producer() -> None:
+    """What waits for a slow receiver is bounded, and all of it arrives."""
+    bodies.CROWD = 32 << 20
+    with exchange() as ex:
+        if rank:
+            for n in range(100 // size):
+                ex.send(np.full(10 << 20, n % 256, "u1"), 0)
+        else:
+            most = 0
+            for n in range(100 // size):
+                time.sleep(0.01)
+                for source in range(1, size):
+                    array = ex.recv(source=source)
+                    assert array[0] == array[-1] == n % 256
+                    del array
+                store = Path(ex.connector.store_dir).glob("*/[0-9]*")
+                most = max(most, sum(_length(path) for path in store))
+            assert most < (size - 1) * (60 << 20), most >> 20
+        assert left_behind(ex) == []
+
+
+def _length(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def more_than_a_slab_holds() -> None:
+    """Thousands of messages of all sizes wait, and arrive in order."""
+    with exchange() as ex:
+        sizes = np.random.default_rng(1).choice([10, 5_000, 70_000, 200_000], 600).tolist()
+        for n, nbytes in enumerate(sizes):
+            ex.isend((n, np.full(nbytes, n % 256, "u1")), right)
+        for n, nbytes in enumerate(sizes):
+            number, array = ex.recv(source=left)
+            assert number == n
+            assert same(array, np.full(nbytes, n % 256, "u1"))
+        assert left_behind(ex) == []
+
+
+def small_part_of_a_message() -> None:
+    """It does not keep the rest in memory."""
+    import psutil
+
+    with exchange() as ex:
+        parts = []
+        memory = psutil.Process().memory_info().rss
+        for _ in range(60):
+            message = [np.ones(1 << 10, "u1"), np.ones(4 << 20, "u1")]
+            parts.append(ex.sendrecv(message, right, 0, None, left)[0])
+        gc.collect()
+        assert psutil.Process().memory_info().rss - memory < 60 << 20
+        assert all(part.all() for part in parts)
+
+
+def threads() -> None:
+    """Each receives its own messages, whole, while others send."""
+    if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
+        return
+    errors: list[BaseException] = []
+    with exchange() as ex:
+
+        def receive(tag: int) -> None:
+            try:
+                for n in range(60):
+                    got, array = ex.recv(source=left, tag=tag)
+                    assert (got, array[0], array[-1]) == (n, tag, tag)
+            except BaseException as error:
+                errors.append(error)
+
+        def send(tag: int) -> None:
+            try:
+                for n in range(60):
+                    ex.send((n, np.full(1 + 977 * n * tag, tag, "u1")), right, tag)
+            except BaseException as error:
+                errors.append(error)
+
+        workers = [
+            threading.Thread(target=f, args=(tag,)) for tag in (1, 2, 3) for f in (receive, send)
+        ]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        assert errors == []
+        assert left_behind(ex) == []
+
+
+# ---- classes of the script ----------------------------------------------------------------------
+
+mass = np.zeros(64 << 20, "u1")
+open_exchange: Any = None
+
+
+class Heavy:
+    """Names a large global, and the Exchange."""
+
+    def weigh(self) -> int:
+        return mass.nbytes if open_exchange is not None else 0
+
+
+def classes_go_by_reference() -> None:
+    global open_exchange
+    with exchange() as ex:
+        open_exchange = ex
+        status = MPI.Status()
+        ex.isend(Heavy(), right)
+        ex.Probe(left, 0, status)
+        assert status.Get_count() < 100
+        got = ex.recv(source=left)
+        assert type(got) is Heavy
+        ex.isend([Heavy, np.ones(100_000), lambda: right], right)
+        kind, array, function = ex.recv(source=left)
+        assert kind is Heavy
+        assert array.all()
+        assert function() == rank
+
+
+if __name__ == "__main__":
+    sys.modules["tests.ranks.matching"] = sys.modules["__main__"]
+    run(globals())

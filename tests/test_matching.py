@@ -1,0 +1,52 @@
+"""Sends and receives match as MPI matches them, in each way that a large object can travel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .jobs import needs_mpi, passes
+
+pytestmark = needs_mpi
+
+#: On one host; as if each rank had a host of its own; and with every large `send` as an `ssend`.
+WAYS = ["host", "hosts", "crowd"]
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "body",
+    [
+        "wait_for_send_first",
+        "collectives_in_between",
+        "halo",
+        "in_the_order_they_were_sent",
+        "first_posted_is_first_served",
+        "every_way_to_send_and_receive",
+        "send_that_fails_has_sent_nothing",
+        "nothing_is_left_in_a_kept_store",
+        "more_than_a_slab_holds",
+    ],
+)
+def test_in_each_way(body: str, way: str, n: int, shm_dir: Path) -> None:
+    passes(n, "matching", body, shm_dir, before=["env", f"FSEXCHANGE_TEST_WAY={way}"])
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "synchronous_send_waits",
+        "counts_of_objects",
+        "communicators_of_an_exchange",
+        "interrupted_while_copying",
+        "fast_producer",
+        "small_part_of_a_message",
+        "threads",
+        "classes_go_by_reference",
+    ],
+)
+def test_on_every_rank(body: str, n: int, shm_dir: Path) -> None:
+    passes(n, "matching", body, shm_dir)
