@@ -25,6 +25,15 @@ needs_mpi = pytest.mark.mpi
 MORE_RANKS = [5] if os.environ.get("FSEXCHANGE_TEST_MORE_RANKS") else []
 
 
+# Without these Open MPI refuses root and more ranks than cores, and Intel MPI fails to spawn.
+_ANYWHERE = {
+    "I_MPI_SPAWN": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+}
+
+
 def mpirun(
     *command: str | os.PathLike[str], timeout: float = 60, before: Sequence[str] = ()
 ) -> tuple[int, str]:
@@ -36,6 +45,7 @@ def mpirun(
         stderr=subprocess.STDOUT,
         text=True,
         cwd=ROOT,
+        env={**_ANYWHERE, **os.environ},
         start_new_session=True,
     )
     try:
