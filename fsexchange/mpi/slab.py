@@ -13,6 +13,7 @@ before its message goes out, which orders memory, and `_order` does so before a 
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import platform
@@ -21,6 +22,7 @@ import time
 from collections.abc import Callable
 
 from fsexchange.connector.keys import KEY_SIZE, FileKey
+from fsexchange.errors import StoreError
 
 #: Bytes of a slot, slots of a slab, and messages that may be in it at a time.
 SLOT, SLOTS, RECORDS = 1 << 16, 128, 64
@@ -121,12 +123,16 @@ class Slab:
         at = _RECORDS_AT + record * _RECORD
         try:
             for n, start in enumerate(range(0, nbytes, SLOT)):
-                slot = self._slot()
+                slot = self._slot(_PATIENCE)
                 if slot < 0:
-                    key = spill(start).pack()
-                    memory[at + _KEY : at + _KEY + len(key)] = key
-                    memory[at + _OVER] = _IN_FILE
-                    return
+                    try:
+                        key = spill(start).pack()
+                    except StoreError:  # no room: the receiver makes some
+                        slot = self._slot(math.inf)
+                    else:
+                        memory[at + _KEY : at + _KEY + len(key)] = key
+                        memory[at + _OVER] = _IN_FILE
+                        return
                 begin = _SLOTS_AT + slot * SLOT
                 copy(start, memory[begin : begin + min(SLOT, nbytes - start)])
                 memory[at + _PIECES + n % 256] = slot
@@ -135,7 +141,8 @@ class Slab:
             memory[at + _OVER] = _BROKEN
             raise
 
-    def _slot(self) -> int:
+    def _slot(self, patience: float) -> int:
+        """Take a slot and return its number; -1 if none becomes free in so many seconds."""
         deadline = 0.0
         while True:
             with self._lock:
@@ -144,7 +151,7 @@ class Slab:
                     self._memory[found] = 1
                     return found - _SLOT_BYTES
             if deadline == 0.0:
-                deadline = time.perf_counter() + _PATIENCE
+                deadline = time.perf_counter() + patience
             elif time.perf_counter() > deadline:
                 return -1
             os.sched_yield()

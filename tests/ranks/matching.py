@@ -326,8 +326,9 @@ def send_that_fails_has_sent_nothing() -> None:
                     code = MPI.ERR_TAG if argument == (right, -5) else MPI.ERR_RANK
                     assert error.Get_error_class() == code
             raises(SerializationError, lambda: ex.sendrecv(lock, right, 0, None, left))
-        for verb in (ex.recv, ex.irecv):
-            error = raises(ArgumentError, partial(verb, source=size))
+        receiving: list[Any] = [ex.recv, ex.irecv]
+        for receive in receiving:
+            error = raises(ArgumentError, partial(receive, source=size))
             assert error.Get_error_class() == MPI.ERR_RANK
         comm.Barrier()
         assert not ex.Iprobe()

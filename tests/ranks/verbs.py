@@ -378,15 +378,17 @@ def careless_use() -> None:
         for nbytes in (10, 1_000_000, LARGE):
             request = ex.irecv(source=left, tag=5)
             ex.send(b"x" * nbytes, right, 5)
-            done, data = False, b""
+            done = False
             while not done:
                 done, data = request.test()
+            assert data is not None
             assert len(data) == nbytes
         # Several at once, of which one fails.
         good, bad = ex.irecv(source=left, tag=1), ex.irecv(source=left, tag=2)
-        raises(SerializationError, lambda: ex.isend(threading.Lock(), right, 2))
+        ex.isend(LoadsNot(), right, 2)
         ex.isend(np.ones(LARGE, "u1"), right, 1)
-        raises(RemoteError, lambda: Request.waitall([bad, good]))
+        raises(ZeroDivisionError, bad.wait)
+        assert good.wait().all()
         assert left_behind(ex) == []
         # Never received.
         ex.send(np.ones(LARGE, "u1"), right, 98)
@@ -422,8 +424,7 @@ def keys_of_objects_that_stay() -> None:
             here: list[FileKey | None] = list(wrong) if rank == 0 else [good] * size
             raises(mistake if rank == 0 else RemoteError, partial(ex.scatter_keys, here))
             raises(mistake if rank == 0 else RemoteError, partial(ex.alltoall_keys, here))
-        raises(InvalidKeyError, lambda: ex.send_key(bad, right))
-        raises(RemoteError, lambda: ex.recv_key(left))
+        raises(InvalidKeyError, lambda: ex.send_key(bad, right))  # nothing was sent
         assert ex.allgather(rank) == list(range(size))
         # A key is an object like others, and other objects are no keys.
         ex.send_key(good, right)
@@ -479,7 +480,6 @@ def one_rank_fails() -> None:
                 ("allgather", partial(ex.allgather, obj), {*range(size)}),
                 ("scatter", partial(ex.scatter, objs, bad), {*range(size)}),
                 ("alltoall", partial(ex.alltoall, objs), {*range(size)}),
-                ("sendrecv", partial(ex.sendrecv, obj, right, source=left), {(bad + 1) % size}),
                 ("long list", partial(ex.scatter, short, bad), {*range(size)}),
                 ("long lists", partial(ex.alltoall, short), {*range(size)}),
             ):
@@ -502,11 +502,11 @@ def one_rank_fails() -> None:
                 else:
                     call()
                 assert ex.allgather(rank) == list(range(size))
-        # Messages.
+        # Nothing is sent to one rank.
         raises(SerializationError, lambda: ex.send(lock, right))
-        assert "lock" in str(raises(RemoteError, lambda: ex.recv(source=left)).cause)
         raises(SerializationError, lambda: ex.isend(lock, right))
-        raises(RemoteError, lambda: ex.irecv(source=left).wait())
+        ex.isend("the next", right)
+        assert ex.recv(source=left) == "the next"
         assert left_behind(ex) == []
 
 
@@ -615,8 +615,8 @@ def errors_of_all_kinds() -> None:
             raises(ArgumentError, partial(ex.isend, 1, dest))
             raises(ArgumentError, partial(ex.send_key, None, dest))
         for nbytes in (1, 100_000, LARGE):
-            raises(MPI.Exception, partial(ex.send, bytes(nbytes), right, -5))
-            raises(MPI.Exception, partial(ex.isend, bytes(nbytes), right, -5))
+            raises(ArgumentError, partial(ex.send, bytes(nbytes), right, -5))
+            raises(ArgumentError, partial(ex.isend, bytes(nbytes), right, -5))
         assert left_behind(ex) == []
         assert ex.allgather(rank) == list(range(size))
 
@@ -632,7 +632,6 @@ def full_disk() -> None:
             "allgather": (lambda: ex.allgather(large), {*range(size)}),
             "scatter": (lambda: ex.scatter([large] * size, root=last), {*range(size)}),
             "alltoall": (lambda: ex.alltoall([large] * size), {*range(size)}),
-            "sendrecv": (lambda: ex.sendrecv(large, right, source=left), {0}),
             "assemble": (lambda: ex.assemble(large), {*range(size)}),
             "put_blocks": (lambda: ex.put_blocks(large), {*range(size)}),
         }
@@ -649,19 +648,13 @@ def full_disk() -> None:
                 call()
             assert left_behind(ex) == []
             assert len(ex.bcast(fits)) == LARGE  # and there is room again
-        if rank == last and size > 1:
-            raises(StoreError, lambda: ex.isend(large, 0))
-        if rank == 0 and size > 1:
-            raises(RemoteError, lambda: ex.recv(source=last))
-    with Exchange(comm, base / "small" / "inline", inline_limit=1 << 40) as ex:
-        if rank == last and size > 1:
-            raises(StoreError, lambda: ex.send(large, 0))  # nobody is there, so to a file
-            comm.Barrier()
-        elif rank == 0 and size > 1:
-            comm.Barrier()
-            assert type(raises(RemoteError, lambda: ex.recv(source=last)).cause) is StoreError
-        else:
-            comm.Barrier()
+        if rank == last:
+            for verb in (ex.send, ex.isend):
+                assert "No space left" in str(raises(StoreError, partial(verb, large, 0)))
+            ex.isend("nothing of it was sent", 0)
+        comm.Barrier()  # to a receiver that waits it would go through no file
+        if rank == 0:
+            assert ex.recv(source=last) == "nothing of it was sent"
 
 
 def use_after_close() -> None:
