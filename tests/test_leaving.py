@@ -28,8 +28,8 @@ VERBS = [
     "allgather_keys",
 ]
 
-# The verbs in which other ranks wait for the data of the last of three.
-WAITED_FOR = [verb for verb in VERBS if verb not in ("barrier", "assemble", "put_blocks")]
+# The verbs in which other ranks hear of it if the last of three cannot send its data.
+WAITED_FOR = ["bcast", "gather", "allgather", "scatter", "alltoall", "bcast_key", "allgather_keys"]
 
 
 def job(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import pickle
 import struct
 import threading
 from collections import deque
@@ -23,12 +24,21 @@ from typing import Any, cast
 from mpi4py import MPI
 
 from fsexchange.connector.connector import FileConnector
-from fsexchange.connector.keys import FileKey
+from fsexchange.connector.keys import KEY_SIZE, FileKey
 from fsexchange.errors import FsExchangeError, MissingObjectError, RemoteError, StoreClosedError
 from fsexchange.mpi import wire
-from fsexchange.mpi.codec import OUT_OF_IT, SMALL, Memory, called, decode, in_pickle, pinned_by_none
+from fsexchange.mpi.codec import (
+    END_1,
+    OUT_OF_IT,
+    SMALL,
+    Memory,
+    called,
+    decode,
+    in_pickle,
+    pinned_by_none,
+)
 from fsexchange.mpi.message import empty, joined
-from fsexchange.mpi.slab import BrokenBodyError, Slab
+from fsexchange.mpi.slab import SLOT, BrokenBodyError, Slab
 from fsexchange.serialize.format import ALIGNMENT
 
 #: A message of up to this many bytes MPI takes at once: MPICH up to 4096 bytes, header included.
@@ -37,13 +47,15 @@ EAGER = 4000
 #: Bytes that may wait in copies and files for receivers before a `send` waits for its own.
 CROWD = 256 << 20
 
-# Family, rank in it, kind of place, record or number, bytes of the body, key of the file.
-_SAID = struct.Struct("<8sIIQQ64s")
-_SLAB, _NUMBERED, _FILE = range(3)
-_NO_KEY = bytes(64)
+# Family, rank in it, kind of place, slot, record or number, bytes of the body, how many buffers.
+# The length of each buffer, for a file its key, and the pickle of the object come after it.
+_SAID = struct.Struct("<8sIHHQQ")
+_SLOT, _RECORD, _NUMBERED, _FILE = range(4)
 
 # More buffers do not fit in a placeholder, which has the length of each.
 _MOST_BUFFERS = 64
+
+_LENGTH = struct.Struct("<Q")
 
 # The latest look at so many of the messages that wait.
 _LOOKED_AT = 32
@@ -58,12 +70,12 @@ class Placed:
     def __init__(
         self,
         placeholder: bytes,
-        finish: Callable[[], object] = bool,
         withdraw: Callable[[], object] = bool,
+        finish: Callable[[], object] = bool,
     ) -> None:
         self.placeholder = placeholder
-        self.finish = finish
         self.withdraw = withdraw
+        self.finish = finish
 
 
 class Bodies:
@@ -97,7 +109,7 @@ class Bodies:
         #: Set while the owner waits in `recv`, so that senders let it copy behind them.
         self.receiving = slab.receiving
         self.arrived = threading.local()
-        self._discarding = False
+        self.discards = False
         _families[family] = self
 
     # ---- sender ---------------------------------------------------------------------------------
@@ -112,35 +124,46 @@ class Bodies:
             else:
                 body = called(_loaded, *[OUT_OF_IT] * len(buffers))
         sizes = [len(each) for each in buffers]
-        starts = [0, *accumulate([size + -size % ALIGNMENT for size in sizes])]
+        starts = _starts(sizes)
         nbytes = starts[-1]
         if len(body) + nbytes < SMALL:
             return Placed(called(_loaded, *map(in_pickle, (body, *buffers))))
 
-        def said(kind: int, number: int, key: bytes = _NO_KEY) -> bytes:
-            where = _SAID.pack(self._family, self._rank, kind, number, nbytes, key)
-            lengths = struct.pack(f"<{len(sizes)}Q", *sizes)
-            return called(_arrived, *map(in_pickle, (where, bytes(body), lengths)))
+        def said(kind: int, number: int, key: bytes = b"") -> bytes:
+            data = (
+                _SAID.pack(self._family, self._rank, kind, len(sizes), number, nbytes)
+                + struct.pack(f"<{len(sizes)}Q", *sizes)
+                + key
+                + body
+            )
+            return b"".join((PLACEHOLDER, _LENGTH.pack(len(data)), data, END_1))
 
         if self._paths[dest] is not None:
-            record = self._slab.take(nbytes, receiver=self._slab_of(dest))
-            if record >= 0:
-                return Placed(
-                    said(_SLAB, record),
-                    lambda: self._slab.fill(
-                        record,
-                        nbytes,
-                        lambda start, into: _copy(buffers, starts, start, into),
-                        lambda start: self._put(_rest(buffers, starts, start)),
-                    ),
-                    lambda: self._slab.give_back(record, nbytes),
-                )
+            slab = self._slab
+            if nbytes <= SLOT:
+                slot = slab.take_slot()
+                if slot >= 0:
+                    _copy(buffers, starts, 0, slab.slot(slot, nbytes))
+                    return Placed(said(_SLOT, slot), lambda: slab.free_slot(slot))
+            else:
+                record = slab.take(nbytes, receiver=self._slab_of(dest))
+                if record >= 0:
+                    return Placed(
+                        said(_RECORD, record),
+                        lambda: slab.give_back(record, nbytes),
+                        lambda: slab.fill(
+                            record,
+                            nbytes,
+                            lambda start, into: _copy(buffers, starts, start, into),
+                            lambda start: self._put(_rest(buffers, starts, start)),
+                        ),
+                    )
         elif nbytes <= self._inline_limit:
             number = wire.FIRST_NUMBER + next(self._numbers) % self._most_numbers
             copy = joined(_rest(buffers, starts, 0))
-            return Placed(said(_NUMBERED, number), lambda: self._send(copy, dest, number))
+            return Placed(said(_NUMBERED, number), finish=lambda: self._send(copy, dest, number))
         key = self._put(_rest(buffers, starts, 0))
-        return Placed(said(_FILE, 0, key.pack()), withdraw=lambda: self._connector.evict(key))
+        return Placed(said(_FILE, 0, key.pack()), lambda: self._connector.evict(key))
 
     def is_crowded(self) -> bool:
         """Return whether so much waits for receivers that a sender should wait for its own."""
@@ -179,9 +202,14 @@ class Bodies:
 
     # ---- receiver -------------------------------------------------------------------------------
 
-    def fetch(self, rank: int, kind: int, number: int, nbytes: int, key: bytes) -> memoryview:
+    def fetch(self, rank: int, kind: int, number: int, nbytes: int, key: bytes) -> Any:
         """Return the body that another rank has placed."""
         self.receiving[0] = 0
+        if kind == _SLOT:
+            slab = self._slab_of(rank)
+            copy = bytearray(slab.slot(number, nbytes))
+            slab.free_slot(number)
+            return copy
         if kind == _FILE:
             return self._taken(FileKey.unpack(key), rank)
         into = empty(nbytes)
@@ -213,14 +241,14 @@ class Bodies:
     def drain(self, comm: MPI.Intracomm) -> None:
         """Receive and drop what nobody has received, once no rank sends any more."""
         status = MPI.Status()
-        self._discarding = True
+        self.discards = True
         while (found := comm.Improbe(status=status)) is not None:
             data = bytearray(status.Get_count())
             found.Recv(data)
-            if data.startswith(_PLACEHOLDER):
+            if data.startswith(PLACEHOLDER):
                 with contextlib.suppress(Exception):
                     decode(data)
-        self._discarding = False
+        self.discards = False
 
     def close(self) -> None:
         """End all bodies: nobody sends or receives any more."""
@@ -236,24 +264,27 @@ class Bodies:
 # ---- what placeholders call ---------------------------------------------------------------------
 
 
-def _arrived(where: bytes, body: bytes, lengths: bytes) -> Any:
+def _arrived(said: bytes) -> Any:
     """Return the object of a placeholder."""
-    family, rank, kind, number, nbytes, key = _SAID.unpack(where)
+    family, rank, kind, count, number, nbytes = _SAID.unpack_from(said)
     bodies = _families.get(family)
     if bodies is None:
         raise StoreClosedError("the Exchange of this message was closed", path=None)
+    end = _SAID.size + 8 * count
+    key = said[end : end + KEY_SIZE] if kind == _FILE else b""
     memory = bodies.fetch(rank, kind, number, nbytes, key)
-    bodies.arrived.nbytes = len(body) + nbytes
-    if bodies._discarding:
+    bodies.arrived.nbytes = len(said) + nbytes
+    if bodies.discards:
         return None
-    sizes = struct.unpack(f"<{len(lengths) // 8}Q", lengths)
-    if len(sizes) == 1:
-        return decode(body, (memory[: sizes[0]],))
-    return decode(body, pinned_by_none(_cut(memory, sizes)))
+    body = said[end + len(key) :]
+    if count == 1:
+        return decode(body, (memory,))
+    sizes = struct.unpack_from(f"<{count}Q", said, _SAID.size)
+    return decode(body, pinned_by_none(_cut(memoryview(memory), sizes)))
 
 
 #: How every placeholder starts.
-_PLACEHOLDER = called(_arrived)[:-3]
+PLACEHOLDER = called(_arrived)[:-3] + pickle.BINBYTES8
 
 
 def _loaded(body: Memory, *buffers: Memory) -> Any:
@@ -274,13 +305,20 @@ def _unpacked(memory: memoryview) -> Any:
 def _packed(buffers: Sequence[Memory]) -> Memory:
     sizes = [len(each) for each in buffers]
     head = struct.pack(f"<{1 + len(sizes)}Q", len(sizes), *sizes)
-    starts = [0, *accumulate([size + -size % ALIGNMENT for size in sizes])]
-    return joined([head, bytes(-len(head) % ALIGNMENT), *_rest(buffers, starts, 0)])
+    return joined([head, bytes(-len(head) % ALIGNMENT), *_rest(buffers, _starts(sizes), 0)])
 
 
 def _cut(memory: memoryview, sizes: Sequence[int]) -> list[memoryview]:
-    starts = accumulate([size + -size % ALIGNMENT for size in sizes], initial=0)
-    return [memory[start : start + size] for start, size in zip(starts, sizes, strict=False)]
+    return [
+        memory[start : start + size] for start, size in zip(_starts(sizes), sizes, strict=False)
+    ]
+
+
+def _starts(sizes: Sequence[int]) -> list[int]:
+    """Return where in one memory the buffers start, and its length."""
+    if len(sizes) == 1:
+        return [0, sizes[0]]
+    return [0, *accumulate([size + -size % ALIGNMENT for size in sizes])]
 
 
 def _rest(buffers: Sequence[Memory], starts: Sequence[int], at: int) -> list[Memory]:

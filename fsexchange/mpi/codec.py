@@ -42,15 +42,17 @@ _LENGTH = struct.Struct("<Q")
 
 # Opcodes: the start of a call, its end with one or two arguments, and what an argument may be.
 _CALL = pickle.PROTO + b"\x05" + pickle.GLOBAL
-_END_1 = pickle.TUPLE1 + pickle.REDUCE + pickle.STOP
+#: The end of a call with one argument.
+END_1 = pickle.TUPLE1 + pickle.REDUCE + pickle.STOP
 _END_2 = pickle.TUPLE2 + pickle.REDUCE + pickle.STOP
 _END = pickle.TUPLE + pickle.REDUCE + pickle.STOP
 
 
 def called(function: Any, *args: bytes) -> bytes:
     """Return the pickle of a call; each argument is what `in_pickle` returns, or `OUT_OF_IT`."""
+    mark, end = (b"", END_1) if len(args) < 2 else (pickle.MARK, _END)
     name = f"{function.__module__}\n{function.__qualname__}\n".encode()
-    return b"".join((_CALL, name, pickle.MARK, *args, _END))
+    return b"".join((_CALL, name, mark, *args, end))
 
 
 def in_pickle(data: Memory) -> bytes:
@@ -68,8 +70,8 @@ _SIMPLE = frozenset({type(None), bool, int, float, complex, str, bytes, bytearra
 
 # Large text and bytes, by the type: a pickle that makes one of a buffer.
 _OF_BUFFER = {
-    bytes: _CALL + b"builtins\nbytes\n" + OUT_OF_IT + _END_1,
-    bytearray: _CALL + b"builtins\nbytearray\n" + OUT_OF_IT + _END_1,
+    bytes: _CALL + b"builtins\nbytes\n" + OUT_OF_IT + END_1,
+    bytearray: _CALL + b"builtins\nbytearray\n" + OUT_OF_IT + END_1,
 }
 
 # Arrays of one shape and type have the same start. Those of the latest are kept: the dtype and the

@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 
 
 class Exchange(PointToPoint):
-    """The ranks of a communicator, and a store they share to exchange objects of any size.
+    """A communicator whose ranks share a store, to exchange objects of any size.
 
-    Its verbs are mpi4py's lower-case ones: `ex.bcast(obj)` does what `comm.bcast(obj)` does. Small
-    objects travel inside messages. A large object is written once to a file, which every rank maps,
-    and which is gone when the verb has returned on all ranks. Objects that were `put` stay; their
-    keys travel by the key verbs, which check them, or like any other object.
+    It is a duplicate of the one it is made of. Its lower-case verbs do what mpi4py's do:
+    `ex.bcast(obj)` is `comm.bcast(obj)`, and upper-case ones are mpi4py's own. Small objects travel
+    inside messages. A large object that goes to all is written once to a file, which every rank
+    maps, and which is gone when the verb has returned on all ranks. Objects that were `put` stay;
+    their keys travel by the key verbs, which check them, or like any other object. `Dup`, `Split`
+    and the like return an Exchange over the same store, which ends with the first.
 
     Use it in a `with` statement; all ranks enter and leave together. When all have reached the
     end, the root clears the store if it owns it, and then the ranks go on.
@@ -36,8 +38,8 @@ class Exchange(PointToPoint):
     Parameters
     ----------
     comm:
-        Any intracommunicator; None: `MPI.COMM_WORLD`. The Exchange uses duplicates of it,
-        so that its messages do not mix with yours.
+        Any intracommunicator; None: `MPI.COMM_WORLD`. Messages on it do not mix with those on the
+        Exchange.
     store_dir:
         Directory that all ranks see under the same path; the root's value counts. None: the root's
         `$FSEXCHANGE_DIR`; else, if all ranks are on one host, a new directory in /dev/shm, or, if
@@ -73,10 +75,13 @@ class Exchange(PointToPoint):
 
     Notes
     -----
-    A rank that fails in its part of a verb (an object that cannot be pickled, a full disk) raises
-    its own error. Every rank that waits for its data raises `RemoteError`, which has that error,
-    its rank and host. The others go on, and the Exchange stays usable. Only one thread at a time
-    may use it.
+    A rank that fails in its part of a collective (an object that cannot be pickled, a full disk)
+    raises its own error. Every rank that waits for its data raises `RemoteError`, which has that
+    error, its rank and host. The others go on, and the Exchange stays usable. A send to one rank
+    that raises has sent nothing.
+
+    Several threads may send and receive at the same time if MPI allows it (`MPI_THREAD_MULTIPLE`,
+    mpi4py's default). Only one thread at a time may use collectives, as with mpi4py.
 
     >>> import numpy as np
     >>> with Exchange(MPI.COMM_SELF) as ex:

@@ -88,7 +88,27 @@ class Slab:
         """End it for its owner."""
         os.close(self._fd)
 
+    def slot(self, slot: int, nbytes: int) -> memoryview:
+        """Return the memory of a slot."""
+        begin = _SLOTS_AT + slot * SLOT
+        return self._memory[begin : begin + nbytes]
+
+    def free_slot(self, slot: int) -> None:
+        """Free a slot, after all that was done with its memory."""
+        if not KEEPS_ORDER:
+            _order()
+        self._memory[_SLOT_BYTES + slot] = 0
+
     # ---- sender ---------------------------------------------------------------------------------
+
+    def take_slot(self) -> int:
+        """Take a slot and return its number; -1 if none is free."""
+        with self._lock:
+            found = self._map.find(b"\0", _SLOT_BYTES, _SLOT_BYTES + SLOTS)
+            if found < 0:
+                return -1
+            self._memory[found] = 1
+        return found - _SLOT_BYTES
 
     def take(self, nbytes: int, *, receiver: Slab) -> int:
         """Return a record for a body that has room, or whose receiver waits for it; else -1."""
@@ -123,38 +143,30 @@ class Slab:
         at = _RECORDS_AT + record * _RECORD
         try:
             for n, start in enumerate(range(0, nbytes, SLOT)):
-                slot = self._slot(_PATIENCE)
+                slot = self.take_slot()
+                if slot < 0:
+                    slot = self._wait_for_slot(_PATIENCE)
                 if slot < 0:
                     try:
                         key = spill(start).pack()
                     except StoreError:  # no room: the receiver makes some
-                        slot = self._slot(math.inf)
+                        slot = self._wait_for_slot(math.inf)
                     else:
                         memory[at + _KEY : at + _KEY + len(key)] = key
                         memory[at + _OVER] = _IN_FILE
                         return
-                begin = _SLOTS_AT + slot * SLOT
-                copy(start, memory[begin : begin + min(SLOT, nbytes - start)])
+                copy(start, self.slot(slot, min(SLOT, nbytes - start)))
                 memory[at + _PIECES + n % 256] = slot
                 memory[at] = (n + 1) % 256
         except BaseException:
             memory[at + _OVER] = _BROKEN
             raise
 
-    def _slot(self, patience: float) -> int:
-        """Take a slot and return its number; -1 if none becomes free in so many seconds."""
-        deadline = 0.0
-        while True:
-            with self._lock:
-                found = self._map.find(b"\0", _SLOT_BYTES, _SLOT_BYTES + SLOTS)
-                if found >= 0:
-                    self._memory[found] = 1
-                    return found - _SLOT_BYTES
-            if deadline == 0.0:
-                deadline = time.perf_counter() + patience
-            elif time.perf_counter() > deadline:
-                return -1
+    def _wait_for_slot(self, patience: float) -> int:
+        deadline = time.perf_counter() + patience
+        while (slot := self.take_slot()) < 0 and time.perf_counter() < deadline:
             os.sched_yield()
+        return slot
 
     # ---- receiver -------------------------------------------------------------------------------
 
@@ -177,12 +189,9 @@ class Slab:
                         return FileKey.unpack(packed), start
                     os.sched_yield()
                 slot = memory[at + _PIECES + n % 256]
-                begin = _SLOTS_AT + slot * SLOT
                 end = min(SLOT, nbytes - start)
-                into[start : start + end] = memory[begin : begin + end]
-                if not KEEPS_ORDER:
-                    _order()
-                memory[_SLOT_BYTES + slot] = 0
+                into[start : start + end] = self.slot(slot, end)
+                self.free_slot(slot)
             return None
         finally:
             memory[_RECORD_BYTES + record] = 0

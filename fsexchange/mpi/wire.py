@@ -4,7 +4,7 @@ Messages of `send` and `recv` are pickles, and travel on the Exchange itself, un
 All others travel on the internal communicator, under the tags below.
 """
 
-# ---- the first byte of a message of a collective --------------------------------------------------
+# ---- the first byte of a message of a collective -------------------------------------------------
 
 OBJECT = 1  # the object itself
 OWN_FILE = 2  # the key of the file that holds the object

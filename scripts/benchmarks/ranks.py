@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 from mpi4py import MPI
+from mpi4py.util import pkl5
 
 from .words import KIB, LISTS_VERB, MIB
 
@@ -13,6 +14,10 @@ SIZES = {
     "alltoall": [KIB, 64 * KIB, 256 * KIB, MIB, 4 * MIB],
     LISTS_VERB: [1000 * 4 * KIB],
     "send": [KIB, 16 * KIB, 64 * KIB, 256 * KIB, MIB, 4 * MIB, 16 * MIB, 64 * MIB],
+    "send of a number": [5],
+    "send of a dict": [60],
+    "halo": [5 * KIB, 300 * KIB, 3 * MIB],
+    "irecv from anyone": [KIB, 64 * KIB, MIB],
 }
 QUICK_SIZES = {
     "bcast": [KIB, 64 * MIB],
@@ -20,6 +25,10 @@ QUICK_SIZES = {
     LISTS_VERB: [1000 * 4 * KIB],
     "send": [KIB],
 }
+
+# Verbs in which only two ranks take part.
+OF_TWO = ("send", "send of a number", "send of a dict", "irecv from anyone")
+
 SECONDS = 0.05  # of each way in each round, about
 
 
@@ -46,7 +55,30 @@ def payload(verb, nbytes, size):
     """Return what a rank sends to another rank, or to all."""
     if verb == LISTS_VERB:
         return [np.full(512, n, "f8") for n in range(nbytes // (4 * KIB) // size)]
+    if verb == "send of a number":
+        return 5
+    if verb == "send of a dict":
+        return {"step": 17, "sizes": [1, 2, 3], "name": "density", "dt": 1.5}
     return np.ones(nbytes // 8)
+
+
+def post_receive(way, obj, **source):
+    """Return a request; mpi4py needs room for the whole object."""
+    return way.irecv(None if hasattr(way, "store") else obj.nbytes + 4 * KIB, **source)
+
+
+def halo(way, obj):
+    """Exchange one object with the neighbour on either side of a ring."""
+    right, left = (way.rank + 1) % way.size, (way.rank - 1) % way.size
+    if isinstance(way, pkl5.Comm):  # has no irecv
+        sent = [way.isend(obj, to) for to in (left, right)]
+        results = [way.recv(source=right), way.recv(source=left)]
+        pkl5.Request.waitall(sent)
+        return results
+    received = [post_receive(way, obj, source=source) for source in (left, right)]
+    for to in (right, left):
+        way.send(obj, to)
+    return MPI.Request.waitall(received)
 
 
 def call(verb, way, obj):
@@ -58,6 +90,17 @@ def call(verb, way, obj):
         results = way.allgather(obj)
     elif verb in ("alltoall", LISTS_VERB):
         results = way.alltoall([obj] * size)
+    elif verb == "halo":
+        results = halo(way, obj)
+    elif verb == "irecv from anyone":
+        received = [post_receive(way, obj) for _ in range(5)] if rank == 0 else []
+        if rank == 1:
+            for _ in range(5):
+                way.send(obj, 0)
+            way.recv(source=0)
+        results = MPI.Request.waitall(received)
+        if rank == 0:
+            way.send(None, 1)
     elif rank == 0:
         way.send(obj, 1)
         results = [way.recv(source=1)]
@@ -69,7 +112,7 @@ def call(verb, way, obj):
     for result in results:
         if isinstance(result, list):
             sum(array[0] for array in result)
-        else:
+        elif isinstance(result, np.ndarray):
             result.view(np.uint8)[::4096].sum()
 
 
@@ -88,7 +131,7 @@ def measure(verb, way, obj, times):
     for _ in range(times):
         call(verb, way, obj)
     seconds = (time.perf_counter() - start) / times
-    if verb == "send":  # the ranks that take no part must leave the cores to the two that do
+    if verb in OF_TWO:  # the ranks that take no part must leave the cores to the two that do
         wait_for_all(comm)
     return comm.allreduce(seconds, op=MPI.MAX)
 
@@ -105,6 +148,8 @@ def figures(ways, all_sizes, count):
         for nbytes in sizes:
             obj = payload(verb, nbytes, comm.size)
             here = dict(ways)
+            if verb == "irecv from anyone":
+                del here["pkl5"]
             if verb in ("bcast", "allgather"):
                 here["limit"] = Buffers(comm, obj)
             times = times_for(min(measure(verb, way, obj, 2) for way in here.values()))
