@@ -88,7 +88,7 @@ def emcee(comm: Any) -> None:
         start = np.random.RandomState(2).normal(size=(16, 4))
         state = emcee.State(start, random_state=np.random.RandomState(3).get_state())
         sampler = emcee.EnsembleSampler(16, 4, log_probability, args=[data], pool=pool)
-        sampler.run_mcmc(state, 20)
+        sampler.run_mcmc(state, 10)
         print(digest(sampler.get_chain()), sampler.acceptance_fraction.mean())
 
 
@@ -107,7 +107,7 @@ def ptmcmc(comm: Any, folder: str) -> None:
     sampler = PTSampler(
         6, log_likelihood, log_prior, np.eye(6), comm=comm, outDir=folder, verbose=False, seed=5
     )
-    sampler.sample(np.ones(6), 2000, burn=500, isave=1000, covUpdate=500, thin=1)
+    sampler.sample(np.ones(6), 1000, burn=300, isave=500, covUpdate=300, thin=1)
     comm.barrier()
     if comm.Get_rank() == 0:
         for name in "chain_1.0.txt", "cov.npy":
