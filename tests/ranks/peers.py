@@ -135,9 +135,6 @@ DEMOS = [
     "sequential/test_seq.py",
     "mandelbrot/mandelbrot.py",
     "compute-pi/cpi-cco.py",
-    "nxtval/nxtval-mpi3.py",
-    "nxtval/nxtval-onesided.py",
-    "nxtval/nxtval-scalable.py",
     "nxtval/nxtval-threads.py",
     "reductions/test_reductions.py",
     "threads/sendrecv.py",
@@ -185,10 +182,10 @@ def demos(comm: Any, folder: str) -> None:
 
 
 def tutorial(comm: Any, text: str, folder: str) -> None:
-    """Run the programs in the text, but for files, GPUs, and processes that are spawned."""
+    """Run the programs in the text, but for files, windows, GPUs and spawned processes."""
     blocks = re.findall(r"::\n\n((?: {3,4}.*\n|\n)+)", Path(text).read_text())
     for n, block in enumerate(blocks):
-        if "COMM_WORLD" in block and not re.search("File|cupy|Spawn|>>>", block):
+        if "COMM_WORLD" in block and not re.search("File|Win|cupy|Spawn|>>>", block):
             path = Path(folder, f"{comm.rank}-{n}.py")
             path.write_text(textwrap.dedent(block))
             script(path, comm, "data", "recvbuf", "buf")
