@@ -25,7 +25,13 @@ from mpi4py import MPI
 
 from fsexchange.connector.connector import FileConnector
 from fsexchange.connector.keys import KEY_SIZE, FileKey
-from fsexchange.errors import FsExchangeError, MissingObjectError, RemoteError, StoreClosedError
+from fsexchange.errors import (
+    FsExchangeError,
+    MissingObjectError,
+    RemoteError,
+    StoreClosedError,
+    StoreError,
+)
 from fsexchange.mpi import wire
 from fsexchange.mpi.codec import (
     END_1,
@@ -155,11 +161,11 @@ class Bodies:
                             record,
                             nbytes,
                             lambda start, into: _copy(buffers, starts, start, into),
-                            lambda start: self._put(_rest(buffers, starts, start)),
+                            lambda start: self._spill(_rest(buffers, starts, start), dest),
                         ),
                     )
         elif nbytes <= self._inline_limit:
-            number = wire.FIRST_NUMBER + next(self._numbers) % self._most_numbers
+            number = self._number()
             copy = joined(_rest(buffers, starts, 0))
             return Placed(said(_NUMBERED, number), finish=lambda: self._send(copy, dest, number))
         key = self._put(_rest(buffers, starts, 0))
@@ -191,6 +197,18 @@ class Bodies:
         key = self._connector.put(pieces)
         self._wait_for(key, None, sum(map(len, pieces)))
         return key
+
+    def _spill(self, pieces: list[Memory], dest: int) -> bytes:
+        """Put the rest of a body, whose message is out, elsewhere; return what says where."""
+        try:
+            return bytes([_FILE]) + self._put(pieces).pack()
+        except StoreError:  # a full disk
+            number = self._number()
+            self._send(joined(pieces), dest, number)
+            return bytes([_NUMBERED]) + number.to_bytes(8, "little")
+
+    def _number(self) -> int:
+        return wire.FIRST_NUMBER + next(self._numbers) % self._most_numbers
 
     def _send(self, copy: Memory, dest: int, number: int) -> None:
         self._wait_for(self._internal.Isend(copy, dest, number), copy, len(copy))
@@ -225,7 +243,11 @@ class Bodies:
                 f"rank {rank} ({host}) was interrupted while it sent", rank=rank, host=host
             ) from None
         if rest is not None:
-            into[rest[1] :] = self._taken(rest[0], rank)
+            place, start = rest
+            if place[0] == _FILE:
+                into[start:] = self._taken(FileKey.unpack(place[1 : 1 + KEY_SIZE]), rank)
+            else:
+                self._internal.Recv(into[start:], rank, int.from_bytes(place[1:9], "little"))
         return into
 
     def _taken(self, key: FileKey, rank: int) -> memoryview:

@@ -436,6 +436,21 @@ def more_than_a_slab_holds() -> None:
         assert left_behind(ex) == []
 
 
+def full_disk() -> None:
+    """What the slab has no room for when its message is under way goes by MPI."""
+    with Exchange(comm, base / "small" / "store") as ex:
+        array = np.arange(20 << 17) + rank
+        for nbytes in (9_000, 10):
+            if rank % 2:
+                assert len(ex.recv(source=other, tag=2)) == nbytes  # others' first
+                assert (ex.recv(source=other, tag=1) == array - 1).all()
+            elif other < size:
+                time.sleep(0.2)  # the receiver is in `recv`: its slab takes any length
+                request = ex.isend(array, other, 1)
+                ex.send(bytes(nbytes), other, 2)
+                request.wait()
+
+
 def small_part_of_a_message() -> None:
     """It does not keep the rest in memory."""
     import psutil
