@@ -45,6 +45,7 @@ def test_in_each_way(body: str, way: str, n: int, shm_dir: Path) -> None:
         "counts_of_objects",
         "communicators_of_an_exchange",
         "interrupted_while_copying",
+        "handler_that_raises",
         "fast_producer",
         "small_part_of_a_message",
         "threads",
