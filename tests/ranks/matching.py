@@ -326,8 +326,13 @@ def communicators_of_an_exchange() -> None:
             assert not way
             raises(StoreClosedError, partial(way.send, 1, 0))
         assert ex.Split(MPI.UNDEFINED) == MPI.COMM_NULL
-        kept = ex.Dup()
+        kept, ended = ex.Dup(), ex.Dup()
+        ended.Disconnect()
+        raises(StoreClosedError, partial(ended.send, 1, 0))
     raises(StoreClosedError, lambda: kept.send(np.ones(100_000), 0))
+    Exchange(comm, base / "store").Disconnect()
+    comm.Barrier()
+    assert not (base / "store").exists()
 
 
 # ---- errors, leftovers, limits ------------------------------------------------------------------
