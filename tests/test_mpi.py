@@ -12,7 +12,7 @@ import fsexchange.mpi
 from fsexchange import FileConnector
 
 from .jobs import mpirun, needs_mpi, ranks
-from .processes import python, small_tmpfs
+from .processes import ROOT, python, small_tmpfs
 
 pytestmark = needs_mpi
 
@@ -52,6 +52,27 @@ def test_rank_that_does_not_see_the_directory_is_named_on_all(n: int, tmp_path: 
     )
     assert status == 0, out
     assert "passed on all ranks" in out
+
+
+def test_started_as_a_plain_script(tmp_path: Path) -> None:
+    """Not by `python -m mpi4py`."""
+    status, out = mpirun(*ranks(4, "every_verb_between_first_and_last", tmp_path, launcher=()))
+    assert status == 0, out
+    assert "passed on all ranks" in out
+
+
+def test_one_process_without_mpirun(tmp_path: Path) -> None:
+    words = ranks(1, "every_verb_between_first_and_last", tmp_path, launcher=())[2:]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "passed on all ranks" in done.stdout
+
+
+def test_spawned_ranks(tmp_path: Path) -> None:
+    program = [sys.executable, "-W", "error", "-m", "tests.ranks.spawned"]
+    status, out = mpirun("-n", "1", *program, tmp_path / "store")
+    assert status == 0, out
+    assert "passed" in out
 
 
 def test_aborted_job_leaves_a_store_that_is_not_its_own(tmp_path: Path) -> None:

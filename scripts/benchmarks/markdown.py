@@ -24,7 +24,8 @@ def ratios_table(everything, works, peers, limit):
         targets = [Target(work, label, TIME), *[Target(work, label, name, 1) for name in peers]]
         targets += [Target(work, label, limit)]
         cells = [target.median(found) for found in everything for target in targets]
-        rows.append([f"{work}: {label}", *cells])
+        if any(cells):
+            rows.append([f"{work}: {label}", *cells])
     return markdown_table(head, rows)
 
 
@@ -39,7 +40,18 @@ def markdown(everything, machine):
     verbs = [
         (verb, label)
         for verb in EXCHANGE_WORKS
-        for label in ("1 KiB", "1 MiB", LISTS, "16 MiB", "64 MiB")
+        for label in (
+            "5 B",
+            "60 B",
+            "1 KiB",
+            "5 KiB",
+            "300 KiB",
+            "1 MiB",
+            LISTS,
+            "3 MiB",
+            "16 MiB",
+            "64 MiB",
+        )
     ]
     of_ranks = ratios_table(exchanged, verbs, EXCHANGE_PEERS, EXCHANGE_LIMIT)
     head = ["", "against", "target", *[found.kind for found in everything]]

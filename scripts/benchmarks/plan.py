@@ -13,7 +13,20 @@ BATCH_WORKS = ["put_batch", "get_batch", "evict_batch"]
 BATCH = "10,000 x 1 KiB"
 LIVE, FIRST = "1 KiB, 100,000 live", "first 1,000"
 NEEDED = "numpy, cloudpickle"
-EXCHANGE_WORKS = ["bcast", "allgather", "alltoall", LISTS_VERB, "send"]
+EXCHANGE_WORKS = [
+    "bcast",
+    "allgather",
+    "alltoall",
+    LISTS_VERB,
+    "send",
+    "halo",
+    "irecv from anyone",
+    "bcast of a dict",
+    "allgather of a dict",
+    "allreduce of a number",
+    "send of a dict",
+    "send of a number",
+]
 EXCHANGE_PEERS = ["mpi4py", "pkl5"]
 EXCHANGE_LIMIT = "Bcast, Allgather"
 

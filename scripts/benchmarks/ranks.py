@@ -16,10 +16,15 @@ SIZES = {
     "send": [KIB, 16 * KIB, 64 * KIB, 256 * KIB, MIB, 4 * MIB, 16 * MIB, 64 * MIB],
     "send of a number": [5],
     "send of a dict": [60],
+    "bcast of a dict": [60],
+    "allgather of a dict": [60],
+    "allreduce of a number": [5],
     "halo": [5 * KIB, 300 * KIB, 3 * MIB],
     "irecv from anyone": [KIB, 64 * KIB, MIB],
 }
 QUICK_SIZES = {
+    "bcast of a dict": [60],
+    "send of a dict": [60],
     "bcast": [KIB, 64 * MIB],
     "allgather": [16 * MIB],
     LISTS_VERB: [1000 * 4 * KIB],
@@ -55,9 +60,9 @@ def payload(verb, nbytes, size):
     """Return what a rank sends to another rank, or to all."""
     if verb == LISTS_VERB:
         return [np.full(512, n, "f8") for n in range(nbytes // (4 * KIB) // size)]
-    if verb == "send of a number":
+    if verb.endswith("of a number"):
         return 5
-    if verb == "send of a dict":
+    if verb.endswith("of a dict"):
         return {"step": 17, "sizes": [1, 2, 3], "name": "density", "dt": 1.5}
     return np.ones(nbytes // 8)
 
@@ -84,10 +89,12 @@ def halo(way, obj):
 def call(verb, way, obj):
     """Call the verb once, as each rank does, and read a byte of every page of the result."""
     rank, size = way.rank, way.size
-    if verb == "bcast":
+    if verb.startswith("bcast"):
         results = [way.bcast(obj if rank == 0 else None)]
-    elif verb == "allgather":
+    elif verb.startswith("allgather"):
         results = way.allgather(obj)
+    elif verb.startswith("allreduce"):
+        results = [way.allreduce(obj)]
     elif verb in ("alltoall", LISTS_VERB):
         results = way.alltoall([obj] * size)
     elif verb == "halo":

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,9 +42,9 @@ def exchange(**options: Any) -> Exchange:
     return Exchange(comm, base / "store", **options)
 
 
-def objects(n: int) -> Iterator[Any]:
+def objects(n: int, sizes: Sequence[int] = tuple(SIZES)) -> Iterator[Any]:
     """Yield objects of every size, each in one piece and in several."""
-    for nbytes in SIZES:
+    for nbytes in sizes:
         array = np.full(nbytes, n, "u1")
         yield array
         yield {"bytes": bytes([n]) * nbytes, "array": array, "text": "é" * n}
@@ -200,7 +200,7 @@ def first_posted_is_first_served() -> None:
 def every_way_to_send_and_receive() -> None:
     MPI.Attach_buffer(bytearray(1 << 16))
     with exchange() as ex:
-        for obj in objects(rank):
+        for obj in objects(rank, [10, 4_000, 8_000, 300_000, 9 << 20]):
             for name in ("isend", "ibsend", "issend"):
                 for receive in receivers(ex):
                     sent = getattr(ex, name)(obj, right, 5)
@@ -359,6 +359,7 @@ def send_that_fails_has_sent_nothing() -> None:
             assert error.Get_error_class() == MPI.ERR_RANK
         comm.Barrier()
         assert not ex.Iprobe()
+        comm.Barrier()
         ex.send("the next", right)
         assert ex.recv() == "the next"
         assert left_behind(ex) == []
