@@ -31,6 +31,7 @@ WAYS = ["host", "hosts", "crowd"]
         "send_that_fails_has_sent_nothing",
         "nothing_is_left_in_a_kept_store",
         "more_than_a_slab_holds",
+        "handler_that_raises",
     ],
 )
 def test_in_each_way(body: str, way: str, n: int, shm_dir: Path) -> None:
@@ -45,7 +46,6 @@ def test_in_each_way(body: str, way: str, n: int, shm_dir: Path) -> None:
         "counts_of_objects",
         "communicators_of_an_exchange",
         "interrupted_while_copying",
-        "handler_that_raises",
         "fast_producer",
         "small_part_of_a_message",
         "threads",
