@@ -158,6 +158,19 @@ def test_abort_clears_every_store_of_the_rank(tmp_path: Path) -> None:
     assert not left & {"world", "half-0", "own-0"}
 
 
+def test_abort_by_the_program_clears_the_store(tmp_path: Path) -> None:
+    status, out = job(2, "told_to_abort", tmp_path)
+    assert status == 7, out
+    assert not (tmp_path / "store").exists()
+
+
+def test_forked_child_leaves_alone(tmp_path: Path) -> None:
+    status, out = job(2, "forked", tmp_path)
+    assert status == 0, out
+    assert "passed on all ranks" in out
+    assert not (tmp_path / "store").exists()
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_interrupt_ends_the_job(verb: str, tmp_path: Path) -> None:
     status, out = job(3, "interrupted", tmp_path, verb)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from .jobs import mpirun, needs_mpi, passes
+from .processes import small_tmpfs
 
 pytestmark = needs_mpi
 
@@ -30,6 +31,7 @@ WAYS = ["host", "hosts", "crowd"]
         "send_that_fails_has_sent_nothing",
         "nothing_is_left_in_a_kept_store",
         "more_than_a_slab_holds",
+        "handler_that_raises",
     ],
 )
 def test_in_each_way(body: str, way: str, n: int, shm_dir: Path) -> None:
@@ -53,6 +55,11 @@ def test_in_each_way(body: str, way: str, n: int, shm_dir: Path) -> None:
 )
 def test_on_every_rank(body: str, n: int, shm_dir: Path) -> None:
     passes(n, "matching", body, shm_dir)
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_full_disk(n: int, tmp_path: Path) -> None:
+    passes(n, "matching", "full_disk", tmp_path, before=small_tmpfs(tmp_path / "small", 4))
 
 
 def test_classes_where_there_is_no_file(shm_dir: Path) -> None:

@@ -25,7 +25,13 @@ from mpi4py import MPI
 
 from fsexchange.connector.connector import FileConnector
 from fsexchange.connector.keys import KEY_SIZE, FileKey
-from fsexchange.errors import FsExchangeError, MissingObjectError, RemoteError, StoreClosedError
+from fsexchange.errors import (
+    FsExchangeError,
+    MissingObjectError,
+    RemoteError,
+    StoreClosedError,
+    StoreError,
+)
 from fsexchange.mpi import wire
 from fsexchange.mpi.codec import (
     END_1,
@@ -103,9 +109,11 @@ class Bodies:
         self._numbers = itertools.count()
         last_tag = cast(int, MPI.COMM_WORLD.Get_attr(MPI.TAG_UB))
         self._most_numbers = last_tag - wire.FIRST_NUMBER
-        # What waits for receivers: a request with its memory, or a key, and the bytes.
-        self._waiting: deque[tuple[MPI.Request | FileKey, Any, int]] = deque()
+        # What waits for receivers: a request and its number, or a key and 0, and the bytes.
+        self._waiting: deque[tuple[MPI.Request | FileKey, int, int]] = deque()
         self._waiting_bytes = 0
+        # The memory of numbered messages, until they are known to be delivered.
+        self._copies: dict[int, Memory] = {}
         #: Set while the owner waits in `recv`, so that senders let it copy behind them.
         self.receiving = memoryview(bytearray(1)) if slab is None else slab.receiving
         self.arrived = threading.local()
@@ -155,13 +163,16 @@ class Bodies:
                             record,
                             nbytes,
                             lambda start, into: _copy(buffers, starts, start, into),
-                            lambda start: self._put(_rest(buffers, starts, start)),
+                            lambda start: self._spill(_rest(buffers, starts, start), dest),
                         ),
                     )
         elif nbytes <= self._inline_limit:
-            number = wire.FIRST_NUMBER + next(self._numbers) % self._most_numbers
+            number = self._number()
             copy = joined(_rest(buffers, starts, 0))
-            return Placed(said(_NUMBERED, number), finish=lambda: self._send(copy, dest, number))
+            begun = bytearray(1)
+            return Placed(
+                said(_NUMBERED, number), finish=lambda: self._send(copy, dest, number, begun)
+            )
         key = self._put(_rest(buffers, starts, 0))
         return Placed(said(_FILE, 0, key.pack()), lambda: self._connector.evict(key))
 
@@ -174,12 +185,13 @@ class Bodies:
         return self._waiting_bytes > CROWD
 
     def _look(self) -> None:
-        what, memory, nbytes = self._waiting.popleft()
+        what, number, nbytes = self._waiting.popleft()
         gone = what.Test() if isinstance(what, MPI.Request) else not self._connector.exists(what)
         if gone:
             self._waiting_bytes -= nbytes
+            self._copies.pop(number, None)
         else:
-            self._waiting.append((what, memory, nbytes))
+            self._waiting.append((what, number, nbytes))
 
     def _slab_of(self, rank: int) -> Slab:
         slab = self._slabs.get(rank)
@@ -189,16 +201,35 @@ class Bodies:
 
     def _put(self, pieces: list[Memory]) -> FileKey:
         key = self._connector.put(pieces)
-        self._wait_for(key, None, sum(map(len, pieces)))
+        self._wait_for(key, 0, sum(map(len, pieces)))
         return key
 
-    def _send(self, copy: Memory, dest: int, number: int) -> None:
-        self._wait_for(self._internal.Isend(copy, dest, number), copy, len(copy))
+    def _spill(self, pieces: list[Memory], dest: int) -> bytes:
+        """Put the rest of a body, whose message is out, elsewhere; return what says where."""
+        try:
+            return bytes([_FILE]) + self._put(pieces).pack()
+        except StoreError:  # a full disk
+            number = self._number()
+            self._send(joined(pieces), dest, number, bytearray(1))
+            return bytes([_NUMBERED]) + number.to_bytes(8, "little")
 
-    def _wait_for(self, what: MPI.Request | FileKey, memory: Any, nbytes: int) -> None:
-        self._waiting.append((what, memory, nbytes))
+    def _number(self) -> int:
+        return wire.FIRST_NUMBER + next(self._numbers) % self._most_numbers
+
+    def _send(self, copy: Memory, dest: int, number: int, begun: bytearray) -> None:
+        """Send a numbered message, once, whatever a signal's handler raises on the way."""
+        if begun[0]:
+            return
+        # Handlers run where a call ends: none before `Isend`, which may lose the request. MPI
+        # reads the memory all the same.
+        self._copies[number] = copy
+        begun[0] = 1
+        self._wait_for(self._internal.Isend(copy, dest, number), number, len(copy))
+
+    def _wait_for(self, what: MPI.Request | FileKey, number: int, nbytes: int) -> None:
+        self._waiting.append((what, number, nbytes))
         self._waiting_bytes += nbytes
-        if memory is not None:
+        if number:
             self._look()
 
     # ---- receiver -------------------------------------------------------------------------------
@@ -225,7 +256,11 @@ class Bodies:
                 f"rank {rank} ({host}) was interrupted while it sent", rank=rank, host=host
             ) from None
         if rest is not None:
-            into[rest[1] :] = self._taken(rest[0], rank)
+            place, start = rest
+            if place[0] == _FILE:
+                into[start:] = self._taken(FileKey.unpack(place[1 : 1 + KEY_SIZE]), rank)
+            else:
+                self._internal.Recv(into[start:], rank, int.from_bytes(place[1:9], "little"))
         return into
 
     def _taken(self, key: FileKey, rank: int) -> memoryview:

@@ -6,11 +6,11 @@ too, which share its directory until it is closed; what is not here is mpi4py's 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mpi4py import MPI
 
-from fsexchange.mpi.membership import Membership, duplicate
+from fsexchange.mpi.membership import Membership, clear_and_abort, duplicate
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -46,7 +46,12 @@ class Communicator(MPI.Intracomm):
         """Wait for all ranks, end the store, and wait until it is gone; collective."""
         self._members.leave()
 
-    Free = free = close
+    Free = free = Disconnect = close
+
+    def Abort(self, errorcode: int = 0) -> NoReturn:
+        """Clear the stores that this rank owns or shares by an Exchange, and end the job."""
+        clear_and_abort(errorcode)
+        raise SystemExit(errorcode)  # which MPI does not reach
 
     def Dup(self, info: MPI.Info | None = None) -> Self:
         """Return an Exchange of the same ranks."""

@@ -78,6 +78,17 @@ def _second(comm: MPI.Intracomm) -> MPI.Intracomm:
         raise
 
 
+def clear_and_abort(status: int) -> None:
+    """Clear every store that this rank owns or shares by an Exchange, and end the job."""
+    with contextlib.ExitStack() as last:
+        # Whatever fails before it, the others must not hang.
+        last.callback(MPI.COMM_WORLD.Abort, status)
+        for membership in _memberships:
+            if membership.temporary:
+                last.callback(membership.connector.close, clear=True)
+        last.callback(clear_owned)
+
+
 class Membership:
     """One rank among those that share a directory.
 
@@ -209,7 +220,7 @@ class Membership:
 
         A rank that leaves by an error aborts the job if the others do not come in time.
         """
-        if self._left:
+        if self._left or os.getpid() != self._pid:  # a forked child is no rank
             return
         if error is not None and not _is_normal_end(error) and self.size > 1:
             _say("".join(traceback.format_exception(error)).rstrip("\n"))
@@ -265,15 +276,11 @@ class Membership:
         MPI.Intracomm.Free(self.comm)
 
     def _abort(self, why: str) -> None:
-        with contextlib.ExitStack() as last:
-            # Whatever fails before it, the others must not hang.
-            last.callback(MPI.COMM_WORLD.Abort, 1)
-            for membership in _memberships:
-                if membership.temporary:
-                    last.callback(membership.connector.close, clear=True)
-            last.callback(clear_owned)
+        try:
             _say(f"fsexchange: {self._me} aborts the job: {why}")
             time.sleep(0.5)  # an abort is faster than what mpirun has yet to print
+        finally:
+            clear_and_abort(1)
 
     @property
     def _me(self) -> str:

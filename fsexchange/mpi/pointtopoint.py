@@ -34,6 +34,9 @@ _NUMBERS = frozenset({type(None), bool, float, complex})
 
 _NOBODY = MPI.PROC_NULL
 
+# What mpi4py raises when it has sent nothing.
+_REFUSED = (MPI.Exception, TypeError, OverflowError)
+
 # Wrong arguments, as MPI classes them.
 _WRONG = (MPI.ERR_RANK, MPI.ERR_TAG, MPI.ERR_ROOT)
 
@@ -147,6 +150,7 @@ class PointToPoint(Communicator):
         if dest == _NOBODY:
             return post(self, b"", dest, tag)
         placed = None
+        may_be_out = False
         body, buffers = self._encode(obj)
         try:
             if buffers or len(body) > EAGER:
@@ -157,15 +161,21 @@ class PointToPoint(Communicator):
                 body = placed.placeholder
                 if not KEEPS_ORDER:
                     placed.finish()
+            may_be_out = True
             request = post(self, body, dest, tag)
+            if placed is not None and KEEPS_ORDER:
+                placed.finish()
         except BaseException as error:
             if placed is not None:
-                placed.withdraw()
+                if not may_be_out or isinstance(error, _REFUSED):
+                    placed.withdraw()
+                elif KEEPS_ORDER:
+                    # The handler of a signal has raised this when MPI had the message: without its
+                    # body the receiver would wait for ever, or get the one that is there next.
+                    placed.finish()
             if isinstance(error, MPI.Exception):
                 raise self._error(error, dest, tag) from None
             raise
-        if placed is not None and KEEPS_ORDER:
-            placed.finish()
         return request
 
     def _kept(self, request: MPI.Request) -> MPI.Request:

@@ -13,7 +13,6 @@ before its message goes out, which orders memory, and `_order` does so before a 
 
 from __future__ import annotations
 
-import math
 import mmap
 import os
 import platform
@@ -21,22 +20,22 @@ import threading
 import time
 from collections.abc import Callable
 
-from fsexchange.connector.keys import KEY_SIZE, FileKey
-from fsexchange.errors import StoreError
-
 #: Bytes of a slot, slots of a slab, and messages that may be in it at a time.
 SLOT, SLOTS, RECORDS = 1 << 16, 128, 64
+
+#: Bytes that say where the rest of a body is.
+PLACE_SIZE = 128
 
 #: Whether a receiver may copy behind a sender that is still copying.
 KEEPS_ORDER = platform.machine() in ("x86_64", "AMD64")
 
-# A record: how many pieces are ready, modulo 256; whether the rest of the body is elsewhere; the
-# key of the file with the rest; and the slot of each piece, modulo 256.
-_OVER, _KEY, _PIECES = 1, 64, 256
+# A record: how many pieces are ready, modulo 256; whether the rest of the body is elsewhere, and
+# where; whether the sender has begun; and the slot of each piece, modulo 256.
+_OVER, _BEGUN, _PLACE, _PIECES = 1, 2, 64, 256
 _RECORD = 512
 
-# In the record, in place of 0: the rest is in a file; the sender could not finish.
-_IN_FILE, _BROKEN = 1, 2
+# In the record, in place of 0: the rest is elsewhere; the sender could not finish.
+_ELSEWHERE, _BROKEN = 1, 2
 
 # The flag of the owner, the bytes of slots, those of records, records, slots.
 _FLAG, _SLOT_BYTES, _RECORD_BYTES, _RECORDS_AT = 0, 64, 64 + SLOTS, 64 + SLOTS + RECORDS
@@ -120,7 +119,7 @@ class Slab:
             found = self._map.find(b"\0", _RECORD_BYTES, _RECORD_BYTES + RECORDS)
             if found >= 0:
                 at = _RECORDS_AT + (found - _RECORD_BYTES) * _RECORD
-                self._memory[at : at + 2] = b"\0\0"
+                self._memory[at : at + 3] = b"\0\0\0"
                 self._memory[found] = 1
         return found - _RECORD_BYTES if found >= 0 else -1
 
@@ -136,25 +135,27 @@ class Slab:
         record: int,
         nbytes: int,
         copy: Callable[[int, memoryview], None],
-        spill: Callable[[int], FileKey],
+        spill: Callable[[int], bytes],
     ) -> None:
-        """Copy a body into slots; what the receiver leaves no slots for, `spill` puts elsewhere."""
+        """Copy a body into slots, once.
+
+        What the receiver leaves no slots for, `spill` puts elsewhere, and returns where.
+        """
         memory = self._memory
         at = _RECORDS_AT + record * _RECORD
+        if memory[at + _BEGUN]:
+            return
         try:
+            memory[at + _BEGUN] = 1
             for n, start in enumerate(range(0, nbytes, SLOT)):
                 slot = self.take_slot()
                 if slot < 0:
-                    slot = self._wait_for_slot(_PATIENCE)
+                    slot = self._wait_for_slot()
                 if slot < 0:
-                    try:
-                        key = spill(start).pack()
-                    except StoreError:  # no room: the receiver makes some
-                        slot = self._wait_for_slot(math.inf)
-                    else:
-                        memory[at + _KEY : at + _KEY + len(key)] = key
-                        memory[at + _OVER] = _IN_FILE
-                        return
+                    place = spill(start)
+                    memory[at + _PLACE : at + _PLACE + PLACE_SIZE] = place.ljust(PLACE_SIZE, b"\0")
+                    memory[at + _OVER] = _ELSEWHERE
+                    return
                 copy(start, self.slot(slot, min(SLOT, nbytes - start)))
                 memory[at + _PIECES + n % 256] = slot
                 memory[at] = (n + 1) % 256
@@ -162,18 +163,18 @@ class Slab:
             memory[at + _OVER] = _BROKEN
             raise
 
-    def _wait_for_slot(self, patience: float) -> int:
-        deadline = time.perf_counter() + patience
+    def _wait_for_slot(self) -> int:
+        deadline = time.perf_counter() + _PATIENCE
         while (slot := self.take_slot()) < 0 and time.perf_counter() < deadline:
             os.sched_yield()
         return slot
 
     # ---- receiver -------------------------------------------------------------------------------
 
-    def empty(self, record: int, into: memoryview) -> tuple[FileKey, int] | None:
+    def empty(self, record: int, into: memoryview) -> tuple[bytes, int] | None:
         """Copy a body out, as it becomes ready, and free its slots and record.
 
-        Return the key of the file with the rest, and where it starts, if there is one.
+        Return where the rest is, and where in the body it starts, if it is elsewhere.
         """
         memory = self._memory
         at = _RECORDS_AT + record * _RECORD
@@ -185,8 +186,7 @@ class Slab:
                     if over and memory[at] == n % 256:  # `over` is written after the last piece
                         if over == _BROKEN:
                             raise BrokenBodyError
-                        packed = bytes(memory[at + _KEY : at + _KEY + KEY_SIZE])
-                        return FileKey.unpack(packed), start
+                        return bytes(memory[at + _PLACE : at + _PLACE + PLACE_SIZE]), start
                     os.sched_yield()
                 slot = memory[at + _PIECES + n % 256]
                 end = min(SLOT, nbytes - start)

@@ -183,6 +183,30 @@ def several_stores() -> None:
         time.sleep(60)
 
 
+def told_to_abort() -> None:
+    """One rank ends the job while the others wait for it."""
+    with Exchange(comm, base / "store") as ex:
+        ex.put(np.ones(1 << 20))
+        ex.barrier()
+        if rank == size - 1:
+            ex.Abort(7)
+        ex.barrier()
+
+
+def forked() -> None:
+    """A child of a rank, which is no rank, leaves the `with`."""
+    try:
+        with Exchange(comm, base / "store") as ex:
+            pid = os.fork() if rank == 0 else None
+            if pid == 0:
+                raise KeyError("of the child")
+            assert pid is None or os.waitpid(pid, 0)[1] == 0
+            assert ex.allgather(rank) == list(range(size))
+            assert ex.get(ex.put("content")) == "content"
+    except KeyError:
+        os._exit(0)
+
+
 def interrupted(verb: str) -> None:
     """Ctrl-C, which reaches every rank, while the last computes and the others wait for it."""
     with Exchange(comm, base / "store") as ex:

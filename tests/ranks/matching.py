@@ -5,9 +5,11 @@ tests/test_matching.py launches them, with a time limit, in each way that bodies
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import resource
+import signal
 import sys
 import threading
 import time
@@ -324,8 +326,13 @@ def communicators_of_an_exchange() -> None:
             assert not way
             raises(StoreClosedError, partial(way.send, 1, 0))
         assert ex.Split(MPI.UNDEFINED) == MPI.COMM_NULL
-        kept = ex.Dup()
+        kept, ended = ex.Dup(), ex.Dup()
+        ended.Disconnect()
+        raises(StoreClosedError, partial(ended.send, 1, 0))
     raises(StoreClosedError, lambda: kept.send(np.ones(100_000), 0))
+    Exchange(comm, base / "store").Disconnect()
+    comm.Barrier()
+    assert not (base / "store").exists()
 
 
 # ---- errors, leftovers, limits ------------------------------------------------------------------
@@ -378,6 +385,55 @@ def interrupted_while_copying() -> None:
         for _ in range(100):
             ex.isend(np.full(1 << 17, rank, "u1"), right)
             assert (ex.recv(source=left) == left).all()
+
+
+def handler_that_raises() -> None:
+    """A signal's handler raises at any place of a send: what arrives is whole, once, in order."""
+    if rank % 2 == 0 and other < size:
+        signal.signal(signal.SIGALRM, _give_up)
+    for nbytes in (10_000, 300_000):
+        with exchange() as ex:
+            if other >= size:
+                continue
+            if rank % 2 == 0:
+                done = _interrupted_sends(ex, nbytes // 4)
+                ex.send("the end", other)
+                ex.send(done, other)
+                continue
+            arrived: list[int] = []
+            while True:
+                try:
+                    array = ex.recv(source=other)
+                except RemoteError:
+                    continue
+                if isinstance(array, str):
+                    break
+                assert (array == array[0]).all()
+                arrived.append(int(array[0]))
+            assert arrived == sorted(set(arrived))
+            assert set(ex.recv(source=other)) <= set(arrived)
+
+
+def _interrupted_sends(ex: Exchange, elements: int) -> list[int]:
+    """Send arrays that are numbered for a while, and return those whose send did not raise."""
+    done = []
+    end = time.monotonic() + 2
+    number = interrupted = 0
+    while time.monotonic() < end or not interrupted:
+        with contextlib.suppress(KeyboardInterrupt):
+            interrupted += 1
+            signal.setitimer(signal.ITIMER_REAL, 1e-5 + number % 97 * 4e-6)
+            for _ in range(5):
+                number += 1
+                ex.send(np.full(elements, number, "i4"), other)
+                done.append(number)
+            interrupted -= 1
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    return done
+
+
+def _give_up(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def nothing_is_left_in_a_kept_store() -> None:
@@ -435,6 +491,21 @@ def more_than_a_slab_holds() -> None:
             assert number == n
             assert same(array, np.full(nbytes, n % 256, "u1"))
         assert left_behind(ex) == []
+
+
+def full_disk() -> None:
+    """What the slab has no room for when its message is under way goes by MPI."""
+    with Exchange(comm, base / "small" / "store") as ex:
+        array = np.arange(20 << 17) + rank
+        for nbytes in (9_000, 10):
+            if rank % 2:
+                assert len(ex.recv(source=other, tag=2)) == nbytes  # others' first
+                assert (ex.recv(source=other, tag=1) == array - 1).all()
+            elif other < size:
+                time.sleep(0.2)  # the receiver is in `recv`: its slab takes any length
+                request = ex.isend(array, other, 1)
+                ex.send(bytes(nbytes), other, 2)
+                request.wait()
 
 
 def small_part_of_a_message() -> None:
