@@ -125,12 +125,9 @@ class Bodies:
     def place(self, body: Memory, buffers: Sequence[Memory], dest: int) -> Placed:
         """Return the placeholder of a message to a rank, and how its body gets to its place."""
         if len(body) > SMALL - 1024 or len(buffers) > _MOST_BUFFERS:
-            buffers = [body, *buffers]
+            buffers, body = [body, *buffers], b""
             if len(buffers) > _MOST_BUFFERS:
-                buffers = [_packed(buffers)]
-                body = called(_unpacked, OUT_OF_IT)
-            else:
-                body = called(_loaded, *[OUT_OF_IT] * len(buffers))
+                buffers, body = [_packed(buffers)], called(_unpacked, OUT_OF_IT)
         sizes = [len(each) for each in buffers]
         starts = _starts(sizes)
         nbytes = starts[-1]
@@ -151,7 +148,11 @@ class Bodies:
             if nbytes <= SLOT:
                 slot = slab.take_slot()
                 if slot >= 0:
-                    _copy(buffers, starts, 0, slab.slot(slot, nbytes))
+                    memory = slab.slot(slot, nbytes)
+                    if len(buffers) == 1:
+                        memory[:] = buffers[0]
+                    else:
+                        _copy(buffers, starts, 0, memory)
                     return Placed(said(_SLOT, slot), lambda: slab.free_slot(slot))
             else:
                 record = slab.take(nbytes, receiver=self._slab_of(dest))
@@ -315,25 +316,28 @@ def _arrived(said: bytes) -> Any:
         return None
     body = said[end + len(key) :]
     if count == 1:
-        return decode(body, (memory,))
+        return decode(body, (memory,)) if body else decode(memory)
     sizes = struct.unpack_from(f"<{count}Q", said, _SAID.size)
-    return decode(body, pinned_by_none(_cut(memoryview(memory), sizes)))
+    return _loaded(body, *_cut(memoryview(memory), sizes))
 
 
 #: How every placeholder starts.
 PLACEHOLDER = called(_arrived)[:-3] + pickle.BINBYTES8
 
 
-def _loaded(body: Memory, *buffers: Memory) -> Any:
-    return decode(body, buffers)
+def _loaded(body: Memory, *buffers: Any) -> Any:
+    """Return the object of a pickle, which may be the first of the buffers, and its buffers."""
+    if not body:
+        body, *rest = buffers
+        return decode(body, pinned_by_none(rest))
+    return decode(body, pinned_by_none(buffers))
 
 
 def _unpacked(memory: memoryview) -> Any:
     (count,) = struct.unpack_from("<Q", memory)
     sizes = struct.unpack_from(f"<{count}Q", memory, 8)
     start = 8 + 8 * count
-    body, *buffers = _cut(memory[start + -start % ALIGNMENT :], sizes)
-    return decode(body, pinned_by_none(buffers))
+    return _loaded(b"", *_cut(memory[start + -start % ALIGNMENT :], sizes))
 
 
 # ---- one memory for several buffers, each aligned -----------------------------------------------

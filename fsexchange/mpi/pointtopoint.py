@@ -149,21 +149,24 @@ class PointToPoint(Communicator):
         """Give MPI the message of an object."""
         if dest == _NOBODY:
             return post(self, b"", dest, tag)
+        body, buffers = self._encode(obj)
+        if not buffers and len(body) <= EAGER:
+            try:
+                return post(self, body, dest, tag)
+            except MPI.Exception as error:
+                raise self._error(error, dest, tag) from None
         placed = None
         may_be_out = False
-        body, buffers = self._encode(obj)
         try:
-            if buffers or len(body) > EAGER:
-                self._check(dest=dest)
-                if post is _Send and self._bodies.is_crowded():
-                    post = _Ssend
-                placed = self._bodies.place(body, buffers, self._members.rank_above(dest))
-                body = placed.placeholder
-                if not KEEPS_ORDER:
-                    placed.finish()
+            self._check(dest=dest)
+            if post is _Send and self._bodies.is_crowded():
+                post = _Ssend
+            placed = self._bodies.place(body, buffers, self._members.rank_above(dest))
+            if not KEEPS_ORDER:
+                placed.finish()
             may_be_out = True
-            request = post(self, body, dest, tag)
-            if placed is not None and KEEPS_ORDER:
+            request = post(self, placed.placeholder, dest, tag)
+            if KEEPS_ORDER:
                 placed.finish()
         except BaseException as error:
             if placed is not None:
