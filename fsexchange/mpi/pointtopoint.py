@@ -42,7 +42,10 @@ _WRONG = (MPI.ERR_RANK, MPI.ERR_TAG, MPI.ERR_ROOT)
 
 
 class PointToPoint(Communicator):
-    """The verbs between two ranks. A send that raises has sent nothing.
+    """The verbs between two ranks.
+
+    A send that raises has sent nothing, unless a signal's handler raises: then its object may
+    arrive, whole.
 
     Probes are mpi4py's own: they see every message, and `status.Get_count()` is then the length of
     the message, not of the object.
