@@ -28,6 +28,25 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         lacking("mpirun: pip install mpi4py mpich")
 
 
+# Jobs of so many ranks alone are tested, if set: scripts/test --all does so with the oldest Python.
+RANKS = os.environ.get("FSEXCHANGE_TEST_RANKS")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    others = [item for item in items if RANKS and _ranks_of(item) not in (RANKS, None)]
+    if others:
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in others]
+
+
+def _ranks_of(item: pytest.Item) -> str | None:
+    """Return how many ranks the job of a test has; None if it has no such parameter."""
+    if item.get_closest_marker("mpi") is None or not isinstance(item, pytest.Function):
+        return None
+    n = getattr(item, "callspec", None)
+    return None if n is None or "n" not in n.params else str(n.params["n"])
+
+
 # So does scripts/test --all with the Pythons between the oldest and the newest.
 IN_MEMORY_ONLY = bool(os.environ.get("FSEXCHANGE_TEST_IN_MEMORY_ONLY"))
 
