@@ -45,8 +45,6 @@ def test_in_each_way(body: str, way: str, n: int, shm_dir: Path) -> None:
         "synchronous_send_waits",
         "counts_of_objects",
         "communicators_of_an_exchange",
-        "interrupted_while_copying",
-        "fast_producer",
         "small_part_of_a_message",
         "threads",
         "too_many_of_them",
@@ -54,6 +52,12 @@ def test_in_each_way(body: str, way: str, n: int, shm_dir: Path) -> None:
     ],
 )
 def test_on_every_rank(body: str, n: int, shm_dir: Path) -> None:
+    passes(n, "matching", body, shm_dir)
+
+
+@pytest.mark.parametrize("n", [2, 4])
+@pytest.mark.parametrize("body", ["interrupted_while_copying", "fast_producer"])
+def test_between_ranks(body: str, n: int, shm_dir: Path) -> None:
     passes(n, "matching", body, shm_dir)
 
 

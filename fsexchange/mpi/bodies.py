@@ -186,7 +186,10 @@ class Bodies:
         return self._waiting_bytes > CROWD
 
     def _look(self) -> None:
-        what, number, nbytes = self._waiting.popleft()
+        try:
+            what, number, nbytes = self._waiting.popleft()
+        except IndexError:  # other threads look at all that waits
+            return
         gone = what.Test() if isinstance(what, MPI.Request) else not self._connector.exists(what)
         if gone:
             self._waiting_bytes -= nbytes

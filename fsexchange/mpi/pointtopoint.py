@@ -15,6 +15,7 @@ mpi4py's `irecv`, too. `recv` posts none, but probes.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -60,7 +61,8 @@ class PointToPoint(Communicator):
         self._bodies = members.bodies
         self._rank = members.rank
         # Sends that MPI has not taken yet, which keep their memory: a program may drop a request.
-        self._underway: list[MPI.Request] = []
+        self._underway: dict[int, MPI.Request] = {}
+        self._numbers = itertools.count()
         self._look_again_at = 64
 
     def send(self, obj: Any, dest: int, tag: int = 0) -> None:
@@ -185,11 +187,15 @@ class PointToPoint(Communicator):
         return request
 
     def _kept(self, request: MPI.Request) -> MPI.Request:
+        underway = self._underway
         if not request.Get_status():
-            self._underway.append(request)
-            if len(self._underway) >= self._look_again_at:
-                self._underway = [each for each in self._underway if each and not each.Get_status()]
-                self._look_again_at = 2 * len(self._underway) + 64
+            underway[next(self._numbers)] = request
+            # By their keys: other threads do the same, and a signal's handler may raise.
+            if len(underway) >= self._look_again_at:
+                for number, each in tuple(underway.items()):
+                    if not each or each.Get_status():
+                        underway.pop(number, None)
+                self._look_again_at = 2 * len(underway) + 64
         return request
 
     def _error(self, error: MPI.Exception, rank: int, tag: int) -> Exception:
