@@ -24,6 +24,7 @@ from concurrent.futures import (
     as_completed,
     wait,
 )
+from concurrent.futures import TimeoutError as TimeoutOfFutures
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -393,7 +394,7 @@ def mapped() -> None:
         assert files() == 0
         try:
             list(ex.map(time.sleep, [1.0], timeout=0.01))
-        except TimeoutError:
+        except TimeoutOfFutures:  # before Python 3.11 not the builtin one
             pass
         else:
             raise AssertionError("no error")
