@@ -20,7 +20,6 @@ import numpy as np
 from fsexchange.serialize import script
 from fsexchange.serialize.arrays import NATIVE
 from fsexchange.serialize.pickling import load, pickled, unpinned
-from fsexchange.serialize.reasons import pickling_error
 
 #: Writable or readable memory.
 Memory: TypeAlias = "bytes | bytearray | memoryview"
@@ -111,12 +110,7 @@ class Codec:
             if (kind is bytes or kind is bytearray) and len(obj) > SMALL:
                 return _OF_BUFFER[kind], (obj,)
             return _dumps(obj, 5), ()
-        try:
-            pieces, buffers, named = pickled(obj)
-        except MemoryError:
-            raise
-        except Exception as error:  # a class's own __reduce__ may raise anything
-            raise pickling_error(obj, error) from error
+        pieces, buffers, named = pickled(obj)
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if named and not self._same_script:
             args = in_pickle(bytes(body)), in_pickle(script.section(named))

@@ -18,7 +18,6 @@ from fsexchange.connector.keys import FileKey
 from fsexchange.errors import FsExchangeError, MissingObjectError
 from fsexchange.serialize import script
 from fsexchange.serialize.pickling import load, pickled
-from fsexchange.serialize.reasons import pickling_error
 from fsexchange.store.ref import Ref
 
 Part: TypeAlias = "bytes | bytearray | FileKey"
@@ -36,12 +35,7 @@ def encode(
     `write` writes a long pickle, which is in pieces, and `write_buffer` a large buffer. Raises
     `SerializationError`, and what these raise.
     """
-    try:
-        pieces, buffers, named = pickled(obj)
-    except MemoryError:
-        raise
-    except Exception as error:  # a class's own __reduce__ may raise anything
-        raise pickling_error(obj, error) from error
+    pieces, buffers, named = pickled(obj)
     section = script.section(named) if named else b""
     body: Part
     if len(pieces) == 1 and len(pieces[0]) < threshold:

@@ -12,7 +12,7 @@ from zlib import crc32
 from fsexchange.serialize import script
 from fsexchange.serialize.format import SMALL_START, frames_of_pieces, pack_small
 from fsexchange.serialize.kinds import HOW
-from fsexchange.serialize.reasons import PASSED_ON, loading_error
+from fsexchange.serialize.reasons import PASSED_ON, loading_error, pickling_error
 
 if TYPE_CHECKING:
     from fsexchange.serialize.format import Frames
@@ -74,13 +74,18 @@ class Pickler(pickle.Pickler):
 _idle: list[tuple[Any, ...]] = []
 
 
-def pickle_frames(obj: Any, checksum: bool) -> Frames:
-    """Return the frames of an object that is pickled."""
+def _taken() -> tuple[Any, ...]:
+    """Return a pickler and what is used of it."""
     try:
-        taken = _idle.pop()
+        return _idle.pop()
     except IndexError:
         pickler = Pickler()
-        taken = pickler, pickler.dump, pickler.clear_memo, pickler.pieces, pickler.more
+        return pickler, pickler.dump, pickler.clear_memo, pickler.pieces, pickler.more
+
+
+def pickle_frames(obj: Any, checksum: bool) -> Frames:
+    """Return the frames of an object that is pickled."""
+    taken = _taken()
     pickler, dump, clear_memo, pieces, more = taken
     dump(obj)
     section = b""
@@ -101,14 +106,18 @@ def pickle_frames(obj: Any, checksum: bool) -> Frames:
 
 def pickled(obj: Any) -> tuple[list[Any], list[memoryview], list[Any]]:
     """Return the pickle of an object in pieces, the buffers that it leaves out, and what it names
-    of the script."""
-    try:
-        taken = _idle.pop()
-    except IndexError:
-        pickler = Pickler()
-        taken = pickler, pickler.dump, pickler.clear_memo, pickler.pieces, pickler.more
+    of the script.
+
+    Raises `SerializationError` if it cannot be pickled.
+    """
+    taken = _taken()
     pickler, dump, clear_memo, pieces, more = taken
-    dump(obj)
+    try:
+        dump(obj)
+    except MemoryError:
+        raise
+    except Exception as error:  # a class's own __reduce__ may raise anything
+        raise pickling_error(obj, error) from error
     if not more and len(pieces) == 1 and len(pieces[0]) <= _SMALL_UP_TO:
         made = [pieces.pop()]
         clear_memo()
