@@ -44,15 +44,16 @@ class Exchange(PointToPoint):
         Any intracommunicator; None: `MPI.COMM_WORLD`. Messages on it do not mix with those on the
         Exchange.
     store_dir:
-        Directory that all ranks see under the same path; the root's value counts. None: the root's
-        `$FSEXCHANGE_DIR`; else, if all ranks are on one host, a new directory in /dev/shm, or, if
-        that has less than 1 GiB free, in the directory for temporary files.
+        Directory that all ranks see under the same path; the root's value counts. None: the store
+        at the root's `$FSEXCHANGE_STORE`; else a new directory in its `$FSEXCHANGE_DIR`; else, if
+        all ranks are on one host, one in /dev/shm, or, if that has less than 1 GiB free, in the
+        directory for temporary files.
     root:
         Rank that makes the directory, and clears it when all ranks have closed.
     inline_limit:
-        Objects up to this many bytes travel inside their messages. In `allgather` the limit is for
-        the objects of all ranks together; in `send` it is eight times as high. The root's value
-        counts.
+        Objects up to this many bytes travel in messages, others by a file. In `allgather` the limit
+        is for the objects of all ranks together. In `send` it holds between hosts; ranks of one
+        host send through memory that they share. The root's value counts.
     abort_timeout:
         Seconds for which a rank that leaves the `with` by an exception, other than `sys.exit(0)`,
         waits for the others to leave. If some do not, it clears the stores that it owns or shares
