@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,18 @@ def test_kind_is_what_stat_says(path: str, tmp_path: Path) -> None:
 
 def test_a_path_that_is_not_there_yet_counts_with_its_parent(shm_dir: Path) -> None:
     assert find_filesystem(str(shm_dir / "not" / "there")) == find_filesystem("/dev/shm")
+
+
+def test_a_path_that_comes_and_goes_is_told_all_the_same(shm_dir: Path) -> None:
+    path = shm_dir / "there"
+    script = "import os, sys\nwhile True: os.mkdir(sys.argv[1]); os.rmdir(sys.argv[1])"
+    process = subprocess.Popen([sys.executable, "-c", script, path])
+    try:
+        found = {find_filesystem(str(path)).kind for _ in range(5000)}
+    finally:
+        process.kill()
+        process.wait()
+    assert found == {"tmpfs"}
 
 
 def test_mount_point_with_a_space_is_found(shm_dir: Path) -> None:

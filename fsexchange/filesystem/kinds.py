@@ -76,10 +76,16 @@ def find_filesystem(path: str) -> FileSystem:
     It is looked up in /proc/self/mountinfo by its device, proc(5); without /proc, as in some
     containers, the commonest are known by statfs(2). An unknown kind gets the most careful policy.
     """
-    while not os.path.exists(path) and path != os.path.dirname(path):
-        path = os.path.dirname(path)
-    kind = _mounted_kind(path)
-    return FileSystem(kind, POLICIES.get(kind, _CAREFUL))
+    while True:
+        try:
+            kind = _mounted_kind(path)
+        except OSError:  # also of one that another process is just removing
+            parent = os.path.dirname(path)
+            if parent == path:
+                raise
+            path = parent
+        else:
+            return FileSystem(kind, POLICIES.get(kind, _CAREFUL))
 
 
 # A space in a mount point is written \040, a # in a source \043: proc(5).
