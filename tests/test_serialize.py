@@ -94,6 +94,13 @@ PLAIN: list[Any] = [
 ]
 
 
+def test_machines_without_isal_write_the_same_bytes() -> None:
+    lines = python("write_without_isal").stdout.splitlines()
+    objs = [12, "x" * 5000, {"a": [1, "text"]}, np.arange(6.0), [np.arange(2000.0)]]
+    for line, obj in zip(lines, objs, strict=True):
+        assert line == f"{dumps(obj).hex()} {dumps(obj, checksum=True).hex()}"
+
+
 @pytest.mark.parametrize("checksum", [False, True])
 @pytest.mark.parametrize("obj", PLAIN, ids=lambda obj: repr(obj)[:30])
 def test_object_comes_back_equal_and_of_its_type(obj: Any, checksum: bool) -> None:

@@ -34,9 +34,10 @@ class Definition(NamedTuple):
 
     def is_current(self) -> bool:
         """Return whether none of these globals was bound to something else since."""
-        return all(
-            [space.get(name) is value for space, name, value in self.mentioned]  # noqa: C419
-        )
+        for space, name, value in self.mentioned:  # noqa: SIM110 - in a third of the time of `all`
+            if space.get(name) is not value:
+                return False
+        return True
 
 
 def define(obj: Any) -> Definition:

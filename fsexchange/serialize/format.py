@@ -47,9 +47,9 @@ import itertools
 import struct
 from collections.abc import Sequence
 from typing import Any, TypeAlias
-from zlib import crc32
 
 from fsexchange.errors import CorruptObjectError, SerializationError
+from fsexchange.serialize.crc import crc32
 
 #: The buffers that make one object when they are written one after the other.
 Frames: TypeAlias = "list[bytes | memoryview]"

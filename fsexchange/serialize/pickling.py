@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
-from zlib import crc32
 
 from fsexchange.serialize import script
+from fsexchange.serialize.crc import crc32
 from fsexchange.serialize.format import SMALL_START, frames_of_pieces, pack_small
 from fsexchange.serialize.kinds import HOW
 from fsexchange.serialize.reasons import PASSED_ON, loading_error, pickling_error
@@ -34,6 +34,10 @@ _TIMES_LARGER = 16
 # A pickle of up to this many bytes is small: its pickler has little memory, and is used again.
 _SMALL_UP_TO = 1 << 14
 
+# A longer one may have made the memo grow. To clear a memo takes as long as it has ever been large,
+# so the next pickle that is shorter makes it anew.
+_MEMO_UP_TO = 512
+
 
 class Pickler(pickle.Pickler):
     """Plain pickle, with the reducers of `kinds`; it asks every object for its state once."""
@@ -44,6 +48,7 @@ class Pickler(pickle.Pickler):
         """Out-of-band buffers, which are memoryviews; the functions and classes of the script that
         the pickle names; and the reducer below."""
         self.reducer: Any = None
+        self.grown = False
         more = self.more  # to hold `self` would make a cycle, with all that was pickled
 
         def keep(buffer: pickle.PickleBuffer) -> bool:
@@ -79,29 +84,53 @@ def _taken() -> tuple[Any, ...]:
     try:
         return _idle.pop()
     except IndexError:
-        pickler = Pickler()
-        return pickler, pickler.dump, pickler.clear_memo, pickler.pieces, pickler.more
+        return _new()
+
+
+def _new() -> tuple[Any, ...]:
+    pickler = Pickler()
+    return pickler, pickler.dump, pickler.clear_memo, pickler.pieces, pickler.more
+
+
+def _put_back(taken: tuple[Any, ...], size: int) -> None:
+    """Have a pickler, which made a pickle of `size` bytes, used again."""
+    pickler, _, clear_memo, pieces, more = taken
+    pieces.clear()
+    more.clear()
+    grown = size > _MEMO_UP_TO
+    if pickler.grown and not grown:
+        pickler.memo = {}
+    else:
+        clear_memo()
+    pickler.grown = grown
+    _idle.append(taken)
 
 
 def pickle_frames(obj: Any, checksum: bool) -> Frames:
     """Return the frames of an object that is pickled."""
-    taken = _taken()
+    try:  # as `_taken` does, without the call
+        taken = _idle.pop()
+    except IndexError:
+        taken = _new()
     pickler, dump, clear_memo, pieces, more = taken
     dump(obj)
     section = b""
     if more or len(pieces) > 1:
-        if len(more) > 1 or len(pieces) > 1 or pickler.reducer or type(more[0]) is memoryview:
+        if len(more) > 1 or len(pieces) > 1 or type(more[0]) is not type:
             return _other_frames(taken, checksum)
-        section = script.section(more)
+        section = script.section(more)  # of the one class of the script that it names
         more.clear()
     body = pieces.pop()
     size = len(body)
     if size > _SMALL_UP_TO:
         return frames_of_pieces([body], (), [], section, checksum)
-    clear_memo()
-    _idle.append(taken)
+    if size > _MEMO_UP_TO or pickler.grown:
+        _put_back(taken, size)
+    else:
+        clear_memo()
+        _idle.append(taken)
     head = pack_small(SMALL_START, crc32(body, size), size, size + len(section))
-    return [head + body + section]
+    return [head + body + section if section else head + body]
 
 
 def pickled(obj: Any) -> tuple[list[Any], list[memoryview], list[Any]]:
@@ -111,7 +140,7 @@ def pickled(obj: Any) -> tuple[list[Any], list[memoryview], list[Any]]:
     Raises `SerializationError` if it cannot be pickled.
     """
     taken = _taken()
-    pickler, dump, clear_memo, pieces, more = taken
+    pickler, dump, _, pieces, more = taken
     try:
         dump(obj)
     except MemoryError:
@@ -120,23 +149,20 @@ def pickled(obj: Any) -> tuple[list[Any], list[memoryview], list[Any]]:
         raise pickling_error(obj, error) from error
     if not more and len(pieces) == 1 and len(pieces[0]) <= _SMALL_UP_TO:
         made = [pieces.pop()]
-        clear_memo()
-        _idle.append(taken)
+        _put_back(taken, len(made[0]))
         return made, [], []
     buffers = [each for each in more if type(each) is memoryview]
     named = [each for each in more if type(each) is not memoryview and each is not pickler.reducer]
     made = pieces[:]
-    if pickler.reducer is None and sum(map(len, pieces)) <= _SMALL_UP_TO:
-        pieces.clear()
-        more.clear()
-        clear_memo()
-        _idle.append(taken)
+    size = sum(map(len, pieces))
+    if pickler.reducer is None and size <= _SMALL_UP_TO:
+        _put_back(taken, size)
     return made, buffers, named
 
 
 def _other_frames(taken: tuple[Any, ...], checksum: bool) -> Frames:
     """Return the frames of an object that is more than a small pickle."""
-    pickler, _, clear_memo, pieces, more = taken
+    pickler, _, _, pieces, more = taken
     buffers = [each for each in more if type(each) is memoryview]
     named = [each for each in more if type(each) is not memoryview and each is not pickler.reducer]
     section = script.section(named) if named else b""
@@ -153,9 +179,7 @@ def _other_frames(taken: tuple[Any, ...], checksum: bool) -> Frames:
         head = pack_small(SMALL_START, crc32(body, size), size, size + len(section))
         made = [head + body + section]
     if size <= _SMALL_UP_TO and pickler.reducer is None:
-        more.clear()
-        clear_memo()
-        _idle.append(taken)
+        _put_back(taken, size)
     return made
 
 

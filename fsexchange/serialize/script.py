@@ -28,6 +28,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fsexchange.errors import CorruptObjectError, SerializationError
+from fsexchange.serialize.crc import crc32
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -81,7 +82,7 @@ importable: str | None = None
 
 def this_script() -> _Script:
     """Return the file of this process's script, and what `python -m` was told to run."""
-    global _script, importable
+    global _script, importable, _seen
     main = sys.modules.get("__main__")
     if main is not _script.main:  # runpy, and a spawned child, put another one in its place
         file = getattr(main, "__file__", None)
@@ -89,6 +90,7 @@ def this_script() -> _Script:
         _mine.clear()
         _sections.clear()
         importable = module
+        _seen = b""
         _script = _Script(main, _NO_FILE if file is None else os.path.abspath(file), module)
         if main is not None:
             sys.modules.setdefault("__mp_main__", main)  # as `import multiprocessing` does
@@ -149,7 +151,11 @@ def section(objs: Sequence[Any]) -> bytes:
     if sys.modules.get("__main__") is not _script.main:
         this_script()
     if len(objs) == 1:
-        return _section_of(objs[0]).alone
+        (obj,) = objs
+        known = _sections.get(name_of(obj))  # as `_section_of` does, without the call
+        if known is not None and known.obj is obj and known.definition.is_current():
+            return known.alone
+        return _section_of(obj).alone
     return _joined([_section_of(obj) for obj in objs])
 
 
@@ -172,9 +178,9 @@ def _section_of(obj: Any) -> _Section:
         return known
     definition = by_value().define(obj)
     text = "\0".join((_script.file, _script.module, name)).encode("utf-8", "surrogateescape")
-    lengths = (len(text), len(definition.data), zlib.crc32(definition.data))
+    lengths = (len(text), len(definition.data), crc32(definition.data))
     rest = _DESCRIPTION.pack(0, *lengths)[_LENGTH.size :] + text
-    made = _Section(obj, _LENGTH.pack(zlib.crc32(rest)) + rest, definition, b"")
+    made = _Section(obj, _LENGTH.pack(crc32(rest)) + rest, definition, b"")
     made = made._replace(alone=_joined([made]))
     _sections[name] = made
     return made
@@ -182,8 +188,9 @@ def _section_of(obj: Any) -> _Section:
 
 # ---- reading ------------------------------------------------------------------------------------
 
-# Descriptions that are all of this script, and found in it.
+# Descriptions that are all of this script, and found in it; and those seen last, with their length.
 _mine: set[bytes] = set()
+_seen = b""
 
 # What definitions became. So a second object of a class is of the same class.
 _defined: dict[tuple[Description, bytes], Any] = {}
@@ -191,11 +198,17 @@ _defined: dict[tuple[Description, bytes], Any] = {}
 
 def is_mine(section: bytes | memoryview) -> bool:
     """Return whether plain pickle finds all that the object names in this process's script."""
-    script = this_script()
-    end = _LENGTH.size + int.from_bytes(section[: _LENGTH.size], "little")
-    descriptions = bytes(section[_LENGTH.size : end])
-    if descriptions in _mine:
+    global _seen
+    if sys.modules.get("__main__") is not _script.main:
+        this_script()
+    if _seen and type(section) is not memoryview and section.startswith(_seen):
         return True
+    end = _LENGTH.size + int.from_bytes(section[: _LENGTH.size], "little")
+    descriptions = bytes(section[:end])
+    if descriptions in _mine:
+        _seen = descriptions
+        return True
+    script = _script
     for each in _descriptions(section):
         if each.file != script.file or find("__main__", each.name) is None:
             return False
@@ -216,7 +229,7 @@ def _descriptions(section: bytes | memoryview) -> list[Description]:
             raise _changed()
         wanted, length, nbytes, crc = _DESCRIPTION.unpack_from(section, at)
         rest = bytes(section[at + _LENGTH.size : start + length])
-        if zlib.crc32(rest) != wanted or start + length > end:
+        if crc32(rest) != wanted or start + length > end:
             raise _changed()
         text = str(section[start : start + length], "utf-8", "surrogateescape")
         file, module, name = text.split("\0")
@@ -268,7 +281,7 @@ def _made(described: Description, definition: bytes) -> Any:
             f"the object needs {described.name} of the script {described.file}, which another "
             "script cannot load; define it in a module that both import"
         )
-    if zlib.crc32(definition) != described.crc:
+    if crc32(definition) != described.crc:
         raise _changed()
     known = _defined.get((described, definition))
     if known is None:
