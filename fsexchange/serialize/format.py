@@ -107,6 +107,12 @@ def frames_of_pieces(
 ) -> Frames:
     """Return a pickle in pieces, of which those numbered `long` are long values."""
     if not long and not section:
+        if len(pieces) == 1 and not buffers:
+            (body,) = pieces
+            size = len(body)
+            flags = CHECKSUM if checksum else 0
+            head = _HEAD.pack(MAGIC, 1, PICKLE, flags, _HEAD.size + size, size, 0, 0)[:_CRC_AT]
+            return [head + crc32(body, crc32(head)).to_bytes(4, "little"), body]
         return _frames(PICKLE, pieces, buffers, checksum)
     starts = list(itertools.accumulate(map(len, pieces), initial=0))
     numbers = [len(long)]
