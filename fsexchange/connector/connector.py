@@ -347,7 +347,9 @@ class FileConnector:
         CorruptObjectError
             The object is not as long as it was when it was put.
         StoreClosedError
-            The store is gone, and the object with it.
+            The store is gone, and the object with it. On a network file system mounted with caches
+            of names (MooseFS with `mfsentrycacheto=30`), a host may see for as many seconds only
+            that the object is gone, and returns None.
         StoreError
             The file system refuses.
         """
@@ -447,7 +449,7 @@ class FileConnector:
         if key.offset:
             self._shared.segments.evict(key)
         else:
-            self._own.remove(path, plain="/" not in key.filename)
+            self._own.remove(path, "/" not in key.filename)
 
     def tidy(self, key: FileKey) -> None:
         """Remove the directory of an object that was evicted, if nothing is left in it."""

@@ -49,7 +49,7 @@ _LONGEST = (1 << 63) - 1
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _WRITE = os.O_WRONLY | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_CLOEXEC
-_READS = (_READ,)
+_READS, _CREATES = (_READ,), (_CREATE,)
 
 # Python's own mmap object keeps a duplicate of the file descriptor for as long as the mapping
 # lives (before 3.13 always): a thousand live arrays would use up the usual limit of open files. So
@@ -120,7 +120,7 @@ def create(path: str, pieces: Sequence[Buffer], nbytes: int, mode: int = 0o600) 
 
     Three system calls, if one `pwritev` takes everything. Not synced to disk.
     """
-    (fd,) = map(os.open, (path,), (_CREATE,), (mode,))
+    (fd,) = map(os.open, (path,), _CREATES, (mode,))
     try:
         try:
             write(fd, pieces, nbytes)
