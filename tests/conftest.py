@@ -39,6 +39,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in others]
 
 
+def pytest_collection_finish() -> None:
+    """Spare each test's garbage collection what all tests share: that took most of their time."""
+    gc.collect()
+    gc.freeze()
+
+
 def _ranks_of(item: pytest.Item) -> str | None:
     """Return how many ranks the job of a test has; None if it has no such parameter."""
     if item.get_closest_marker("mpi") is None or not isinstance(item, pytest.Function):
