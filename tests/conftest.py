@@ -16,6 +16,7 @@ from fsexchange.filesystem import watch
 
 from .jobs import mpirun_path
 from .processes import ROOT, lacking
+from .victims import Victims
 
 # Run by mpirun, by interpreters of their own, and inside ProxyStore's own tests.
 collect_ignore = ["ranks", "programs", "proxystore_plugin.py"]
@@ -96,6 +97,13 @@ def shm_dir() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="fsexchange-test-", dir="/dev/shm"))
     yield path
     shutil.rmtree(path)
+
+
+@pytest.fixture
+def victims() -> Iterator[Victims]:
+    """What runs programs under strace."""
+    with Victims() as victims:
+        yield victims
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -15,14 +15,13 @@ pytestmark = needs_mpi
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, *more_ranks(8)])
 def test_same_as_mpi4py(n: int, shm_dir: Path) -> None:
-    large = [] if n < 8 else ["env", f"FSEXCHANGE_TEST_LARGE={9 << 20}"]
-    passes(n, "verbs", "same_as_mpi4py", shm_dir, timeout=120, before=large)
+    passes(n, "verbs", "same_as_mpi4py", shm_dir, timeout=110)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, *more_ranks(8)])
 def test_hundred_mebibytes(n: int, shm_dir: Path) -> None:
     needs_room(shm_dir, 4)
-    passes(n, "verbs", "hundred_mebibytes", shm_dir, timeout=120)
+    passes(n, "verbs", "hundred_mebibytes", shm_dir, timeout=110)
 
 
 @pytest.mark.parametrize("n", [1, 2, 4])
