@@ -45,12 +45,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in others]
 
 
-def pytest_collection_finish() -> None:
-    """Spare each test's garbage collection what all tests share: that took most of their time."""
-    gc.collect()
-    gc.freeze()
-
-
 # A directory that this process and others which run the same tests share, if set.
 CLAIMS = os.environ.get("FSEXCHANGE_TEST_CLAIMS")
 
@@ -112,6 +106,13 @@ def _helpers_of_multiprocessing() -> None:
     resource_tracker.ensure_running()
     forkserver.ensure_running()
     _helpers.update(_children())
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _frozen() -> None:
+    """Spare each test's garbage collection what is there before: tests, and imported libraries."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

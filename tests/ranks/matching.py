@@ -498,11 +498,12 @@ def full_disk() -> None:
     with Exchange(comm, base / "small" / "store") as ex:
         array = np.arange(20 << 17) + rank
         for nbytes in (9_000, 10):
+            comm.Barrier()
             if rank % 2:
                 assert len(ex.recv(source=other, tag=2)) == nbytes  # others' first
                 assert (ex.recv(source=other, tag=1) == array - 1).all()
             elif other < size:
-                time.sleep(0.2)  # the receiver is in `recv`: its slab takes any length
+                time.sleep(1)  # the receiver is in `recv`: its slab takes any length
                 request = ex.isend(array, other, 1)
                 ex.send(bytes(nbytes), other, 2)
                 request.wait()
