@@ -43,6 +43,7 @@ def test_put_without_inodes_gives_back_what_it_took(shm_dir: Path) -> None:
     python("put_without_inodes", shm_dir / "small", before=before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["put", "set", "replace", "evict", "close"])
 @pytest.mark.parametrize("options", OPTIONS, ids=IDS)
 def test_kill_at_any_system_call_leaves_the_whole_object_or_none(
@@ -90,6 +91,7 @@ def test_kill_at_any_system_call_leaves_the_whole_object_or_none(
     assert "before" in outcomes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["put_batch", "evict", "evict_batch", "evict the last", "close"])
 def test_kill_at_any_system_call_on_shared_files(
     verb: str, victims: Victims, shm_dir: Path

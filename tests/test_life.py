@@ -67,6 +67,7 @@ def unshared(*words: str) -> list[str]:
     return before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "before",
     [
@@ -147,6 +148,7 @@ def test_owner_that_lost_its_locks_takes_them_again(shm_dir: Path) -> None:
     assert not (shm_dir / "store").exists()
 
 
+@pytest.mark.slow
 def test_failed_default_stores_leave_no_directories(shm_dir: Path) -> None:
     base = shm_dir / "small"
     before = small_tmpfs(base, 2)
@@ -200,6 +202,7 @@ def test_owner_that_is_gone_has_an_heir_at_once(way: str, base_dir: Path) -> Non
         end(process)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["private", "kept"])
 @pytest.mark.parametrize("state", ["new", "left", "ending"])
 def test_kill_at_any_system_call_of_opening(
