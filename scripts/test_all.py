@@ -1,24 +1,28 @@
 """Check and test with every supported Python that this machine has; scripts/test --all runs this.
 
 Each Python has a venv of its own. The checks run one Python after the other, as they also make the
-venvs; then the tests without MPI, two Pythons at a time; at last the MPI jobs of two ranks with the
-oldest Python, and all of them with the newest, one job at a time, as the ranks of one job keep all
-cores busy. The Pythons between test in /dev/shm alone what the others test in the directory for
-temporary files, too.
+venvs; then the tests, two Pythons at a time; at last those marked `wide`, which keep all cores busy
+by themselves. The oldest Python runs of the MPI jobs only those of two ranks. Those between run no
+MPI jobs, nothing that is marked `slow`, and in /dev/shm alone what the others test in the directory
+for temporary files, too.
 """
 
 from __future__ import annotations
 
 import configparser
 import glob
+import itertools
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+
+from test_parts import Job, end_when_terminated, side_by_side
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-CHECKS, WITHOUT_MPI, WITH_MPI = ("--checks",), ("-m", "not mpi"), ("-m", "mpi")
+CHECKS, AT_ENDS, BETWEEN = ["--checks"], ["-m", "not wide"], ["-m", "not mpi and not slow"]
+ALONE = ["-m", "wide"]
 ABOUT = "import ensurepip, sys; print('%d.%d' % sys.version_info[:2], sys.executable)"
 
 
@@ -55,44 +59,43 @@ class Runs:
         self.failed: dict[str, list[str]] = {version: [] for version in pythons}
         self.ends = [list(pythons)[n] for n in sorted({0, len(pythons) - 1})]
 
-    def test(self, version: str, arguments: tuple[str, ...], *, show: bool = True) -> None:
-        """Run scripts/test with one Python; show its output as it comes, or else when it ends."""
-        words = subprocess.list2cmdline(["scripts/test", *arguments])
-        print(f"Python {version}: {words}", flush=True)
-        done = subprocess.run(
-            [os.path.join(ROOT, "scripts", "test"), *arguments],
-            env={
-                **os.environ,
-                "PYTHON": self.pythons[version],
-                "MORE_EXTRAS": "more-kinds,engines" if version == self.ends[-1] else "",
-                "FSEXCHANGE_TEST_IN_MEMORY_ONLY": "" if version in self.ends else "1",
-                "FSEXCHANGE_TEST_MORE_RANKS": "1",
-                "FSEXCHANGE_TEST_RANKS": "" if version == self.ends[-1] else "2",
-            },
-            stdout=None if show else subprocess.PIPE,
-            stderr=None if show else subprocess.STDOUT,
-            text=True,
-        )
-        if not show:
-            print(f"Python {version}: {words}\n{done.stdout}", flush=True)
-        if done.returncode:
-            self.failed[version].append(words)
+    def test(self, *runs: tuple[str, list[str]]) -> None:
+        """Run scripts/test with Pythons and arguments, two at a time."""
+        jobs = [self._job(version, arguments) for version, arguments in runs]
+        for (version, _), job, status in zip(runs, jobs, side_by_side(jobs), strict=True):
+            if status:
+                self.failed[version].append(job.title)
+
+    def _job(self, version: str, arguments: list[str]) -> Job:
+        words = ["scripts/test", *arguments]
+        environment = {
+            "PYTHON": self.pythons[version],
+            "MORE_EXTRAS": "more-kinds,engines" if version == self.ends[-1] else "",
+            "FSEXCHANGE_TEST_IN_MEMORY_ONLY": "" if version in self.ends else "1",
+            "FSEXCHANGE_TEST_MORE_RANKS": "1",
+            "FSEXCHANGE_TEST_RANKS": "" if version == self.ends[-1] else "2",
+        }
+        return Job(f"Python {version}: {subprocess.list2cmdline(words)}", words, environment)
 
 
 def main() -> int:
     pythons = {version: path for version in supported() if (path := find_python(version))}
     if not pythons:
         sys.exit("scripts/test --all: this machine has no Python that setup.cfg names")
+    end_when_terminated()
+    os.chdir(ROOT)
     runs = Runs(pythons)
     for version in pythons:
-        runs.test(version, CHECKS)
-    with ThreadPoolExecutor(2) as two:
-        list(two.map(lambda version: runs.test(version, WITHOUT_MPI, show=False), pythons))
+        runs.test((version, CHECKS))
+    between = [version for version in pythons if version not in runs.ends]
+    runs.test(  # the longest first
+        *((version, AT_ENDS) for version in reversed(runs.ends)),
+        *((version, BETWEEN) for version in between),
+    )
     for version in runs.ends:
-        runs.test(version, WITH_MPI)
-    for version, commands in runs.failed.items():
-        for words in commands:
-            print(f"scripts/test --all: failed with Python {version}: {words}")
+        runs.test((version, ALONE))
+    for title in itertools.chain(*runs.failed.values()):
+        print(f"scripts/test --all: failed: {title}")
     passed = [
         f"{version} ({'all tests' if version == runs.ends[-1] else 'some tests'})"
         for version, commands in runs.failed.items()
@@ -103,4 +106,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

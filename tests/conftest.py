@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import shutil
@@ -14,7 +15,8 @@ import pytest
 from fsexchange.filesystem import watch
 
 from .jobs import mpirun_path
-from .processes import lacking
+from .processes import ROOT, lacking
+from .victims import Victims
 
 # Run by mpirun, by interpreters of their own, and inside ProxyStore's own tests.
 collect_ignore = ["ranks", "programs", "proxystore_plugin.py"]
@@ -32,19 +34,41 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 RANKS = os.environ.get("FSEXCHANGE_TEST_RANKS")
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m selects by marker
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    others = [item for item in items if RANKS and _ranks_of(item) not in (RANKS, None)]
+    for item in items:
+        if (_ranks_of(item) or 0) > 2:
+            item.add_marker("wide")
+    others = [item for item in items if RANKS and _ranks_of(item) not in (int(RANKS), None)]
     if others:
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if item not in others]
 
 
-def _ranks_of(item: pytest.Item) -> str | None:
+# A directory that this process and others which run the same tests share, if set.
+CLAIMS = os.environ.get("FSEXCHANGE_TEST_CLAIMS")
+
+
+def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+    """Leave out the files of tests that another process has begun with; scripts/test runs two."""
+    return None if CLAIMS is None or _claimed(str(item.path.relative_to(ROOT))) else True
+
+
+@functools.cache
+def _claimed(path: str) -> bool:
+    try:
+        os.mkdir(os.path.join(str(CLAIMS), path.replace("/", "-")))
+    except FileExistsError:
+        return False
+    return True
+
+
+def _ranks_of(item: pytest.Item) -> int | None:
     """Return how many ranks the job of a test has; None if it has no such parameter."""
     if item.get_closest_marker("mpi") is None or not isinstance(item, pytest.Function):
         return None
     n = getattr(item, "callspec", None)
-    return None if n is None or "n" not in n.params else str(n.params["n"])
+    return None if n is None else n.params.get("n")
 
 
 # So does scripts/test --all with the Pythons between the oldest and the newest.
@@ -69,12 +93,26 @@ def shm_dir() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
+@pytest.fixture
+def victims() -> Iterator[Victims]:
+    """What runs programs under strace."""
+    with Victims() as victims:
+        yield victims
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _helpers_of_multiprocessing() -> None:
     """Start the processes that multiprocessing would start in the first test that needs them."""
     resource_tracker.ensure_running()
     forkserver.ensure_running()
     _helpers.update(_children())
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _frozen() -> None:
+    """Spare each test's garbage collection what is there before: tests, and imported libraries."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

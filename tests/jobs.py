@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,8 +22,10 @@ mpirun_path = shutil.which(
 
 needs_mpi = pytest.mark.mpi
 
-# Numbers of ranks at which scripts/test --all repeats what it takes long to run.
-MORE_RANKS = [5] if os.environ.get("FSEXCHANGE_TEST_MORE_RANKS") else []
+
+def more_ranks(n: int) -> list[int]:
+    """Return a number of ranks for `scripts/test --all`, which repeats what takes long with it."""
+    return [n] if os.environ.get("FSEXCHANGE_TEST_MORE_RANKS") else []
 
 
 # Without these Open MPI refuses root and more ranks than cores, and Intel MPI fails to spawn.
@@ -53,7 +56,11 @@ def mpirun(
     except subprocess.TimeoutExpired:
         os.killpg(job.pid, signal.SIGKILL)
         out, _ = job.communicate()
-        pytest.fail(f"the job hangs\n{out}")
+        pytest.fail(f"the job hangs: {' '.join(map(str, command))}\n{out}")
+    except BaseException:  # Ctrl-C, which does not reach the job by itself
+        os.killpg(job.pid, signal.SIGKILL)
+        job.communicate()
+        raise
     return job.returncode, out
 
 
@@ -85,5 +92,26 @@ def passes(
         *ranks(n, body, base, *args, module=module), timeout=timeout, before=before
     )
     assert status == 0, out
-    assert "passed on all ranks" in out
+    assert f"{body} passed on all ranks" in out
     return out
+
+
+def all_pass(
+    n: int, module: str, bodies: Sequence[str], base: Path, *, before: Sequence[str] = ()
+) -> None:
+    """Run bodies on `n` ranks, one after the other in one job, as the start of one takes seconds.
+
+    Fail with the name and the output of each that fails; the others go on in another job.
+    """
+    left, failed = [*bodies], []
+    while left:
+        words = ranks(n, ",".join(left), base / f"last-{len(left)}", module=module, before=before)
+        status, out = mpirun(*words, timeout=110)
+        passed = re.findall(r"^(\w+) passed on all ranks$", out, re.MULTILINE)
+        assert passed == left[: len(passed)], out
+        if passed == left and status:
+            failed.append(f"the end of the job after {left[-1]}: exit status {status}\n{out}")
+        elif passed != left:
+            failed.append(f"{left[len(passed)]} on {n} ranks: exit status {status}\n{out}")
+        left = left[len(passed) + 1 :]
+    assert not failed, "\n".join(failed)

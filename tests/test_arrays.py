@@ -14,24 +14,21 @@ from fsexchange import FileConnector
 from fsexchange.mpi.blocks import create, cut, describe, merge, plan, slabs, write
 from fsexchange.serialize import deserialize
 
-from .jobs import needs_mpi, passes
+from .jobs import all_pass, needs_mpi, passes
 from .processes import needs_room
 
 
 @needs_mpi
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
-@pytest.mark.parametrize(
-    "body",
-    [
+def test_on_every_rank(n: int, shm_dir: Path) -> None:
+    bodies = [
         "like_concatenate",
         "decompositions",
         "mismatches",
         "of_many_pages",
         "pages_that_are_read",
-    ],
-)
-def test_on_every_rank(body: str, n: int, shm_dir: Path) -> None:
-    passes(n, "blocks", body, shm_dir)
+    ]
+    all_pass(n, "blocks", bodies, shm_dir)
 
 
 @needs_mpi
@@ -41,6 +38,7 @@ def test_written_by_four_and_read_by_three(tmp_path: Path) -> None:
 
 
 @needs_mpi
+@pytest.mark.wide
 def test_a_host_holds_one_copy(shm_dir: Path) -> None:
     needs_room(shm_dir, 2)
     out = passes(4, "blocks", "memory_of_a_host", shm_dir)

@@ -19,6 +19,8 @@ from fsexchange.connector.gate import gate
 from .processes import fork, python
 from .test_life import end, owner
 
+pytestmark = pytest.mark.slow
+
 WAITS: dict[str, Callable[[Store], object]] = {
     "wait": lambda store: store.wait(store.connector.new_key()),
     "wait for a name": lambda store: store.wait("never named"),

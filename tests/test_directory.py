@@ -496,6 +496,7 @@ def _open_in_six_processes(path: Path) -> tuple[list[bool], set[str]]:
     return list(owned), set(ids)
 
 
+@pytest.mark.slow
 def test_of_many_heirs_one_adopts(base_dir: Path) -> None:
     for _ in range(5):
         process, _ = _owner(base_dir / "store")

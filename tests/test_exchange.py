@@ -7,28 +7,26 @@ from pathlib import Path
 
 import pytest
 
-from .jobs import needs_mpi, passes
+from .jobs import all_pass, more_ranks, needs_mpi, passes
 from .processes import needs_room, small_tmpfs
 
 pytestmark = needs_mpi
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("n", [1, 2, 3, 4, *more_ranks(8)])
 def test_same_as_mpi4py(n: int, shm_dir: Path) -> None:
-    large = [] if n < 8 else ["env", f"FSEXCHANGE_TEST_LARGE={9 << 20}"]
-    passes(n, "verbs", "same_as_mpi4py", shm_dir, timeout=120, before=large)
+    passes(n, "verbs", "same_as_mpi4py", shm_dir, timeout=110)
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("n", [1, 2, 3, 4, *more_ranks(8)])
 def test_hundred_mebibytes(n: int, shm_dir: Path) -> None:
     needs_room(shm_dir, 4)
-    passes(n, "verbs", "hundred_mebibytes", shm_dir, timeout=120)
+    passes(n, "verbs", "hundred_mebibytes", shm_dir, timeout=110)
 
 
 @pytest.mark.parametrize("n", [1, 2, 4])
-@pytest.mark.parametrize(
-    "body",
-    [
+def test_on_every_rank(n: int, shm_dir: Path) -> None:
+    bodies = [
         "results_are_private",
         "what_was_sent_may_change_at_once",
         "any_source_and_tag",
@@ -44,22 +42,23 @@ def test_hundred_mebibytes(n: int, shm_dir: Path) -> None:
         "errors_of_all_kinds",
         "interrupted_while_writing",
         "use_after_close",
-    ],
-)
-def test_on_every_rank(body: str, n: int, shm_dir: Path) -> None:
-    passes(n, "verbs", body, shm_dir)
+    ]
+    all_pass(n, "verbs", bodies, shm_dir)
 
 
+@pytest.mark.wide
 def test_loops_stay_bounded(shm_dir: Path) -> None:
     out = passes(4, "verbs", "loops_stay_bounded", shm_dir, timeout=180)
     assert len(re.findall(r"bcasts of \d+ bytes: at most \d+ files", out)) == 3
     print(out)
 
 
+@pytest.mark.wide
 def test_receiver_may_lag(shm_dir: Path) -> None:
     passes(2, "verbs", "receiver_may_lag", shm_dir)
 
 
+@pytest.mark.wide
 def test_head_to_head(shm_dir: Path) -> None:
     needs_room(shm_dir, 6)
     passes(2, "verbs", "head_to_head", shm_dir)

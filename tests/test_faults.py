@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import signal
 import subprocess
 import threading
 import time
@@ -14,7 +12,8 @@ import pytest
 
 from fsexchange import FileConnector, FileKey, StoreClosedError
 
-from .processes import ROOT, command, python, small_tmpfs, strace
+from .processes import ROOT, command, python, small_tmpfs
+from .victims import Victims
 
 # Options of a connector that are true; programs take them as the last words of their command line.
 OPTIONS: list[list[str]] = [[], ["markers"], ["write_once"]]
@@ -44,10 +43,11 @@ def test_put_without_inodes_gives_back_what_it_took(shm_dir: Path) -> None:
     python("put_without_inodes", shm_dir / "small", before=before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["put", "set", "replace", "evict", "close"])
 @pytest.mark.parametrize("options", OPTIONS, ids=IDS)
 def test_kill_at_any_system_call_leaves_the_whole_object_or_none(
-    verb: str, options: list[str], shm_dir: Path
+    verb: str, options: list[str], victims: Victims, shm_dir: Path
 ) -> None:
     if verb == "replace" and "write_once" in options:
         pytest.skip("write_once replaces nothing")
@@ -57,7 +57,7 @@ def test_kill_at_any_system_call_leaves_the_whole_object_or_none(
         key, old = owner.new_key(), owner.new_key()
         owner.set(old, b"before")
         args = (verb, key.filename, old.filename, *options)
-        calls = _system_calls_of("one_verb", shm_dir, *args)
+        calls = victims.system_calls(shm_dir / "strace.log", "one_verb", shm_dir / "store", *args)
     assert len(calls) >= 1
     outcomes = set()
     for call, occurrence in calls:
@@ -66,10 +66,8 @@ def test_kill_at_any_system_call_leaves_the_whole_object_or_none(
         with FileConnector(store, **flags) as owner:
             key, old = owner.new_key(), owner.new_key()
             owner.set(old, before)
-            inject = f"{call}:signal=KILL:when={occurrence}"
             args = (verb, key.filename, old.filename, *options)
-            killed = _run("one_verb", inject, store, *args)
-            assert killed.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), killed.stderr
+            victims.kill(call, occurrence, "one_verb", store, *args)
             try:
                 got = (owner.get(key), owner.get(old))
             except StoreClosedError:
@@ -93,13 +91,19 @@ def test_kill_at_any_system_call_leaves_the_whole_object_or_none(
     assert "before" in outcomes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["put_batch", "evict", "evict_batch", "evict the last", "close"])
-def test_kill_at_any_system_call_on_shared_files(verb: str, shm_dir: Path) -> None:
+def test_kill_at_any_system_call_on_shared_files(
+    verb: str, victims: Victims, shm_dir: Path
+) -> None:
     """Each object is there or evicted, the others are there, and what is left can be evicted."""
     contents = [bytes([n]) * 3000 for n in range(60)]
     with FileConnector(shm_dir / "store") as owner:
         texts = [str(key) for key in owner.put_batch(contents)]
-        calls = _system_calls_of("one_verb_in_segments", shm_dir, verb, *texts)
+        args = (verb, *texts)
+        calls = victims.system_calls(
+            shm_dir / "strace.log", "one_verb_in_segments", shm_dir / "store", *args
+        )
     assert len(calls) >= 1
     evictable = {"evict": 1, "evict_batch": 59, "evict the last": 60}.get(verb, 0)
     left = set()
@@ -107,9 +111,8 @@ def test_kill_at_any_system_call_on_shared_files(verb: str, shm_dir: Path) -> No
         store = shm_dir / f"{call}-{occurrence}"
         with FileConnector(store) as owner:
             keys = owner.put_batch(contents)
-            inject = f"{call}:signal=KILL:when={occurrence}"
-            killed = _run("one_verb_in_segments", inject, store, verb, *map(str, keys))
-            assert killed.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), killed.stderr
+            args = (verb, *map(str, keys))
+            victims.kill(call, occurrence, "one_verb_in_segments", store, *args)
             got = owner.get_batch(keys)
             assert got[evictable:] == contents[evictable:]
             assert [owner.get(key) for key in keys] == got
@@ -123,46 +126,6 @@ def test_kill_at_any_system_call_on_shared_files(verb: str, shm_dir: Path) -> No
             assert not Path(owner.path(keys[0])).exists()
         assert not store.exists()
     assert 60 in left
-
-
-def _run(program: str, inject: str, *args: str | Path) -> subprocess.CompletedProcess[str]:
-    tracer = strace("-qq", "-o", "/dev/null", "-e", f"inject={inject}")
-    return python(program, *args, before=tracer, check=False)
-
-
-# Calls that change nothing which others see: a kill before one of these leaves what a kill before
-# the next other call leaves.
-HARMLESS = {
-    *("brk", "clock_nanosleep", "close", "fcntl", "fstat", "fstatfs", "futex", "getcwd"),
-    *("getdents64", "geteuid", "getpid", "getrandom", "gettid", "getuid", "inotify_init1"),
-    *("ioctl", "lseek", "lstat", "madvise", "mmap", "mprotect", "munmap", "newfstatat", "poll"),
-    *("pread64", "preadv", "preadv2", "read", "readlink", "readv", "rt_sigaction"),
-    *("rt_sigprocmask", "stat", "statfs", "statx", "uname"),
-}
-
-
-def _system_calls_of(program: str, shm_dir: Path, *args: str) -> list[tuple[str, int]]:
-    """Return the system calls between the marks that change something, and the mark at the end.
-
-    They are numbered among those of the whole process.
-    """
-    log = shm_dir / "strace.log"
-    python(program, shm_dir / "store", *args, before=strace("-qq", "-o", str(log)))
-    counts: dict[str, int] = {}
-    calls: list[tuple[str, int]] = []
-    inside = False
-    for line in log.read_text().splitlines():
-        found = re.match(r"(\w+)\(", line)
-        if found is None:
-            continue
-        counts[found[1]] = counts.get(found[1], 0) + 1
-        if "fsexchange-end" in line:
-            return [*calls, ("access", counts["access"])]
-        opens = found[1] in ("open", "openat") and "O_CREAT" not in line
-        if inside and found[1] not in HARMLESS and not opens:
-            calls.append((found[1], counts[found[1]]))
-        inside = inside or "fsexchange-begin" in line
-    raise AssertionError("the marks were not seen")
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,7 @@ def test_what_has_no_bytes_is_a_type_error(obj: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 def test_more_than_two_gib_in_one_buffer_and_in_many(shm_dir: Path) -> None:
     """One writev moves 0x7ffff000 bytes at the most: writev(2)."""
     needs_room(shm_dir, 6)

@@ -266,6 +266,7 @@ def test_store_that_ends_ends_the_wait(store: Store) -> None:
         timer.join()
 
 
+@pytest.mark.slow
 def test_waiting_is_idle(store: Store) -> None:
     """Under a hundredth of a core after the first second; counted by the kernel."""
     future = store.future()

@@ -22,10 +22,9 @@ from .processes import (
     lacking,
     python,
     small_tmpfs,
-    strace,
     unprivileged,
 )
-from .test_faults import _run, _system_calls_of
+from .victims import Victims
 
 
 def owner(store: Path, way: str = "live") -> tuple[subprocess.Popen[str], FileKey]:
@@ -68,6 +67,7 @@ def unshared(*words: str) -> list[str]:
     return before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "before",
     [
@@ -148,6 +148,7 @@ def test_owner_that_lost_its_locks_takes_them_again(shm_dir: Path) -> None:
     assert not (shm_dir / "store").exists()
 
 
+@pytest.mark.slow
 def test_failed_default_stores_leave_no_directories(shm_dir: Path) -> None:
     base = shm_dir / "small"
     before = small_tmpfs(base, 2)
@@ -201,9 +202,12 @@ def test_owner_that_is_gone_has_an_heir_at_once(way: str, base_dir: Path) -> Non
         end(process)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["private", "kept"])
 @pytest.mark.parametrize("state", ["new", "left", "ending"])
-def test_kill_at_any_system_call_of_opening(kind: str, state: str, shm_dir: Path) -> None:
+def test_kill_at_any_system_call_of_opening(
+    kind: str, state: str, victims: Victims, shm_dir: Path
+) -> None:
     """The next opens at once, finds the objects that there were, and leaves nothing."""
 
     def prepare(store: Path) -> FileKey | None:
@@ -222,13 +226,12 @@ def test_kill_at_any_system_call_of_opening(kind: str, state: str, shm_dir: Path
         return key
 
     prepare(shm_dir / "store")
-    calls = _system_calls_of("open_a_store", shm_dir, kind)
+    calls = victims.system_calls(shm_dir / "log", "open_a_store", shm_dir / "store", kind)
     assert len(calls) >= 3
     for call, occurrence in calls:
         store = shm_dir / f"{call}-{occurrence}"
         key = prepare(store)
-        killed = _run("open_a_store", f"{call}:signal=KILL:when={occurrence}", store, kind)
-        assert killed.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), killed.stderr
+        victims.kill(call, occurrence, "open_a_store", store, kind)
         start = time.monotonic()
         with FileConnector(store) as connector:
             assert time.monotonic() - start < 5  # not after the patience of 10 s
@@ -265,24 +268,19 @@ def test_store_is_not_swept_under_the_next(shm_dir: Path) -> None:
     assert not (shm_dir / "store").exists()
 
 
-def test_directory_is_removed_as_soon_as_it_is_made(shm_dir: Path) -> None:
+def test_directory_is_removed_as_soon_as_it_is_made(victims: Victims, shm_dir: Path) -> None:
     """A process that clears the store before may do that: the opener makes it anew."""
-    first, made = _system_calls_of("open_a_store", shm_dir, "private")[0]
+    log, warm_up = shm_dir / "log", shm_dir / "store"
+    first, made = victims.system_calls(log, "open_a_store", warm_up, "private")[0]
     assert first.startswith("mkdir")
-    slowly = ["-e", f"inject={first}:delay_exit=500000:when={made}", "-o", "/dev/null", "-qq"]
+    slowly = ["-e", f"inject={first}:delay_exit=500000:when={made}", "-o", "/dev/null"]
     store = shm_dir / "slow"
-    with subprocess.Popen(
-        [*strace(*slowly), *command("open_a_store", store, "private")],
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    ) as process:
-        deadline = time.monotonic() + 30
-        while not store.exists() and time.monotonic() < deadline:
-            time.sleep(0.001)
-        store.rmdir()
-        _, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
+    victims.start(slowly, "open_a_store", store, "private")
+    deadline = time.monotonic() + 30
+    while not store.exists() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    store.rmdir()
+    assert victims.finish() == 0
     assert store.exists()
     with wait_to_own(store):
         pass

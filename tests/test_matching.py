@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .jobs import mpirun, needs_mpi, passes
+from .jobs import all_pass, mpirun, needs_mpi, passes
 from .processes import small_tmpfs
 
 pytestmark = needs_mpi
@@ -18,9 +18,8 @@ WAYS = ["host", "hosts", "crowd"]
 
 @pytest.mark.parametrize("n", [1, 2, 4])
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize(
-    "body",
-    [
+def test_in_each_way(way: str, n: int, shm_dir: Path) -> None:
+    bodies = [
         "wait_for_send_first",
         "collectives_in_between",
         "halo",
@@ -32,33 +31,32 @@ WAYS = ["host", "hosts", "crowd"]
         "nothing_is_left_in_a_kept_store",
         "more_than_a_slab_holds",
         "handler_that_raises",
-    ],
-)
-def test_in_each_way(body: str, way: str, n: int, shm_dir: Path) -> None:
-    passes(n, "matching", body, shm_dir, before=["env", f"FSEXCHANGE_TEST_WAY={way}"])
+    ]
+    all_pass(n, "matching", bodies, shm_dir, before=["env", f"FSEXCHANGE_TEST_WAY={way}"])
 
 
 @pytest.mark.parametrize("n", [1, 2, 4])
-@pytest.mark.parametrize(
-    "body",
-    [
+def test_on_every_rank(n: int, shm_dir: Path) -> None:
+    bodies = [
         "synchronous_send_waits",
         "counts_of_objects",
         "communicators_of_an_exchange",
         "small_part_of_a_message",
         "threads",
-        "too_many_of_them",
         "classes_go_by_reference",
-    ],
-)
-def test_on_every_rank(body: str, n: int, shm_dir: Path) -> None:
-    passes(n, "matching", body, shm_dir)
+    ]
+    all_pass(n, "matching", bodies, shm_dir)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_too_many_of_them(n: int, shm_dir: Path) -> None:
+    passes(n, "matching", "too_many_of_them", shm_dir, timeout=110)
 
 
 @pytest.mark.parametrize("n", [2, 4])
-@pytest.mark.parametrize("body", ["interrupted_while_copying", "fast_producer"])
-def test_between_ranks(body: str, n: int, shm_dir: Path) -> None:
-    passes(n, "matching", body, shm_dir)
+def test_between_ranks(n: int, shm_dir: Path) -> None:
+    bodies = ["interrupted_while_copying", "fast_producer"]
+    all_pass(n, "matching", bodies, shm_dir)
 
 
 @pytest.mark.parametrize("n", [1, 2, 4])

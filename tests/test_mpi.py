@@ -11,7 +11,7 @@ import pytest
 import fsexchange.mpi
 from fsexchange import FileConnector
 
-from .jobs import mpirun, needs_mpi, ranks
+from .jobs import all_pass, mpirun, needs_mpi, ranks
 from .processes import ROOT, python, small_tmpfs
 
 pytestmark = needs_mpi
@@ -36,11 +36,8 @@ SAME_ON_ALL = [
 
 
 @pytest.mark.parametrize("n", [1, 2, 4])
-@pytest.mark.parametrize("body", SAME_ON_ALL)
-def test_same_on_every_rank(body: str, n: int, tmp_path: Path) -> None:
-    status, out = mpirun(*ranks(n, body, tmp_path))
-    assert status == 0, out
-    assert "passed on all ranks" in out
+def test_same_on_every_rank(n: int, tmp_path: Path) -> None:
+    all_pass(n, "bodies", SAME_ON_ALL, tmp_path)
 
 
 @pytest.mark.parametrize("n", [2, 4])

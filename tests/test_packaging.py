@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 # Text, as mypy must see it in another project, and it has errors on purpose.
 USER = """
 import fsexchange.mpi
@@ -23,6 +25,7 @@ fsexchange.mpi.misspelt()
 """
 
 
+@pytest.mark.slow
 def test_types_reach_another_project(tmp_path: Path) -> None:
     """Through the editable install, as a user who develops both has it."""
     (tmp_path / "user.py").write_text(USER)

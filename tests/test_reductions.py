@@ -8,14 +8,14 @@ import pytest
 
 from fsexchange.mpi.reductions import fold, prefix
 
-from .jobs import mpirun, needs_mpi, passes, ranks
+from .jobs import all_pass, mpirun, needs_mpi, ranks
 
 
 @needs_mpi
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
-@pytest.mark.parametrize("body", ["same_as_mpi4py", "results_are_private", "one_rank_fails"])
-def test_on_every_rank(body: str, n: int, shm_dir: Path) -> None:
-    passes(n, "reductions", body, shm_dir)
+def test_on_every_rank(n: int, shm_dir: Path) -> None:
+    bodies = ["same_as_mpi4py", "results_are_private", "one_rank_fails"]
+    all_pass(n, "reductions", bodies, shm_dir)
 
 
 @needs_mpi

@@ -24,7 +24,7 @@ from fsexchange import (
     StoreClosedError,
 )
 
-from .jobs import needs_mpi, passes
+from .jobs import all_pass, needs_mpi
 from .processes import fork, python, small_tmpfs
 
 LENGTHS = [0, 1, 63, 64, 65, 1000, 4096, 65_535]
@@ -498,9 +498,9 @@ def test_a_cache_serves_batches() -> None:
 
 @needs_mpi
 @pytest.mark.parametrize("n", [1, 2, 4])
-@pytest.mark.parametrize("body", ["racing_evictions", "read_by_all"])
-def test_on_every_rank(body: str, n: int, shm_dir: Path) -> None:
-    passes(n, "segments", body, shm_dir)
+def test_on_every_rank(n: int, shm_dir: Path) -> None:
+    bodies = ["racing_evictions", "read_by_all"]
+    all_pass(n, "segments", bodies, shm_dir)
 
 
 def test_refs_on_objects_of_one_file_are_not_equal() -> None:

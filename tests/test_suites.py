@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .jobs import MORE_RANKS, needs_mpi, passes
+from .jobs import more_ranks, needs_mpi, passes
 from .processes import ROOT, lacking
 
 pytestmark = needs_mpi
@@ -32,7 +32,7 @@ LEFT_OUT = {
 }
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, *MORE_RANKS])
+@pytest.mark.parametrize("n", [1, 2, 3, *more_ranks(5)])
 def test_mpi4py(n: int, shm_dir: Path) -> None:
     tests = ROOT / ".venv" / "peers" / f"mpi4py-{version('mpi4py')}" / "test"
     if not tests.is_dir():

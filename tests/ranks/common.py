@@ -21,14 +21,23 @@ base = Path(sys.argv[2])
 
 
 def run(bodies: dict[str, Any]) -> None:
-    """Run the body that the command line names, and say so when all ranks have."""
-    if rank == 0:
-        base.mkdir(mode=0o700, parents=True, exist_ok=True)
-    comm.Barrier()
-    bodies[sys.argv[1]](*sys.argv[3:])
-    comm.Barrier()
-    if rank == 0:
-        print("passed on all ranks")
+    """Run the bodies that the command line names, and say of each when all ranks have.
+
+    Several, separated by commas, run one after the other, each in a directory of its own, which
+    takes the place of the module's `base`.
+    """
+    names, environment = sys.argv[1].split(","), dict(os.environ)
+    for name in names:
+        bodies["base"] = mine = base if len(names) == 1 else base / name
+        if rank == 0:
+            mine.mkdir(mode=0o700, parents=True, exist_ok=True)
+        comm.Barrier()
+        bodies[name](*sys.argv[3:])
+        comm.Barrier()
+        if rank == 0:
+            print(f"{name} passed on all ranks", flush=True)
+        os.environ.clear()
+        os.environ.update(environment)
 
 
 def raises(kind: type[BaseException], call: Callable[[], Any]) -> Any:

@@ -34,7 +34,7 @@ from fsexchange.mpi.sharing import INLINE_LIMIT
 from .common import base, comm, left_behind, raised_everywhere, raises, rank, run, same, size
 
 # Bytes, above the limit for what rides in a message.
-LARGE = int(os.environ.get("FSEXCHANGE_TEST_LARGE", 12 << 20))
+LARGE = 9 << 20
 last = size - 1
 right, left = (rank + 1) % size, (rank - 1) % size
 
