@@ -15,7 +15,7 @@ Each layer is a package, which imports only from those above it:
         segments    small objects that share a file, until the last is evicted
         directory   the hold on a store: whether it is there, who owns it, how it ends
         opening     make a store, attach to it, or adopt it
-    store/          objects: Store, its handles Ref and Future, names, waits for many futures
+    store/          objects: Store, its handles Ref, Future and Blank, names, waits for many futures
     mpi/            ranks: Exchange; the only package that imports mpi4py, so not imported here
 
 What is not named in `__all__` here, in `serialize` or in `mpi` may change with any version.
@@ -39,7 +39,7 @@ from fsexchange.errors import (
     UntrustedDirectoryError,
     WaitTimeoutError,
 )
-from fsexchange.store import Future, Ref, Store, as_completed, wait
+from fsexchange.store import Blank, Future, Ref, Store, as_completed, wait
 
 __version__ = "0.1.0"
 
@@ -48,6 +48,7 @@ for _old, _new in {"future": "store", "keys": "connector", "ref": "store"}.items
     sys.modules[f"{__name__}.{_old}"] = sys.modules[f"{__name__}.{_new}"]
 
 __all__ = [
+    "Blank",
     "CorruptObjectError",
     "FileConnector",
     "FileKey",

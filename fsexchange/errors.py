@@ -56,7 +56,9 @@ class InvalidKeyError(FsExchangeError, ValueError):
 
 
 class KeyExistsError(FsExchangeError, FileExistsError):
-    """A write-once key or a future was set a second time; the first object stays.
+    """A write-once key or a future was set a second time, or a sealed array was written to.
+
+    The object stays as it is.
 
     >>> from fsexchange import Store
     >>> with Store() as store:

@@ -170,6 +170,10 @@ def test_two_scripts_find_each_others_data_by_name(tmp_path: Path) -> None:
     assert not (tmp_path / "store").exists()
 
 
+def test_tasks_fill_one_array() -> None:
+    assert run("examples/pool_fill_array.py", "500") == "500 x 500: 0.1164 never escape\n"
+
+
 def test_pool_sends_by_files() -> None:
     assert timed(run("examples/pool_offload.py", "8")) == ["without", "with offload"]
 

@@ -334,6 +334,23 @@ class FileConnector:
         except OSError as error:
             raise self.directory.error(error, "write", path) from error
 
+    def move(self, key: FileKey, to: FileKey) -> FileKey:
+        """Give an object of `put` or `reserve` another key, one of `new_key`, and return it.
+
+        Under the new key readers see nothing, then the whole object; under the old one nothing any
+        more. Raises what `put` raises, `StoreError` if there is no such object.
+        """
+        key, to = checked(key), checked(to)
+        for each in (key, to):
+            if each.offset or "/" not in each.filename:
+                raise InvalidKeyError(
+                    f"{each}: objects that share a file and those with plain names stay where they "
+                    "are",
+                    filename=each.filename,
+                )
+        self._own.move(self._path(key), self._path(to))
+        return FileKey(to.filename, key.nbytes)
+
     def get(self, key: FileKey) -> BytesLike | None:
         """Return an object as a writable buffer of the caller's own, or None if there is none.
 

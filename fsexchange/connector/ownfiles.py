@@ -141,6 +141,13 @@ class OwnFiles:
         except OSError as error:
             raise self._directory.error(error, "remove", path) from error
 
+    def move(self, path: str, to: str) -> None:
+        """Give a file another name, under which others may look for it."""
+        try:
+            self._publication.move(path, to)
+        except OSError as error:
+            raise self._directory.error(error, "rename", path) from error
+
     def names(self, folder: str) -> list[str]:
         """Return the names of the files in a directory."""
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -84,6 +85,17 @@ class Markers:
     def remove(self, path: str) -> None:
         files.unlink(path + READY)  # first: a marker promises a file
         os.unlink(path)
+
+    def move(self, path: str, to: str) -> None:
+        try:
+            os.rename(path, to)
+        except FileNotFoundError:
+            if not files.is_there(to):  # else who was to mark it was killed
+                raise
+        with contextlib.suppress(FileExistsError):
+            token = _new_token(stamp=False)
+            files.create(to + READY, [token], len(token))
+        files.unlink(path + READY)
 
     def sign(self, path: str) -> str:
         return path + READY

@@ -61,6 +61,9 @@ class Publication(Protocol):
     def remove(self, path: str) -> None:
         """Remove a published file; `FileNotFoundError` if there is none."""
 
+    def move(self, path: str, to: str) -> None:
+        """Give a published file a name that others may look for, in place of its own."""
+
     def is_stamped(self, path: str) -> bool:
         """Return whether the file says by itself that it was published, with a `stamp`."""
 
@@ -115,6 +118,9 @@ class Renaming:
 
     def remove(self, path: str) -> None:
         os.unlink(path)
+
+    def move(self, path: str, to: str) -> None:
+        os.rename(path, to)
 
     def is_stamped(self, path: str) -> bool:
         try:

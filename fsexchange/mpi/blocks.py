@@ -6,12 +6,9 @@ so blocks that do not fit together raise the same error everywhere. This module 
 
 from __future__ import annotations
 
-import io
 import math
 import operator
-import warnings
-from collections.abc import Iterator, Sequence
-from functools import reduce
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -19,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fsexchange.connector.keys import FileKey
+from fsexchange.serialize.npy import check_dtype, check_numbers, npy_header
+from fsexchange.serialize.runs import Part, contiguous
 
 if TYPE_CHECKING:
     from fsexchange.connector.connector import FileConnector
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 # Blocks whose runs have fewer bytes are first sent to ranks that write long runs: a system call for
 # each short run would cost more.
 _SHORT_RUN = 4096
-
-_npy: Any = np.lib.format  # not typed before numpy 2.3
 
 
 class Block(NamedTuple):
@@ -54,19 +51,8 @@ class Plan(NamedTuple):
 
     @property
     def header(self) -> bytes:
-        """The header of the `.npy` file; a multiple of 64 bytes."""
-        file = io.BytesIO()
-        fields = {
-            "descr": _descr(self.dtype),
-            "fortran_order": self.fortran,
-            "shape": self.shape,
-        }
-        try:
-            _npy.write_array_header_1_0(file, fields)
-        except ValueError:  # longer than 64 KiB
-            file = io.BytesIO()
-            _npy.write_array_header_2_0(file, fields)
-        return file.getvalue()
+        """The header of the `.npy` file."""
+        return npy_header(self.dtype, self.shape, fortran=self.fortran)
 
     @property
     def nbytes(self) -> int:
@@ -90,36 +76,14 @@ class Plan(NamedTuple):
         return lengths[::-1] if self.fortran else lengths
 
 
-def _descr(dtype: np.dtype[Any]) -> Any:
-    with warnings.catch_warnings():
-        # numpy 2.2 warns of metadata in every dtype with subarrays.
-        warnings.simplefilter("ignore", UserWarning)
-        return _npy.dtype_to_descr(dtype)
-
-
 def describe(
     block: npt.ArrayLike, axis: int, offset: Sequence[int] | None, shape: Sequence[int] | None
 ) -> Block:
     """Return the description of a block; `TypeError` or `ValueError` if it cannot be one."""
-    kind = type(block)
-    if isinstance(block, np.ma.MaskedArray):
-        raise TypeError(
-            f"a block with a mask ({kind.__name__}): a .npy file has none; fill it first: "
-            "block.filled()"
-        )
-    # A memmap differs from an array in where it lies. Quantities of pint are no arrays themselves.
-    array_of_its_own = isinstance(block, np.ndarray) and kind not in (np.ndarray, np.memmap)
-    if array_of_its_own or hasattr(kind, "unit") or hasattr(kind, "units"):
-        raise TypeError(
-            f"a block of class {kind.__name__}, of which a .npy file keeps the numbers alone; pass "
-            "these: np.asarray(block)"
-        )
+    check_numbers(block, "block")
     array = np.asarray(block)
     dtype = array.dtype
-    if dtype.hasobject:
-        raise TypeError(f"a block of Python objects ({dtype}): use allgather, or another dtype")
-    if _npy.descr_to_dtype(_descr(dtype)) != dtype:
-        raise TypeError(f"a block of dtype {dtype}, which a .npy file cannot say")
+    check_dtype(dtype, "block", "use allgather, or another dtype")
     if array.ndim == 0:
         raise ValueError("a block without axes: make it block[np.newaxis]")
     if (offset is None) != (shape is None):
@@ -291,20 +255,8 @@ def write(
     """Write the block of a rank into its place; all ranks may write at the same time."""
     array = np.asarray(block)
     if array.nbytes:
-        connector.fill(key, _pieces(key.nbytes - plan.nbytes, plan, rank, array))
-
-
-def _pieces(
-    start: int, plan: Plan, rank: int, array: npt.NDArray[Any]
-) -> Iterator[tuple[int, memoryview]]:
-    """Yield the offset in the file and the bytes of each run; a strided block is copied once."""
-    axis, nbytes = plan.run(rank)
-    array = np.ascontiguousarray(array.T if plan.fortran else array)
-    data = array.reshape(-1).view(np.uint8).data
-    shape, offset = plan.in_file_order(plan.shape), plan.in_file_order(plan.offsets[rank])
-    strides = [math.prod(shape[n + 1 :]) * plan.dtype.itemsize for n in range(len(shape))]
-    first = start + sum(n * stride for n, stride in zip(offset, strides, strict=True))
-    runs = [np.arange(array.shape[n]) * strides[n] for n in range(axis)]
-    positions: Any = reduce(np.add.outer, runs, np.array(first))
-    for n, position in enumerate(positions.ravel().tolist()):
-        yield position, data[n * nbytes : (n + 1) * nbytes]
+        shape, offset = plan.in_file_order(plan.shape), plan.in_file_order(plan.offsets[rank])
+        strides = contiguous(shape, plan.dtype.itemsize)
+        first = sum(n * stride for n, stride in zip(offset, strides, strict=True))
+        part = Part(first + key.nbytes - plan.nbytes, plan.in_file_order(array.shape), strides)
+        connector.fill(key, part.runs(array.T if plan.fortran else array, plan.dtype))

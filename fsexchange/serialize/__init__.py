@@ -19,7 +19,8 @@ memoryview of the buffer when it is loaded.
 
 `format` lays out the bytes. `arrays` handles what needs no pickle, `pickling` everything else, by
 the table in `kinds`; `script` what the program itself defines, which other programs cannot import,
-and `by_value` its definitions.
+and `by_value` its definitions. `npy` has the format of `.npy` files, and `runs` says where in such
+a file a part of the array lies.
 """
 
 from __future__ import annotations
@@ -34,14 +35,12 @@ from fsexchange.serialize import script
 from fsexchange.serialize.arrays import (
     ARRAY_OF,
     HEAD_OF,
-    NPY_MAGIC,
     array_body,
     array_frames,
     as_array,
     is_broadcast,
     is_plain,
     load_array,
-    load_npy,
     load_plain,
 )
 from fsexchange.serialize.crc import crc32
@@ -73,6 +72,7 @@ from fsexchange.serialize.libraries import (
     _polars,
     _torch_storage,
 )
+from fsexchange.serialize.npy import NPY_MAGIC, load_npy
 from fsexchange.serialize.pickling import load, pickle_frames, unpinned
 from fsexchange.serialize.reasons import PASSED_ON, loading_error, pickling_error
 from fsexchange.serialize.script import _from_main

@@ -1,21 +1,19 @@
-"""Arrays without a pickle, as a short body and their elements; known heads; `.npy` files."""
+"""Arrays without a pickle, as a short body and their elements; known heads."""
 
 from __future__ import annotations
 
-import io
 import struct
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fsexchange.errors import CorruptObjectError, SerializationError
+from fsexchange.errors import SerializationError
 from fsexchange.serialize.format import (
     ALIGNMENT,
     CHECKSUM,
     MAGIC,
     NDARRAY,
     frames,
-    truncated,
 )
 
 if TYPE_CHECKING:
@@ -34,9 +32,6 @@ _BROADCAST_FROM = 4096
 
 #: The first bytes of every object that is a plain array.
 PLAIN_ARRAY = struct.pack("<4sBB", MAGIC, 1, NDARRAY)
-
-#: The first bytes of every `.npy` file.
-NPY_MAGIC = b"\x93NUMPY"
 
 # Arrays of one shape and type have the same head: all bytes before the elements. The CRC in it does
 # not cover the elements. So the heads of the latest shapes and types are kept, for both directions.
@@ -149,31 +144,3 @@ def load_array(body: memoryview, data: memoryview) -> npt.NDArray[Any]:
     dtype = np.dtype(str(body[2 + 8 * ndim :], "ascii"))
     order: Any = chr(body[0])
     return np.ndarray(shape, dtype, buffer=data, order=order)
-
-
-def load_npy(view: memoryview) -> npt.NDArray[Any]:
-    """Return the array of a `.npy` file, a view of it."""
-    # Unless told to trust a file, numpy accepts headers of at most 10,000 bytes.
-    head = io.BytesIO(view[: 1 << 16])
-    npy: Any = np.lib.format  # not typed before numpy 2.3
-    try:
-        version = npy.read_magic(head)
-        if version > (2, 0):
-            raise SerializationError(f".npy of version {version}: load it by numpy.load")
-        old = version == (1, 0)
-        shape, fortran, dtype = (
-            npy.read_array_header_1_0(head) if old else npy.read_array_header_2_0(head)
-        )
-        if dtype.hasobject:
-            raise SerializationError("the .npy file holds Python objects: load it by numpy.load")
-        data = view[head.tell() :]
-        array: npt.NDArray[Any] = np.ndarray(
-            shape, dtype, buffer=data, order="F" if fortran else "C"
-        )
-    except SerializationError:
-        raise
-    except Exception as error:  # whatever Python's tokenizer and parser raise: MemoryError, too
-        raise CorruptObjectError(f"a damaged .npy file: {error}") from error
-    if array.nbytes != data.nbytes:
-        raise truncated(head.tell() + array.nbytes, view.nbytes)
-    return array

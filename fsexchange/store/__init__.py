@@ -1,12 +1,13 @@
-"""Objects in a connector: stores, their handles (refs and futures), names, and waits for many."""
+"""Objects in a connector: stores, handles (`Ref`, `Future`, `Blank`), names, and waits."""
 
+from fsexchange.store.blank import Blank
 from fsexchange.store.failure import _load_failure
 from fsexchange.store.future import Future
 from fsexchange.store.ref import Ref
 from fsexchange.store.store import Store, _attach
 from fsexchange.store.waiting import as_completed, wait
 
-__all__ = ["Future", "Ref", "Store", "as_completed", "wait"]
+__all__ = ["Blank", "Future", "Ref", "Store", "as_completed", "wait"]
 
 # Stored pickles contain the names of these functions. These are names in this package, so that
 # objects stay readable when a function moves to another module.

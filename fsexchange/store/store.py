@@ -21,6 +21,7 @@ from fsexchange.errors import (
 )
 from fsexchange.serialize import alike, deserialize, serialize
 from fsexchange.store import callbacks
+from fsexchange.store.blank import Blank
 from fsexchange.store.cache import Cache
 from fsexchange.store.failure import Failure
 from fsexchange.store.future import Future
@@ -28,6 +29,7 @@ from fsexchange.store.names import Names, check_name
 from fsexchange.store.ref import Ref
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from typing_extensions import Self
 
     from fsexchange.filesystem.files import BytesLike
@@ -320,6 +322,20 @@ class Store:
     def future(self) -> Future[Any]:
         """Return a handle on an object that any process can set, once, and many can wait for."""
         return Future(self, self.connector.new_key())
+
+    def blank(self, shape: int | tuple[int, ...], dtype: npt.DTypeLike = float) -> Blank:
+        """Return an array that processes fill, each a part of it; see `Blank`.
+
+        The room for it is reserved, where the file system can do that: a disk that is too full for
+        it is an error here, not later in a process that fills it.
+
+        >>> with Store() as store:
+        ...     blank = store.blank((2, 3))
+        ...     blank[1] = 7.5
+        ...     blank.seal().get().sum()
+        np.float64(22.5)
+        """
+        return Blank.make(self, shape, dtype)
 
     @property
     def store_dir(self) -> str:
