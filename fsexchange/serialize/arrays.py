@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -37,6 +38,9 @@ PLAIN_ARRAY = struct.pack("<4sBB", MAGIC, 1, NDARRAY)
 
 #: The first bytes of every `.npy` file.
 NPY_MAGIC = b"\x93NUMPY"
+
+#: So many bytes of a `.npy` file hold all that is before its elements.
+NPY_HEAD = 1 << 16
 
 # Arrays of one shape and type have the same head: all bytes before the elements. The CRC in it does
 # not cover the elements. So the heads of the latest shapes and types are kept, for both directions.
@@ -153,8 +157,42 @@ def load_array(body: memoryview, data: memoryview) -> npt.NDArray[Any]:
 
 def load_npy(view: memoryview) -> npt.NDArray[Any]:
     """Return the array of a `.npy` file, a view of it."""
+    shape, order, dtype, start = npy_layout(view)
+    data = view[start:]
+    try:
+        array: npt.NDArray[Any] = np.ndarray(shape, dtype, buffer=data, order=order)
+    except Exception as error:  # of a shape that no array has, whatever numpy raises
+        raise CorruptObjectError(f"a damaged .npy file: {error}") from error
+    if array.nbytes != data.nbytes:
+        raise truncated(start + array.nbytes, view.nbytes)
+    return array
+
+
+def check_npy(start: bytes, nbytes: int) -> None:
+    """Raise unless a `.npy` file of `nbytes` bytes, `NPY_HEAD` of which `start`, can be loaded."""
+    shape, _, dtype, elements = npy_layout(memoryview(start))
+    expected = elements + dtype.itemsize * math.prod(shape)
+    if expected != nbytes:
+        raise truncated(expected, nbytes)
+
+
+def npy_head(dtype: np.dtype[Any], shape: tuple[int, ...], order: str) -> bytes:
+    """Return what a `.npy` file has before the elements of an array."""
+    head = io.BytesIO()
+    npy: Any = np.lib.format  # not typed before numpy 2.3
+    descr = npy.dtype_to_descr(dtype)
+    fields = {"descr": descr, "fortran_order": order == "F", "shape": shape}
+    try:
+        npy.write_array_header_1_0(head, fields)
+    except ValueError:  # too many fields
+        npy.write_array_header_2_0(head, fields)
+    return head.getvalue()
+
+
+def npy_layout(view: memoryview) -> tuple[tuple[int, ...], Literal["C", "F"], np.dtype[Any], int]:
+    """Return shape, order and dtype of a `.npy` file, and where its elements start."""
     # Unless told to trust a file, numpy accepts headers of at most 10,000 bytes.
-    head = io.BytesIO(view[: 1 << 16])
+    head = io.BytesIO(view[:NPY_HEAD])
     npy: Any = np.lib.format  # not typed before numpy 2.3
     try:
         version = npy.read_magic(head)
@@ -164,16 +202,10 @@ def load_npy(view: memoryview) -> npt.NDArray[Any]:
         shape, fortran, dtype = (
             npy.read_array_header_1_0(head) if old else npy.read_array_header_2_0(head)
         )
-        if dtype.hasobject:
-            raise SerializationError("the .npy file holds Python objects: load it by numpy.load")
-        data = view[head.tell() :]
-        array: npt.NDArray[Any] = np.ndarray(
-            shape, dtype, buffer=data, order="F" if fortran else "C"
-        )
     except SerializationError:
         raise
     except Exception as error:  # whatever Python's tokenizer and parser raise: MemoryError, too
         raise CorruptObjectError(f"a damaged .npy file: {error}") from error
-    if array.nbytes != data.nbytes:
-        raise truncated(head.tell() + array.nbytes, view.nbytes)
-    return array
+    if dtype.hasobject:
+        raise SerializationError("the .npy file holds Python objects: load it by numpy.load")
+    return shape, "F" if fortran else "C", dtype, head.tell()
