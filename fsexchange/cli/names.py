@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from fsexchange.cli.options import json_option, open_store, store_option
-from fsexchange.cli.output import print_json, print_table
+from fsexchange.cli.options import json_option, look_into, store_option
+from fsexchange.cli.output import note, print_json, print_table
 
 
 @click.command("names")
@@ -13,10 +13,14 @@ from fsexchange.cli.output import print_json, print_table
 @json_option
 def command(store: str | None, as_json: bool) -> None:
     """List the names in a store."""
-    with open_store(store) as opened:
-        found = sorted((name, str(key)) for name, key in opened.names.items())
-        if as_json:
-            names = [{"name": name, "key": key} for name, key in found]
-            print_json({"store": opened.store_dir, "names": names})
-        else:
-            print_table(("name", "key"), found)
+    from fsexchange.cli.listing import names_in
+
+    path = look_into(store)["store_dir"]
+    found = sorted(names_in(path).items())
+    if as_json:
+        names = [{"name": name, "key": key and str(key)} for name, key in found]
+        print_json({"store": path, "names": names})
+    elif found:
+        print_table(("NAME", "KEY"), [(name, str(key or "damaged")) for name, key in found])
+    else:
+        note(f"no names in the store at {path}")

@@ -30,7 +30,16 @@ FAILED, USAGE, MISSING, TIMED_OUT, REFUSED, FULL = range(1, 7)
 
 #: Subcommand -> the first line of its help. `--help` imports none of them.
 COMMANDS = {
+    "init": "Make a store that stays until it is cleared.",
+    "put": "Put a file, or what comes through a pipe (-), and print the key.",
+    "get": "Write an object to a file or to stdout.",
+    "wait": "Wait until there are objects of these names, or keys.",
+    "evict": "Remove objects, and their names where these are given.",
     "names": "List the names in a store.",
+    "ls": "List the objects in a store.",
+    "info": "Show type, dtype, shape, length and checksum of an object.",
+    "du": "Show how much space a store takes, and how much is free.",
+    "clear": "Remove a store with all its objects.",
 }
 
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import logging
 import os
+import stat
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -55,8 +56,13 @@ def default_store(hosts: Collection[str] = (), *, clear: bool = True) -> dict[st
 def existing_store(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the `FileConnector` arguments that attach to the store that is at `path`."""
     path = place(path)
+    record = None
     try:
-        record = read_record(path)
+        # It may be a stranger's: a FIFO would have us wait for its writer.
+        if stat.S_ISREG(os.lstat(layout.record(path)).st_mode):
+            record = read_record(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
     except OSError as error:
         raise store_error(error, "look into the store at", path) from error
     if record is None:

@@ -145,7 +145,7 @@ def _pickled(body: bytes) -> str:
                 stack.append(f"{_TEXT}{value}")
             else:
                 _follow(opcode, stack)
-    return _shown(stack[0]) if stack else ""
+    return _shown(stack[0]).replace(_MARK, "tuple") if stack else ""
 
 
 def _follow(opcode: pickletools.OpcodeInfo, stack: list[str]) -> None:

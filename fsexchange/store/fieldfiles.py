@@ -14,6 +14,7 @@ import numpy as np
 from fsexchange.connector.connector import FileConnector
 from fsexchange.connector.keys import FileKey
 from fsexchange.errors import CorruptObjectError, FsExchangeError, SerializationError
+from fsexchange.filesystem.files import flatten
 from fsexchange.filesystem.transfer import copy, replacing, write
 from fsexchange.serialize.arrays import NPY_HEAD, NPY_MAGIC, array_bytes, check_npy, npy_head
 from fsexchange.serialize.description import ENOUGH, describe
@@ -22,6 +23,7 @@ from fsexchange.serialize.format import BYTES, plain_head
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from fsexchange.filesystem.files import Buffers
     from fsexchange.filesystem.transfer import Progress
 
 #: A path, or a descriptor.
@@ -32,22 +34,22 @@ def put(
     connector: FileConnector,
     file: File,
     *,
-    as_bytes: bool,
-    progress: Progress,
+    as_bytes: bool = False,
+    start: bytes = b"",
+    progress: Progress = None,
 ) -> FileKey:
     """Put what a file holds; see `Store.put_file`."""
     key = None
     try:
         with _opened(file) as source:
             regular = stat.S_ISREG(os.fstat(source).st_mode)
-            start = b""
             if regular:
                 npy = _peek(source, len(NPY_MAGIC)) == NPY_MAGIC and not as_bytes
                 if npy:
                     _check(source, file)
             else:
-                start = _read(source, len(NPY_MAGIC))
-                npy = start == NPY_MAGIC and not as_bytes
+                start += _read(source, len(NPY_MAGIC) - len(start))
+                npy = start.startswith(NPY_MAGIC) and not as_bytes
 
             def head(nbytes: int) -> bytes:
                 return start if npy else plain_head(BYTES, len(start) + nbytes) + start
@@ -67,8 +69,7 @@ def get(
     source: int,
     file: File,
     load: Callable[[], Any],
-    *,
-    encode: Callable[[Any], Sequence[Buffer]],
+    encode: Callable[[Any], Buffers],
     progress: Progress,
 ) -> None:
     """Write the object in the open file `source` to a file; see `Store.get_file`.
@@ -79,7 +80,7 @@ def get(
     as_it_lies = told.type not in ("pickle", "unknown") and told.whole and told.guarded != "all"
     pieces: Sequence[Buffer] = ()
     if not as_it_lies:
-        pieces = encode(load())  # which proves the CRC, or says what is wrong
+        pieces, _ = flatten(encode(load()))  # which proves the CRC, or says what is wrong
     elif told.type in ("ndarray", "memoryview"):
         pieces = [npy_head(np.dtype(told.dtype), told.shape or (), told.order)]
     with contextlib.ExitStack() as stack:

@@ -32,7 +32,7 @@ from fsexchange.store.ref import Ref
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from fsexchange.filesystem.files import BytesLike
+    from fsexchange.filesystem.files import Buffers, BytesLike
     from fsexchange.filesystem.transfer import Progress
 
 T = TypeVar("T")
@@ -160,6 +160,7 @@ class Store:
         name: str | None = None,
         replace: bool = False,
         as_bytes: bool = False,
+        start: bytes = b"",
         progress: Progress = None,
     ) -> FileKey:
         """Put the array of a `.npy` file, or the bytes of any other, and return its key.
@@ -176,6 +177,8 @@ class Store:
             As for `put`.
         as_bytes:
             Put a `.npy` file as bytes, too.
+        start:
+            What was read of a pipe before.
         progress:
             Called now and then with the number of bytes copied since.
 
@@ -198,7 +201,14 @@ class Store:
         """
         if name is None and replace:
             raise ValueError("replace=True replaces the object of a name; pass name=, too")
-        put = partial(fieldfiles.put, self.connector, file, as_bytes=as_bytes, progress=progress)
+        put = partial(
+            fieldfiles.put,
+            self.connector,
+            file,
+            as_bytes=as_bytes,
+            start=start,
+            progress=progress,
+        )
         if name is None:
             return put()
         check_name(name)
@@ -209,6 +219,7 @@ class Store:
         key: FileKey | str | Ref[Any],
         file: str | os.PathLike[str] | int,
         *,
+        encode: Callable[[Any], Buffers] = fieldfiles.encode,
         progress: Progress = None,
     ) -> None:
         """Write an object to a file: an array as `.npy`, bytes as they are, a str as UTF-8.
@@ -216,6 +227,14 @@ class Store:
         `file` is a path, at which the whole file appears at the end, or a descriptor. Arrays, long
         bytes and long text are not read into memory; a file that `put_file` put from `.npy` shares
         its blocks again where that can be.
+
+        Parameters
+        ----------
+        encode:
+            Returns what is to be written of an object that does not lie in the store so: of any
+            pickled one. `pickle.dumps` takes all of them.
+        progress:
+            As for `put_file`.
 
         Raises
         ------
@@ -228,16 +247,15 @@ class Store:
         """
         found = self._find(key)
         source = None if found is None else self.connector.open(found)
-        if source is None or found is None:
-            raise self._missing(key, found)
+        while source is None:
+            again = self._find(key) if isinstance(key, str) else found
+            if again == found:
+                raise self._missing(key, found)
+            found = again  # as in `get`
+            source = None if found is None else self.connector.open(found)
+        assert found is not None
         try:
-            fieldfiles.get(
-                source,
-                file,
-                lambda: self.get(found),
-                encode=fieldfiles.encode,
-                progress=progress,
-            )
+            fieldfiles.get(source, file, partial(self.get, found), encode, progress)
         finally:
             os.close(source)
 
