@@ -6,11 +6,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
-from click.testing import CliRunner, Result
+import pytest
 
-from fsexchange.cli.program import program
+from fsexchange.cli.program import run
 
 from .processes import ROOT
 
@@ -52,9 +52,35 @@ def fsexchange(
     return done
 
 
-def call(
-    *args: str | os.PathLike[str], store: str | os.PathLike[str] | None = None, code: int = 0
-) -> Result:
-    """Run the command in this process, which is faster; its errors are exceptions of the result."""
-    env = {"FSEXCHANGE_STORE": str(store) if store else None}
-    return CliRunner().invoke(program, [*map(str, args)], env=env, catch_exceptions=False)
+class Done(NamedTuple):
+    """What a command has shown."""
+
+    out: bytes
+    err: str
+
+    @property
+    def text(self) -> str:
+        return self.out.decode()
+
+
+class Command:
+    """The command in this process, which is faster; fixture `command`."""
+
+    def __init__(self, capfd: pytest.CaptureFixture[bytes], patch: pytest.MonkeyPatch) -> None:
+        self._capfd = capfd
+        self._patch = patch
+
+    def use(self, store: str | os.PathLike[str]) -> None:
+        """Have FSEXCHANGE_STORE name a store."""
+        self._patch.setenv("FSEXCHANGE_STORE", str(store))
+
+    def __call__(self, *args: str | os.PathLike[str], code: int = 0) -> Done:
+        """Run the command; it must return `code`, and say nothing on stderr if that is 0."""
+        self._capfd.readouterr()
+        got = run([*map(str, args)])
+        out, err = self._capfd.readouterr()
+        assert got == code, f"exit code {got}\n{err.decode()}"
+        if code:
+            assert err.startswith(b"fsexchange: "), err.decode()
+            assert err.count(b"\n") == 1, err.decode()
+        return Done(out, err.decode())

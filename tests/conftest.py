@@ -13,6 +13,7 @@ import pytest
 
 from fsexchange.filesystem import watch
 
+from .cli import Command
 from .jobs import mpirun_path
 from .processes import lacking
 
@@ -67,6 +68,14 @@ def shm_dir() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="fsexchange-test-", dir="/dev/shm"))
     yield path
     shutil.rmtree(path)
+
+
+@pytest.fixture
+def command(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The `fsexchange` command; it uses no store unless it is told to."""
+    for name in ("FSEXCHANGE_STORE", "FSEXCHANGE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    return Command(capfdbinary, monkeypatch)
 
 
 @pytest.fixture(autouse=True, scope="session")

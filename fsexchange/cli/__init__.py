@@ -15,7 +15,7 @@ from typing import NoReturn
 def main() -> NoReturn:
     """Run the command with this process's arguments, and exit."""
     try:
-        from fsexchange.cli.program import run
+        from fsexchange.cli.program import end, prepare, run
     except ModuleNotFoundError as error:
         if error.name not in ("click", "rich"):
             raise
@@ -25,4 +25,5 @@ def main() -> NoReturn:
             file=sys.stderr,
         )
         sys.exit(1)
-    sys.exit(run(sys.argv[1:]))
+    prepare()
+    end(run(sys.argv[1:]))

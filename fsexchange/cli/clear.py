@@ -16,9 +16,9 @@ def command(directory: str | None, store: str | None) -> None:
 
     Whoever has it open finds it closed. Files that fsexchange did not make stay.
     """
+    found = look_into(directory or store)
     from fsexchange.connector import FileConnector, inventory
 
-    found = look_into(directory or store)
     connector = FileConnector(**found)
     items = list(inventory.items(connector.store_dir, markers=connector.markers))
     gone = [item for item in items if item.kind in ("object", "segment", "partial")]

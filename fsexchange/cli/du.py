@@ -25,9 +25,9 @@ _KINDS = {
 @json_option
 def command(store: str | None, as_json: bool) -> None:
     """Show how much space a store takes, and how much is free."""
+    found = look_into(store)
     from fsexchange.connector import inventory
 
-    found = look_into(store)
     path = found["store_dir"]
     files: Counter[str] = Counter()
     nbytes: Counter[str] = Counter()

@@ -18,9 +18,9 @@ def command(what: str, store: str | None, as_json: bool) -> None:
 
     Looks at its first bytes, and runs no code of its.
     """
+    found = look_into(store)
     from fsexchange.cli.listing import find
 
-    found = look_into(store)
     path = found["store_dir"]
     each = find(path, what, is_key=is_key(what), markers=found["markers"])
     if each is None:

@@ -38,9 +38,9 @@ def command(
 
     Looks at names, sizes and the first bytes of objects, and runs no code of theirs.
     """
+    found = look_into(store)
     from fsexchange.cli.listing import listed
 
-    found = look_into(store)
     path = found["store_dir"]
     with progress("look at objects"):
         objects = list(listed(path, markers=found["markers"]))

@@ -13,9 +13,9 @@ from fsexchange.cli.output import note, print_json, print_table
 @json_option
 def command(store: str | None, as_json: bool) -> None:
     """List the names in a store."""
+    path = look_into(store)["store_dir"]
     from fsexchange.cli.listing import names_in
 
-    path = look_into(store)["store_dir"]
     found = sorted(names_in(path).items())
     if as_json:
         names = [{"name": name, "key": key and str(key)} for name, key in found]

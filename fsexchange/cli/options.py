@@ -51,10 +51,11 @@ def objects_argument(metavar: str) -> Callable[[F], F]:
 
 def open_store(path: str | None) -> Store:
     """Attach to the store at `path`; none is made."""
+    found = look_into(path)
     from fsexchange.connector import FileConnector
     from fsexchange.store import Store
 
-    return Store(FileConnector(**look_into(path)))
+    return Store(FileConnector(**found))
 
 
 def look_into(path: str | None) -> dict[str, Any]:

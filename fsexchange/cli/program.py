@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import importlib
@@ -10,7 +11,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -56,6 +57,13 @@ class Program(click.Group):
         command: click.Command = module.command
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not ctx.resilient_parsing:
+            ctx.fail(f"no such command {args[0]!r}: there are {', '.join(COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
@@ -74,13 +82,16 @@ def program() -> None:
     """
 
 
-def run(args: Sequence[str]) -> int:
-    """Run the command and return its exit code; an error is one line on stderr."""
+def prepare() -> None:
+    """Have warnings shown as one line, and what is half done undone at a signal."""
     warnings.showwarning = _show_warning
-    # So that what is half done is undone.
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _exit)
+
+
+def run(args: Sequence[str]) -> int:
+    """Run the command and return its exit code; an error is one line on stderr."""
     try:
         program.main(list(args), "fsexchange", standalone_mode=False)
         sys.stdout.flush()
@@ -89,6 +100,8 @@ def run(args: Sequence[str]) -> int:
         return USAGE
     except click.exceptions.Exit as error:
         return error.exit_code
+    except SystemExit as error:  # by a signal; and click's completion ends so
+        return int(error.code or 0)
     except click.ClickException as error:
         return _fail(_usage(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
@@ -98,6 +111,15 @@ def run(args: Sequence[str]) -> int:
     except (FsExchangeError, OSError) as error:
         return _fail(_one_line(error), exit_code(error))
     return 0
+
+
+def end(code: int) -> NoReturn:
+    """Exit with a code; by a signal if that is what it says, so that a shell ends its loop, too."""
+    if code > 128:
+        atexit._run_exitfuncs()
+        signal.signal(code - 128, signal.SIG_DFL)
+        os.kill(os.getpid(), code - 128)
+    sys.exit(code)
 
 
 def exit_code(error: BaseException) -> int:
