@@ -34,6 +34,19 @@ class Input:
 
     def __enter__(self) -> Self:
         self.fd = 0 if self.path is None else os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._look()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.path is not None:
+            os.close(self.fd)
+
+    def _look(self) -> None:
+        """Find out what it begins with, and how long it is."""
         status = os.fstat(self.fd)
         if stat.S_ISDIR(status.st_mode):
             raise click.UsageError(f"{self.name} is a directory", click.get_current_context())
@@ -48,11 +61,6 @@ class Input:
                     break
                 self.start += more
             self._first = self.start
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self.path is not None:
-            os.close(self.fd)
 
     def kind(self) -> str:
         """Return what it is by its first bytes."""

@@ -57,6 +57,17 @@ class Program(click.Group):
         command: click.Command = module.command
         return command
 
+    def invoke(self, ctx: click.Context) -> None:
+        try:
+            super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:  # here, as click would make it a failure
+            # The interpreter flushes stdout once more as it exits.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(128 + signal.SIGPIPE)
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGINT)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -94,7 +105,6 @@ def run(args: Sequence[str]) -> int:
     """Run the command and return its exit code; an error is one line on stderr."""
     try:
         program.main(list(args), "fsexchange", standalone_mode=False)
-        sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return USAGE
@@ -104,10 +114,8 @@ def run(args: Sequence[str]) -> int:
         return int(error.code or 0)
     except click.ClickException as error:
         return _fail(_usage(error), error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
+    except click.Abort:  # by Ctrl-C before a subcommand began
         return 128 + signal.SIGINT
-    except BrokenPipeError:
-        return _end_of_pipe()
     except (FsExchangeError, OSError) as error:
         return _fail(_one_line(error), exit_code(error))
     return 0
@@ -162,10 +170,3 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 def _exit(number: int, _: object) -> None:
     sys.exit(128 + number)
-
-
-def _end_of_pipe() -> int:
-    """Return what a shell says of a program that the end of a pipe ended, as it ends `cat`."""
-    # The interpreter flushes stdout once more as it exits.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 128 + signal.SIGPIPE

@@ -24,6 +24,6 @@ def command(what: tuple[str, ...], timeout: float | None, store: str | None) -> 
     with open_store(store) as opened:
         deadline = None if timeout is None else time.monotonic() + timeout
         for text in what:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            left = None if deadline is None else max(0.0, round(deadline - time.monotonic(), 3))
             with progress(f"wait for {text}"):
                 opened.wait(find(opened, text) if is_key(text) else text, left)
