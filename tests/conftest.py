@@ -14,6 +14,7 @@ import pytest
 
 from fsexchange.filesystem import watch
 
+from .cli import Command
 from .jobs import mpirun_path
 from .processes import ROOT, lacking
 from .victims import Victims
@@ -98,6 +99,14 @@ def victims() -> Iterator[Victims]:
     """What runs programs under strace."""
     with Victims() as victims:
         yield victims
+
+
+@pytest.fixture
+def command(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The `fsexchange` command; it uses no store unless it is told to."""
+    for name in ("FSEXCHANGE_STORE", "FSEXCHANGE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    return Command(capfdbinary, monkeypatch)
 
 
 @pytest.fixture(autouse=True, scope="session")

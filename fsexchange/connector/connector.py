@@ -36,7 +36,7 @@ from fsexchange.errors import (
     StoreError,
     WaitTimeoutError,
 )
-from fsexchange.filesystem import files
+from fsexchange.filesystem import files, transfer
 from fsexchange.filesystem.markers import MARKERS
 from fsexchange.filesystem.publish import RENAMING
 
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer, Self
 
     from fsexchange.filesystem.files import Buffers, BytesLike
+    from fsexchange.filesystem.transfer import Progress
 
 T = TypeVar("T")
 
@@ -296,6 +297,33 @@ class FileConnector:
 
         return self._with_name(create)
 
+    def put_file(
+        self, source: int, head: Callable[[int], bytes], progress: Progress = None
+    ) -> FileKey:
+        """Write one object from the rest of an open file and return its key.
+
+        Before that comes `head` of its length, which is not known of a pipe until its end: so
+        `head` returns as many bytes for any length. A whole file without a head shares its blocks
+        where the file system can do that, and in most cases the kernel copies. Raises what `put`
+        raises, and `OSError` if `source` cannot be read.
+        """
+        blank = head(0)
+        key = path = None
+        try:
+            (key,) = map(self.put, (blank,))  # with no moment between
+            path = f"{self.store_dir}/{key.filename}"
+            nbytes = transfer.append(path, source, progress)
+            if blank:
+                files.fill(path, [(0, head(nbytes))])
+            return FileKey(key.filename, len(blank) + nbytes)
+        except BaseException as error:  # nobody will ever have the key
+            if key is not None:
+                with contextlib.suppress(FsExchangeError):
+                    self.evict(key)
+            if path is None or not isinstance(error, OSError):
+                raise
+            raise self.directory.error(error, "write", path) from error
+
     def reserve(self, head: bytes, nbytes: int) -> FileKey:
         """Make an object of `nbytes` bytes, `head` and then zeros, and return its key.
 
@@ -373,6 +401,22 @@ class FileConnector:
         key = checked(key)
         path = self._path(key)
         return self._shared.segments.get(key) if key.offset else self._own.read(path, key.nbytes)
+
+    def open(self, key: FileKey) -> int | None:
+        """Return a descriptor to read an object from, or None if there is no object.
+
+        The caller closes it. Raises what `get` raises.
+        """
+        key = checked(key)
+        path = self._path(key)
+        if not key.offset:
+            return self._own.open(path, key.nbytes)
+        data = self._shared.segments.get(key)
+        if data is None:
+            return None
+        (fd,) = map(os.memfd_create, ("fsexchange",))
+        os.pwrite(fd, data, 0)
+        return fd
 
     def get_part(self, key: FileKey, offset: int, nbytes: int) -> BytesLike | None:
         """Return `nbytes` bytes of an object from `offset` on, without reading the others.

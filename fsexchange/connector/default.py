@@ -6,6 +6,7 @@ import contextlib
 import errno
 import logging
 import os
+import stat
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -38,21 +39,11 @@ def default_store(hosts: Collection[str] = (), *, clear: bool = True) -> dict[st
     """
     path = _named("FSEXCHANGE_STORE")
     if path is not None:
-        try:
-            record = read_record(path)
-        except OSError as error:
-            raise store_error(error, "look into the store at", path) from error
-        if record is None:
-            raise StoreClosedError(
-                f"there is no store at {path}, which $FSEXCHANGE_STORE names; unset it, or name a "
-                "store that is there",
-                path=path,
-                errno=errno.ENOENT,
-            )
+        found = existing_store(path)
         if not clear:
             with gate(path):
-                keep(path, record.store_id)
-        return {"store_dir": path, "store_id": record.store_id, "markers": record.markers}
+                keep(path, found["store_id"])
+        return found
     several = sorted(set(hosts))
     if len(several) > 1 and not os.environ.get("FSEXCHANGE_DIR"):
         raise ValueError(
@@ -60,6 +51,28 @@ def default_store(hosts: Collection[str] = (), *, clear: bool = True) -> dict[st
             "no memory: pass a store_dir that all of them mount, or set $FSEXCHANGE_DIR"
         )
     return {"store_dir": new_path()}
+
+
+def existing_store(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the `FileConnector` arguments that attach to the store that is at `path`."""
+    path = place(path)
+    record = None
+    try:
+        # It may be a stranger's: a FIFO would have us wait for its writer.
+        if stat.S_ISREG(os.lstat(layout.record(path)).st_mode):
+            record = read_record(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise store_error(error, "look into the store at", path) from error
+    if record is None:
+        raise StoreClosedError(
+            f"there is no store at {path}: name one that is there, or unset $FSEXCHANGE_STORE if "
+            "that names it",
+            path=path,
+            errno=errno.ENOENT,
+        )
+    return {"store_dir": path, "store_id": record.store_id, "markers": record.markers}
 
 
 def new_path(beside: str | os.PathLike[str] | None = None) -> str:

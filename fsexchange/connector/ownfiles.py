@@ -95,6 +95,25 @@ class OwnFiles:
         self._directory.check()
         return None
 
+    def open(self, path: str, nbytes: int) -> int | None:
+        """Return a descriptor to read a file from, or None if there is none.
+
+        `nbytes` is as for `read`.
+        """
+        try:
+            if self.is_there(path, sure=nbytes >= 0):
+                return files.open_regular(path, nbytes, self._directory.uid)
+        except FileNotFoundError:
+            pass
+        except CorruptObjectError:
+            if nbytes < 0 or not self._publication.is_stamped(path):
+                raise
+            return self.open(path, -1)
+        except OSError as error:
+            raise self._directory.error(error, "read", path) from error
+        self._directory.check()
+        return None
+
     def is_there(self, path: str, *, sure: bool) -> bool:
         """Return whether there is such a file."""
         sign = self._publication.sign(path)

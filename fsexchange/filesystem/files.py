@@ -14,6 +14,7 @@ import ctypes
 import errno
 import mmap
 import os
+import stat
 from collections.abc import Iterable, Sequence
 from itertools import starmap
 from operator import index
@@ -230,13 +231,7 @@ def read(path: str, nbytes: int = -1, mappable: bool = True, uid: int = -1) -> B
                 return buffer
         size = os.fstat(fd).st_size
         if nbytes not in (-1, size):
-            raise CorruptObjectError(
-                f"{path} has {size} bytes instead of {nbytes}: it was truncated or overwritten by "
-                "something other than fsexchange; put the object again",
-                path=path,
-                expected=nbytes,
-                actual=size,
-            )
+            raise _wrong_length(path, nbytes, size)
         if size >= MAP_FROM and mappable:
             mapping = _map(fd, size)
             if mapping is not None:
@@ -277,6 +272,35 @@ def read_part(
             os.close(fd)
         except OSError:
             pass  # as in `read`
+
+
+def open_regular(path: str, nbytes: int = -1, uid: int = -1) -> int:
+    """Return a descriptor to read a regular file from, which nothing in its place can stall.
+
+    `nbytes` and `uid` are as for `read`.
+    """
+    (fd,) = map(os.open, (path,), (_READ | os.O_NOFOLLOW | os.O_NONBLOCK,))
+    try:
+        check_uid(fd, uid, path)
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        if nbytes not in (-1, status.st_size):
+            raise _wrong_length(path, nbytes, status.st_size)
+    except BaseException:
+        os.closerange(fd, fd + 1)
+        raise
+    return fd
+
+
+def _wrong_length(path: str, expected: int, actual: int) -> CorruptObjectError:
+    return CorruptObjectError(
+        f"{path} has {actual} bytes instead of {expected}: it was truncated or overwritten by "
+        "something other than fsexchange; put the object again",
+        path=path,
+        expected=expected,
+        actual=actual,
+    )
 
 
 def check_uid(fd: int, uid: int, path: str) -> None:

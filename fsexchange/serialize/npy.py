@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 #: The first bytes of every `.npy` file.
 NPY_MAGIC = b"\x93NUMPY"
+
+#: So many bytes of a `.npy` file hold all that is before its elements.
+NPY_HEAD = 1 << 16
 
 _npy: Any = np.lib.format  # not typed before numpy 2.3
 
@@ -66,8 +70,29 @@ def _descr(dtype: np.dtype[Any]) -> Any:
 
 def load_npy(view: memoryview) -> npt.NDArray[Any]:
     """Return the array of a `.npy` file, a view of it."""
+    shape, order, dtype, start = npy_layout(view)
+    data = view[start:]
+    try:
+        array: npt.NDArray[Any] = np.ndarray(shape, dtype, buffer=data, order=order)
+    except Exception as error:  # of a shape that no array has, whatever numpy raises
+        raise CorruptObjectError(f"a damaged .npy file: {error}") from error
+    if array.nbytes != data.nbytes:
+        raise truncated(start + array.nbytes, view.nbytes)
+    return array
+
+
+def check_npy(start: bytes, nbytes: int) -> None:
+    """Raise unless a `.npy` file of `nbytes` bytes, `NPY_HEAD` of which `start`, can be loaded."""
+    shape, _, dtype, elements = npy_layout(memoryview(start))
+    expected = elements + dtype.itemsize * math.prod(shape)
+    if expected != nbytes:
+        raise truncated(expected, nbytes)
+
+
+def npy_layout(view: memoryview) -> tuple[tuple[int, ...], Literal["C", "F"], np.dtype[Any], int]:
+    """Return shape, order and dtype of a `.npy` file, and where its elements start."""
     # Unless told to trust a file, numpy accepts headers of at most 10,000 bytes.
-    head = io.BytesIO(view[: 1 << 16])
+    head = io.BytesIO(view[:NPY_HEAD])
     try:
         version = _npy.read_magic(head)
         if version > (2, 0):
@@ -76,16 +101,10 @@ def load_npy(view: memoryview) -> npt.NDArray[Any]:
         shape, fortran, dtype = (
             _npy.read_array_header_1_0(head) if old else _npy.read_array_header_2_0(head)
         )
-        if dtype.hasobject:
-            raise SerializationError("the .npy file holds Python objects: load it by numpy.load")
-        data = view[head.tell() :]
-        array: npt.NDArray[Any] = np.ndarray(
-            shape, dtype, buffer=data, order="F" if fortran else "C"
-        )
     except SerializationError:
         raise
     except Exception as error:  # whatever Python's tokenizer and parser raise: MemoryError, too
         raise CorruptObjectError(f"a damaged .npy file: {error}") from error
-    if array.nbytes != data.nbytes:
-        raise truncated(head.tell() + array.nbytes, view.nbytes)
-    return array
+    if dtype.hasobject:
+        raise SerializationError("the .npy file holds Python objects: load it by numpy.load")
+    return shape, "F" if fortran else "C", dtype, head.tell()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import starmap
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fsexchange.connector.connector import FileConnector, is_missing
@@ -20,7 +22,7 @@ from fsexchange.errors import (
     StoreError,
 )
 from fsexchange.serialize import alike, deserialize, serialize
-from fsexchange.store import callbacks
+from fsexchange.store import callbacks, fieldfiles
 from fsexchange.store.blank import Blank
 from fsexchange.store.cache import Cache
 from fsexchange.store.failure import Failure
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from typing_extensions import Self
 
-    from fsexchange.filesystem.files import BytesLike
+    from fsexchange.filesystem.files import Buffers, BytesLike
+    from fsexchange.filesystem.transfer import Progress
 
 T = TypeVar("T")
 
@@ -150,9 +153,119 @@ class Store:
             return self.connector.put(serialize(obj, checksum=checksum))
         check_name(name)
         pieces = serialize(obj, checksum=checksum)
+        return self._put_named(partial(self.connector.put, pieces), name, replace=replace)
+
+    def put_file(
+        self,
+        file: str | os.PathLike[str] | int,
+        *,
+        name: str | None = None,
+        replace: bool = False,
+        as_bytes: bool = False,
+        start: bytes = b"",
+        progress: Progress = None,
+    ) -> FileKey:
+        """Put the array of a `.npy` file, or the bytes of any other, and return its key.
+
+        The file is not read into memory: on Btrfs, XFS and the like the store shares the blocks of
+        a `.npy` file on the same file system, else the kernel copies.
+
+        Parameters
+        ----------
+        file:
+            A path, or a descriptor to read from, such as that of a pipe. A `.npy` file is known by
+            its first bytes.
+        name, replace:
+            As for `put`.
+        as_bytes:
+            Put a `.npy` file as bytes, too.
+        start:
+            What was read of a pipe before.
+        progress:
+            Called now and then with the number of bytes copied since.
+
+        Raises
+        ------
+        CorruptObjectError, SerializationError
+            The `.npy` file is damaged, or holds Python objects.
+        OSError
+            The file cannot be read.
+        StoreError
+            As for `put`.
+
+        >>> import tempfile
+        >>> import numpy as np
+        >>> with tempfile.NamedTemporaryFile(suffix=".npy") as file, Store() as store:
+        ...     np.save(file, np.arange(6).reshape(2, 3))
+        ...     file.flush()
+        ...     store.get(store.put_file(file.name)).shape
+        (2, 3)
+        """
+        if name is None and replace:
+            raise ValueError("replace=True replaces the object of a name; pass name=, too")
+        put = partial(
+            fieldfiles.put,
+            self.connector,
+            file,
+            as_bytes=as_bytes,
+            start=start,
+            progress=progress,
+        )
+        if name is None:
+            return put()
+        check_name(name)
+        return self._put_named(put, name, replace=replace)
+
+    def get_file(
+        self,
+        key: FileKey | str | Ref[Any],
+        file: str | os.PathLike[str] | int,
+        *,
+        encode: Callable[[Any], Buffers] = fieldfiles.encode,
+        progress: Progress = None,
+    ) -> None:
+        """Write an object to a file: an array as `.npy`, bytes as they are, a str as UTF-8.
+
+        `file` is a path, at which the whole file appears at the end, or a descriptor. Arrays, long
+        bytes and long text are not read into memory; a file that `put_file` put from `.npy` shares
+        its blocks again where that can be.
+
+        Parameters
+        ----------
+        encode:
+            Returns what is to be written of an object that does not lie in the store so: of any
+            pickled one. `pickle.dumps` takes all of them.
+        progress:
+            As for `put_file`.
+
+        Raises
+        ------
+        MissingObjectError, CorruptObjectError, StoreClosedError, StoreError
+            As for `get`.
+        SerializationError
+            The object is of another type.
+        OSError
+            The file cannot be written.
+        """
+        found = self._find(key)
+        source = None if found is None else self.connector.open(found)
+        while source is None:
+            again = self._find(key) if isinstance(key, str) else found
+            if again == found:
+                raise self._missing(key, found)
+            found = again  # as in `get`
+            source = None if found is None else self.connector.open(found)
+        assert found is not None
+        try:
+            fieldfiles.get(source, file, partial(self.get, found), encode, progress)
+        finally:
+            os.close(source)
+
+    def _put_named(self, put: Callable[[], FileKey], name: str, *, replace: bool) -> FileKey:
+        """Name what `put` puts, or evict it if that fails; see `put`."""
         key = old = None
         try:
-            (key,) = map(self.connector.put, (pieces,))  # with no moment between
+            (key,) = starmap(put, ((),))  # with no moment between
             old = self._find(name) if replace else None
             self.names[name] = key
             self._remove_replaced(old, key)

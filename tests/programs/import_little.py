@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-import fsexchange  # noqa: F401
+from fsexchange import Store  # noqa: F401
 
 late = {"cloudpickle", "mpi4py", "psutil", "pandas", "proxystore", "matplotlib"} & set(sys.modules)
 assert not late, late

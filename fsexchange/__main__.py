@@ -1,0 +1,6 @@
+"""The `fsexchange` command as `python -m fsexchange`."""
+
+from fsexchange.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""`fsexchange get`: an object becomes a file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle as pickling
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fsexchange.cli import formats
+from fsexchange.cli.options import find, object_argument, open_store, store_option
+from fsexchange.cli.progress import progress
+from fsexchange.filesystem.transfer import replacing, write
+from fsexchange.serialize.description import ENOUGH, describe
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from fsexchange.connector import FileKey
+    from fsexchange.store import Store
+
+# What these endings promise.
+_ENDINGS = {".npy": "npy", ".npz": "npz", ".parquet": "parquet"}
+
+
+@click.command("get")
+@object_argument
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE|-",
+    type=click.Path(),
+    help="Where to write it; the whole file appears at the end.  [default: -, which is stdout]",
+)
+@click.option("--pickle", is_flag=True, help="Write a pickle, of an object of any type.")
+@store_option
+def command(what: str, output: str | None, pickle: bool, store: str | None) -> None:
+    """Write an object to a file or to stdout.
+
+    An array is written as .npy, which numpy.load(file, mmap_mode="r") maps; a dict of arrays as
+    .npz; a table as .parquet; bytes as they are; a str as UTF-8. Others only with --pickle. To load
+    those runs their code.
+    """
+    target = sys.stdout.fileno() if output in (None, "-") else str(output)
+    with open_store(store) as opened:
+        key = find(opened, what)
+        is_array, nbytes = _look_at(opened, key)
+        if pickle or is_array:
+            _check("pickle" if pickle else "npy", output)
+
+        def encode(obj: Any) -> Sequence[Buffer]:
+            kind, pieces = formats.encode(obj)
+            _check(kind, output)
+            return pieces
+
+        with progress(f"get {what}", nbytes) as advance:
+            if not pickle:
+                opened.get_file(key, target, encode=encode, progress=advance)
+                return
+            data = pickling.dumps(opened.get(key), 5)
+            with contextlib.ExitStack() as stack:
+                fd = target if isinstance(target, int) else stack.enter_context(replacing(target))
+                write(fd, [data], advance)
+
+
+def _look_at(store: Store, key: FileKey | str) -> tuple[bool, int]:
+    """Return whether an object is an array that is written as it lies in the store; its length."""
+    found = store.names.get(key) if isinstance(key, str) else key
+    source = None if found is None else store.connector.open(found)
+    if source is None:
+        return False, 0
+    try:
+        nbytes = os.fstat(source).st_size
+        return describe(os.pread(source, ENOUGH, 0), nbytes).shape is not None, nbytes
+    finally:
+        os.close(source)
+
+
+def _check(kind: str, output: str | None) -> None:
+    """Refuse to write what its reader does not expect."""
+    if kind == "bytes":
+        return
+    ending = os.path.splitext(output or "")[1]
+    if _ENDINGS.get(ending, kind) != kind:
+        raise click.ClickException(
+            f"the object is written as {kind}, and {output} ends in {ending}: choose another name"
+        )
+    if output is None and sys.stdout.isatty():
+        raise click.ClickException(
+            f"stdout is a terminal, and {kind} is not for people: pass -o FILE, or -o - if you "
+            "mean it"
+        )

@@ -1,0 +1,29 @@
+"""`fsexchange wait`: wait until other steps have put something."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from fsexchange.cli.options import find, is_key, objects_argument, open_store, store_option
+from fsexchange.cli.progress import progress
+
+
+@click.command("wait")
+@objects_argument("NAME...")
+@click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    help="Give up after so many seconds (exit code 4).  [default: wait on]",
+)
+@store_option
+def command(what: tuple[str, ...], timeout: float | None, store: str | None) -> None:
+    """Wait until there are objects of these names, or keys."""
+    with open_store(store) as opened:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for text in what:
+            left = None if deadline is None else max(0.0, round(deadline - time.monotonic(), 3))
+            with progress(f"wait for {text}"):
+                opened.wait(find(opened, text) if is_key(text) else text, left)

@@ -1,0 +1,86 @@
+"""The `fsexchange` command for tests: as a process, or in this one where none is needed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import IO, Any, NamedTuple
+
+import pytest
+
+from fsexchange.cli.program import run
+
+from .processes import ROOT
+
+WORDS = [sys.executable, "-W", "error", "-m", "fsexchange"]
+
+
+def environment(store: str | os.PathLike[str] | None = None, **more: str) -> dict[str, str]:
+    """Return this process's environment, with the store that the command is to use."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("FSEXCHANGE")}
+    return {
+        **env,
+        "PYTHONPATH": str(ROOT),
+        **more,
+        **({"FSEXCHANGE_STORE": str(store)} if store else {}),
+    }
+
+
+def fsexchange(
+    *args: str | os.PathLike[str],
+    store: str | os.PathLike[str] | None = None,
+    stdin: bytes | IO[bytes] = b"",
+    code: int | None = 0,
+    before: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+    cwd: str | os.PathLike[str] = ROOT,
+) -> subprocess.CompletedProcess[bytes]:
+    """Run the command to its end; it must exit with `code`, and never show a traceback."""
+    source: dict[str, Any] = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin}
+    done = subprocess.run(
+        [*before, *WORDS, *map(str, args)],
+        capture_output=True,
+        timeout=60,
+        cwd=cwd,
+        env=environment(store, **(env or {})),
+        **source,
+    )
+    assert b"Traceback" not in done.stderr, done.stderr.decode()
+    assert code in (None, done.returncode), f"exit status {done.returncode}\n{done.stderr.decode()}"
+    return done
+
+
+class Done(NamedTuple):
+    """What a command has shown."""
+
+    out: bytes
+    err: str
+
+    @property
+    def text(self) -> str:
+        return self.out.decode()
+
+
+class Command:
+    """The command in this process, which is faster; fixture `command`."""
+
+    def __init__(self, capfd: pytest.CaptureFixture[bytes], patch: pytest.MonkeyPatch) -> None:
+        self._capfd = capfd
+        self._patch = patch
+
+    def use(self, store: str | os.PathLike[str]) -> None:
+        """Have FSEXCHANGE_STORE name a store."""
+        self._patch.setenv("FSEXCHANGE_STORE", str(store))
+
+    def __call__(self, *args: str | os.PathLike[str], code: int = 0) -> Done:
+        """Run the command; it must return `code`, and say nothing on stderr if that is 0."""
+        self._capfd.readouterr()
+        got = run([*map(str, args)])
+        out, err = self._capfd.readouterr()
+        assert got == code, f"exit code {got}\n{err.decode()}"
+        if code:
+            assert err.startswith(b"fsexchange: "), err.decode()
+            assert err.count(b"\n") == 1, err.decode()
+        return Done(out, err.decode())
