@@ -50,12 +50,13 @@ def test_without_a_subcommand_it_shows_help_and_fails() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["get", "x", "out.npy"], "Got unexpected extra argument (out.npy); see fsexchange get"),
         (["list"], "no such command 'list': there are init, put, get, wait,"),
         (["names", "--jsno"], "No such option '--jsno'. (Did you mean"),
         (["put"], "Missing argument 'FILE|-'; see fsexchange put --help"),
         (["names"], "which store? Pass --store DIR, or set FSEXCHANGE_STORE"),
         (["ls", "--sort", "colour"], "Invalid value for '--sort': 'colour' is not one of"),
-        (["wait", "x", "--timeout", "-1"], "Invalid value for '--timeout'"),
+        (["wait", "x", "--timeout", "-1"], "'-1' is no duration, such as 90, 90s, 5m"),
     ],
 )
 def test_usage_errors_are_one_line(command: Command, words: list[str], message: str) -> None:
@@ -85,6 +86,40 @@ def test_a_directory_that_others_can_write_to_is_refused(command: Command, shm_d
     for words in (["get", "x"], ["put", "/etc/hostname"], ["evict", "x"], ["clear"]):
         assert "writable by others" in command(*words, "--store", shm_dir, code=program.REFUSED).err
     assert "pickle of int" in command("ls", "--store", shm_dir).text  # but may be looked at
+
+
+def test_a_store_is_named_before_or_behind(command: Command, shm_dir: Path) -> None:
+    path = shm_dir / "store"
+    with Store(path, clear=False) as store:
+        store.put(1, name="x")
+    command.use("/nowhere")
+    words: list[str | Path]
+    for words in (["--store", path, "names"], ["names", path], ["names", "--store", path]):
+        assert "x" in command(*words).text
+    assert "x" in command("--store", "/not/there", "names", "--store", path).text
+
+
+def test_streams_that_are_closed(shm_dir: Path) -> None:
+    with Store(shm_dir / "store", clear=False) as store:
+        store.put(b"bytes", name="x")
+    for redirected, code in ((">&-", 1), ("2>&-", 0), ("<&-", 0), (">/dev/full", program.FULL)):
+        done = subprocess.run(
+            ["sh", "-c", f'"$@" get x {redirected}', "sh", *WORDS],
+            capture_output=True,
+            text=True,
+            env=environment(shm_dir / "store"),
+        )
+        assert (done.returncode, done.stderr.count("\n")) == (code, int(code > 0)), redirected
+        assert done.stdout == ("bytes" if code == 0 else "")
+
+
+def test_an_exception_of_a_future_is_one_line(command: Command, shm_dir: Path) -> None:
+    with Store(shm_dir / "store", clear=False) as store:
+        future = store.future()
+        future.set_exception(RuntimeError("step 3\nfailed"))
+        command.use(shm_dir / "store")
+        key = str(future.ref.key)
+        assert command("get", key, code=1).err == "fsexchange: RuntimeError: step 3 failed\n"
 
 
 def test_without_click_it_says_what_to_install() -> None:

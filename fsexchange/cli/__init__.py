@@ -16,6 +16,8 @@ def main() -> NoReturn:
     """Run the command with this process's arguments, and exit."""
     try:
         from fsexchange.cli.program import end, prepare, run
+    except KeyboardInterrupt:
+        sys.exit(130)
     except ModuleNotFoundError as error:
         if error.name not in ("click", "rich"):
             raise

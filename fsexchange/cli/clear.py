@@ -5,12 +5,11 @@ from __future__ import annotations
 import click
 
 from fsexchange.cli import output
-from fsexchange.cli.options import look_into, store_option
+from fsexchange.cli.options import look_into, store_argument
 
 
 @click.command("clear")
-@click.argument("directory", metavar="[DIR]", required=False, type=click.Path())
-@store_option
+@store_argument
 def command(directory: str | None, store: str | None) -> None:
     """Remove a store with all its objects.
 

@@ -8,7 +8,7 @@ from collections import Counter
 import click
 
 from fsexchange.cli import output
-from fsexchange.cli.options import json_option, look_into, store_option
+from fsexchange.cli.options import json_option, look_into, store_argument
 
 _KINDS = {
     "object": "objects with their own file",
@@ -21,11 +21,11 @@ _KINDS = {
 
 
 @click.command("du")
-@store_option
+@store_argument
 @json_option
-def command(store: str | None, as_json: bool) -> None:
+def command(directory: str | None, store: str | None, as_json: bool) -> None:
     """Show how much space a store takes, and how much is free."""
-    found = look_into(store)
+    found = look_into(directory or store)
     from fsexchange.connector import inventory
 
     path = found["store_dir"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle as pickling
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +44,7 @@ def command(what: str, output: str | None, pickle: bool, store: str | None) -> N
     .npz; a table as .parquet; bytes as they are; a str as UTF-8. Others only with --pickle. To load
     those runs their code.
     """
-    target = sys.stdout.fileno() if output in (None, "-") else str(output)
+    target = 1 if output in (None, "-") else str(output)
     with open_store(store) as opened:
         key = find(opened, what)
         is_array, nbytes = _look_at(opened, key)
@@ -89,7 +88,7 @@ def _check(kind: str, output: str | None) -> None:
         raise click.ClickException(
             f"the object is written as {kind}, and {output} ends in {ending}: choose another name"
         )
-    if output is None and sys.stdout.isatty():
+    if output is None and os.isatty(1):
         raise click.ClickException(
             f"stdout is a terminal, and {kind} is not for people: pass -o FILE, or -o - if you "
             "mean it"

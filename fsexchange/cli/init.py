@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 
 import click
 
@@ -30,12 +29,14 @@ def command(directory: str | None, markers: bool) -> None:
     from fsexchange.connector.default import new_path
 
     before = os.environ.get("FSEXCHANGE_STORE")
-    connector = FileConnector(
-        new_path() if directory is None else directory, clear=False, markers=markers
-    )
+    try:
+        path = new_path() if directory is None else directory
+        connector = FileConnector(path, clear=False, markers=markers)
+    except ValueError as error:  # of what cannot be a path, in FSEXCHANGE_DIR, too
+        raise click.UsageError(str(error), click.get_current_context()) from None
     if before and os.path.isdir(before) and not os.path.samefile(before, connector.store_dir):
         note(f"the store that FSEXCHANGE_STORE named stays: {before}")
     click.echo(f"export FSEXCHANGE_STORE={shlex.quote(connector.store_dir)}")
-    if sys.stdout.isatty():
+    if os.isatty(1):
         note('for a shell to take this line, run: eval "$(fsexchange init)"')
     connector.close()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fsexchange.cli import output
-from fsexchange.cli.options import json_option, look_into, store_option
+from fsexchange.cli.options import json_option, look_into, store_argument
 from fsexchange.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -29,16 +29,21 @@ _SORTS = ("key", "name", "size", "age", "type")
     help="By name those without one come last; by size the largest first, by age the youngest.",
 )
 @click.option("-r", "--reverse", is_flag=True, help="The other way round.")
-@store_option
+@store_argument
 @json_option
 def command(
-    pattern: str | None, sort: str, reverse: bool, store: str | None, as_json: bool
+    directory: str | None,
+    pattern: str | None,
+    sort: str,
+    reverse: bool,
+    store: str | None,
+    as_json: bool,
 ) -> None:
     """List the objects in a store.
 
     Looks at names, sizes and the first bytes of objects, and runs no code of theirs.
     """
-    found = look_into(store)
+    found = look_into(directory or store)
     from fsexchange.cli.listing import listed
 
     path = found["store_dir"]

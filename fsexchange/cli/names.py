@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import click
 
-from fsexchange.cli.options import json_option, look_into, store_option
+from fsexchange.cli.options import json_option, look_into, store_argument
 from fsexchange.cli.output import note, print_json, print_table
 
 
 @click.command("names")
-@store_option
+@store_argument
 @json_option
-def command(store: str | None, as_json: bool) -> None:
+def command(directory: str | None, store: str | None, as_json: bool) -> None:
     """List the names in a store."""
-    path = look_into(store)["store_dir"]
+    path = look_into(directory or store)["store_dir"]
     from fsexchange.cli.listing import names_in
 
     found = sorted(names_in(path).items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,16 +19,48 @@ F = TypeVar("F", bound=Callable[..., Any])
 # What a key from `put` or `new_key` looks like. Other text is a name first.
 _KEY = re.compile(r"[0-9a-f]{16}/[0-9.]+(:[0-9]+(@[0-9]+)?)?")
 
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+) ?([smhd]?)")
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class Duration(click.ParamType[float]):
+    """A time in seconds, or with a unit.
+
+    >>> DURATION.convert("90", None, None), DURATION.convert("1.5h", None, None)
+    (90.0, 5400.0)
+    """
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        if isinstance(value, (int, float)):
+            return float(value)
+        found = _DURATION.fullmatch(value.strip())
+        if found is None:
+            self.fail(f"{value!r} is no duration, such as 90, 90s, 5m, 2h or 1d", param, ctx)
+        return float(found[1]) * _SECONDS[found[2]]
+
+
+DURATION = Duration()
+
 
 def store_option(function: F) -> F:
     """Add `--store`, for `open_store` and `look_into`."""
     return click.option(
         "--store",
         metavar="DIR",
-        envvar="FSEXCHANGE_STORE",
         type=click.Path(),
         help="The store's directory.  [default: $FSEXCHANGE_STORE]",
     )(function)
+
+
+def store_argument(function: F) -> F:
+    """Add `--store`, and as people forget that, the same as an argument, `directory`."""
+    return click.argument("directory", metavar="[DIR]", required=False, type=click.Path())(
+        store_option(function)
+    )
 
 
 def json_option(function: F) -> F:
@@ -50,7 +83,7 @@ def objects_argument(metavar: str) -> Callable[[F], F]:
 
 
 def open_store(path: str | None) -> Store:
-    """Attach to the store at `path`; none is made."""
+    """Attach to the store at `path`, by default at $FSEXCHANGE_STORE; none is made."""
     found = look_into(path)
     from fsexchange.connector import FileConnector
     from fsexchange.store import Store
@@ -63,15 +96,17 @@ def look_into(path: str | None) -> dict[str, Any]:
 
     It need not be trusted: this reads its record, which is JSON.
     """
+    ctx = click.get_current_context()
+    path = path or ctx.find_root().params["store"]
     if not path:
         raise click.UsageError(
             "which store? Pass --store DIR, or set FSEXCHANGE_STORE: "
             'eval "$(fsexchange init)" makes a new one',
-            click.get_current_context(),
+            ctx,
         )
     from fsexchange.connector.default import existing_store
 
-    return existing_store(path)
+    return existing_store(os.path.expanduser(path))
 
 
 def is_key(text: str) -> bool:
@@ -100,7 +135,8 @@ def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
     from fsexchange.cli.listing import names_in
 
     try:
-        names = names_in(look_into(ctx.params.get("store"))["store_dir"])
+        with ctx.scope(cleanup=False):
+            names = names_in(look_into(ctx.params.get("store"))["store_dir"])
     except Exception:  # a shell would show it amid the line
         return []
     return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]

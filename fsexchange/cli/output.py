@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import click
+
+# So many rows are laid out for the width of a terminal, which takes a millisecond for each.
+_MOST = 1000
 
 
 def print_json(document: dict[str, Any]) -> None:
@@ -15,28 +19,40 @@ def print_json(document: dict[str, Any]) -> None:
     click.echo(json.dumps(document, indent=2))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; a column whose title ends in `>` is aligned to the right.
 
-    Where stdout is no terminal a row is a line, however long.
+    Where stdout is no terminal a row is a line, however long; and where there are many.
     """
+    titles = [title.rstrip(">") for title in columns]
+    right = [title.endswith(">") for title in columns]
+    if os.isatty(1) and len(rows) <= _MOST:
+        _print_rich(titles, right, rows)
+        return
+    table = [titles, *rows] if any(titles) else rows
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        cells = [
+            cell.rjust(width) if aligned else cell.ljust(width)
+            for cell, width, aligned in zip(row, widths, right, strict=True)
+        ]
+        click.echo("  ".join(cells).rstrip())
+
+
+def _print_rich(
+    titles: Sequence[str], right: Sequence[bool], rows: Sequence[Sequence[str]]
+) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold", show_header=any(columns))
-    for title in columns:
-        right = title.endswith(">")
-        table.add_column(title.rstrip(">"), justify="right" if right else "left", overflow="fold")
+    table = Table(box=None, pad_edge=False, header_style="bold", show_header=any(titles))
+    table.padding = (0, 2, 0, 0)
+    for title, aligned in zip(titles, right, strict=True):
+        table.add_column(title, justify="right" if aligned else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
-    console = Console(soft_wrap=False)
-    if not console.is_terminal:
-        console.width = 10_000
-    with console.capture() as shown:
-        console.print(table)
-    for line in shown.get().splitlines():
-        click.echo(line.rstrip())
+    Console().print(table)
 
 
 def note(text: str) -> None:

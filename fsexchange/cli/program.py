@@ -21,7 +21,6 @@ from fsexchange.errors import (
     InvalidKeyError,
     MissingObjectError,
     StoreClosedError,
-    StoreError,
     UntrustedDirectoryError,
     WaitTimeoutError,
 )
@@ -60,10 +59,11 @@ class Program(click.Group):
     def invoke(self, ctx: click.Context) -> None:
         try:
             super().invoke(ctx)
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
         except BrokenPipeError:  # here, as click would make it a failure
             # The interpreter flushes stdout once more as it exits.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             sys.exit(128 + signal.SIGPIPE)
         except KeyboardInterrupt:
             sys.exit(128 + signal.SIGINT)
@@ -82,7 +82,14 @@ class Program(click.Group):
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(fsexchange.__version__, prog_name="fsexchange")
-def program() -> None:
+@click.option(
+    "--store",
+    metavar="DIR",
+    envvar="FSEXCHANGE_STORE",
+    type=click.Path(),
+    help="The store's directory; each subcommand takes it, too.  [default: $FSEXCHANGE_STORE]",
+)
+def program(store: str | None) -> None:
     """Hand arrays and other objects from one step of a job to the next, through files.
 
     \b
@@ -116,7 +123,7 @@ def run(args: Sequence[str]) -> int:
         return _fail(_usage(error), error.exit_code)
     except click.Abort:  # by Ctrl-C before a subcommand began
         return 128 + signal.SIGINT
-    except (FsExchangeError, OSError) as error:
+    except Exception as error:  # an object's own code, or the exception that a future was set to
         return _fail(_one_line(error), exit_code(error))
     return 0
 
@@ -149,10 +156,12 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _one_line(error: FsExchangeError | OSError) -> str:
-    if isinstance(error, OSError) and not isinstance(error, StoreError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split())
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and not isinstance(error, FsExchangeError) and error.strerror:
+        where = "stdin or stdout" if error.filename is None else error.filename or "''"
+        return f"{where}: {error.strerror}"
+    text = " ".join(str(error).split())
+    return text if isinstance(error, FsExchangeError) else f"{type(error).__name__}: {text}"
 
 
 def _usage(error: click.ClickException) -> str:

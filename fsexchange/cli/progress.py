@@ -20,7 +20,7 @@ def progress(doing: str, total: int | None = None) -> Iterator[Advance]:
 
     None where nobody looks. Without a `total` the bar only shows that something goes on.
     """
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
     bar = _Bar(doing, total)

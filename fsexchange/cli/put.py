@@ -42,7 +42,8 @@ def command(file: str, name: str | None, kind: str | None, pickle: bool, store: 
         key = _put(opened, source, name, "pickle" if pickle else kind)
         try:
             click.echo(str(key))
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
         except BaseException:
             if name is None:  # nobody has the key
                 opened.evict(key)

@@ -6,7 +6,14 @@ import time
 
 import click
 
-from fsexchange.cli.options import find, is_key, objects_argument, open_store, store_option
+from fsexchange.cli.options import (
+    DURATION,
+    find,
+    is_key,
+    objects_argument,
+    open_store,
+    store_option,
+)
 from fsexchange.cli.progress import progress
 
 
@@ -14,9 +21,9 @@ from fsexchange.cli.progress import progress
 @objects_argument("NAME...")
 @click.option(
     "--timeout",
-    metavar="SECONDS",
-    type=click.FloatRange(min=0),
-    help="Give up after so many seconds (exit code 4).  [default: wait on]",
+    metavar="TIME",
+    type=DURATION,
+    help="Give up (exit code 4) after so many seconds, or 5m, 2h, 1d.  [default: wait on]",
 )
 @store_option
 def command(what: tuple[str, ...], timeout: float | None, store: str | None) -> None:

@@ -10,6 +10,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, TypeAlias
 
+from fsexchange.errors import FsExchangeError
 from fsexchange.filesystem.publish import beside, discard
 
 if TYPE_CHECKING:
@@ -125,29 +126,33 @@ def replacing(path: str) -> Iterator[int]:
 
     What is at `path` and is no regular file, such as a pipe, is written to as it is.
     """
-    path = os.path.realpath(path)
-    flags = os.O_WRONLY | os.O_CLOEXEC
     if os.path.exists(path) and not os.path.isfile(path):
-        (target,) = map(os.open, (path,), (flags,))
-        try:
+        with _writing(path, path, 0) as target:
             yield target
-        except BaseException:
-            os.closerange(target, target + 1)
-            raise
-        os.close(target)
         return
+    path = os.path.realpath(path)
     temporary = beside(path)
     try:
-        (target,) = map(os.open, (temporary,), (flags | os.O_CREAT | os.O_EXCL,), (0o666,))
+        with _writing(temporary, path, os.O_CREAT | os.O_EXCL) as target:
+            yield target
+        os.rename(temporary, path)
+    except BaseException:
+        discard(temporary)
+        raise
+
+
+@contextlib.contextmanager
+def _writing(path: str, shown: str, flags: int) -> Iterator[int]:
+    """Open a file to write to. Errors name `shown`."""
+    try:
+        (target,) = map(os.open, (path,), (os.O_WRONLY | os.O_CLOEXEC | flags,), (0o666,))
         try:
             yield target
         except BaseException:
             os.closerange(target, target + 1)
             raise
-        os.close(target)
-        os.rename(temporary, path)
-    except BaseException as error:
-        discard(temporary)
-        if isinstance(error, OSError) and error.filename == temporary:
-            error.filename, error.filename2 = path, None
+        os.close(target)  # checked, as in `append`
+    except OSError as error:
+        if error.filename in (None, path) and not isinstance(error, FsExchangeError):
+            error.filename = shown
         raise
