@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,7 +94,7 @@ def test_a_store_is_named_before_or_behind(command: Command, shm_dir: Path) -> N
     with Store(path, clear=False) as store:
         store.put(1, name="x")
     command.use("/nowhere")
-    words: list[str | Path]
+    words: list[Any]
     for words in (["--store", path, "names"], ["names", path], ["names", "--store", path]):
         assert "x" in command(*words).text
     assert "x" in command("--store", "/not/there", "names", "--store", path).text

@@ -13,6 +13,7 @@ import pytest
 
 from fsexchange import FileConnector, FileKey, Store
 from fsexchange.cli import program
+from fsexchange.filesystem.process import Process
 
 from .cli import Command
 
@@ -63,7 +64,7 @@ def test_ls_as_json(command: Command, store: Store) -> None:
         "names": ["a"],
         "bytes": key.nbytes,
         "modified": got["modified"],
-        "writer": None,
+        "writer": Process.this()._asdict(),
         "packed": False,
         "type": "ndarray",
         "of": None,
@@ -90,8 +91,9 @@ def test_every_key_that_is_shown_works(command: Command, store: Store) -> None:
         if each["type"] != "unknown":
             store.get(FileKey.parse(each["key"]))
             assert json.loads(command("info", each["key"], "--json").text)["of"] == each["of"]
-    (signed,) = (each for each in objects if each["writer"])
-    assert (signed["key"], signed["writer"]["pid"]) == (str(future.ref.key), os.getpid())
+    (plain,) = (each for each in objects if each["writer"] is None)
+    assert plain["key"] == "plain"
+    assert {each["writer"]["pid"] for each in objects if each is not plain} == {os.getpid()}
     command("get", str(future.ref.key))
     assert command("info", "plain").text.count("unknown") == 1
 

@@ -113,28 +113,29 @@ def _names_of_keys(path: str) -> Names:
 
 def _own(path: str, item: inventory.Item, names: Names) -> Listed:
     folder, slash, _ = item.filename.partition("/")
-    writer = inventory.writer_of(path, folder) if slash else None
+    writer, may_be_set = inventory.writer_of(path, folder) if slash else (None, True)
     # Objects that may be set again are found by a key without a length.
-    key = FileKey(item.filename, item.nbytes if slash and writer is None else -1)
+    key = FileKey(item.filename, -1 if may_be_set else item.nbytes)
     told = described_at(path, key, item.nbytes)
     found = sorted(names.get((key.filename, 0), ()))
     return Listed(key, item.nbytes, item.modified, writer, found, told)
 
 
 def _packed(path: str, item: inventory.Item, names: Names) -> Iterator[Listed]:
-    """Yield the objects of a segment; its writers do not sign."""
+    """Yield the objects of a segment."""
     told = 0
+    writer, _ = inventory.writer_of(path, item.filename.partition("/")[0])
     for key in inventory.objects_in(path, item.filename, total_length, HEAD):
         if key is not None:
             told += UNIT * units_for(key.nbytes)
             found = sorted(names.get((key.filename, key.offset), ()))
             described = described_at(path, key, key.nbytes)
-            yield Listed(key, key.nbytes, item.modified, None, found, described)
+            yield Listed(key, key.nbytes, item.modified, writer, found, described)
         else:
             nbytes = inventory.live_bytes(path, item.filename) - told
             rest = FileKey(item.filename, nbytes)
             unknown = Description("unknown")
-            yield Listed(rest, nbytes, item.modified, None, [], unknown, told=False)
+            yield Listed(rest, nbytes, item.modified, writer, [], unknown, told=False)
 
 
 def described_at(path: str, key: FileKey, nbytes: int) -> Description:

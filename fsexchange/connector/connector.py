@@ -510,7 +510,7 @@ class FileConnector:
         if key.offset:
             self._shared.segments.evict(key)
         else:
-            self._own.remove(path, "/" not in key.filename)
+            self._own.remove(path, plain="/" not in key.filename)
 
     def tidy(self, key: FileKey) -> None:
         """Remove the directory of an object that was evicted, if nothing is left in it."""
@@ -657,7 +657,7 @@ class FileConnector:
         In the process that made the key `set` does so. Others do not know whether a key of no
         directory is one of this store: their caller does.
         """
-        self._shared.writers.make(checked(key).filename.partition("/")[0], signed=False)
+        self._shared.writers.make(checked(key).filename.partition("/")[0], for_keys=False)
 
     # ---- what the verbs are made of --------------------------------------------------------------
 

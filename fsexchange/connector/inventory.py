@@ -111,11 +111,15 @@ def live_bytes(path: str, filename: str) -> int:
     return count * UNIT
 
 
-def writer_of(path: str, writer: str) -> Process | None:
-    """Return the process that signed a writer's directory; None where none did."""
+def writer_of(path: str, writer: str) -> tuple[Process | None, bool]:
+    """Return the process that signed a writer's directory, and whether objects in it may be set.
+
+    None for one whose signature was lost, or is of an earlier version.
+    """
     with contextlib.suppress(OSError, ValueError, CorruptObjectError):
-        return Process.from_json(_short(f"{path}/{writer}/{layout.SIGNATURE}").decode())
-    return None
+        text = _short(f"{path}/{writer}/{layout.SIGNATURE}")
+        return Process.from_json(text.decode()), not text.startswith(layout.FOR_PUT)
+    return None, False
 
 
 def key_of_name(path: str, filename: str) -> FileKey | None:

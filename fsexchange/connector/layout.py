@@ -20,8 +20,11 @@ from __future__ import annotations
 import os
 import re
 
-#: Name of the file that marks a writer's directory; for keys of `new_key` it says who made them.
+#: Name of the file that marks a writer's directory, and says which process that is.
 SIGNATURE = ".process"
+
+#: Begins the signature of a directory for objects of `put`, which may go once it is empty.
+FOR_PUT = b" "
 
 #: Name of the directory of names.
 NAMES = ".fsexchange-names"

@@ -145,7 +145,7 @@ class OwnFiles:
         """Return the path of the file whose appearance says that there is a file."""
         return self._publication.sign(path)
 
-    def remove(self, path: str, plain: bool = False) -> bool:
+    def remove(self, path: str, *, plain: bool = False) -> bool:
         """Remove a file; False if there is none.
 
         Beside files with `plain` names may be those of a user, which are none of ours.

@@ -79,20 +79,21 @@ class Writers:
         writer = self._writers.get("new_key") or _kept.get(kept)
         if writer is None or writer.name != name:
             return False
-        self.make(name, signed=True)
+        self.make(name, for_keys=True)
         self._lock(name)
         return True
 
-    def make(self, name: str, *, signed: bool) -> None:
+    def make(self, name: str, *, for_keys: bool) -> None:
         """Make a directory in the store that only this process puts to; no error if it is there.
 
-        If `signed`, a file in it says which process made it. The sticky bit, which changes nothing
-        in a directory of one user's, says that it is ours even if a cleaner took that file.
+        `for_keys` of `new_key` it stays when it is empty. A file in it says which process made it.
+        The sticky bit, which changes nothing in a directory of one user's, says that it is ours
+        even if a cleaner took that file.
         """
         directory = self._directory
         path = f"{directory.path}/{name}"
         signature = f"{path}/{layout.SIGNATURE}"
-        text = Process.this().to_json().encode() if signed else b""
+        text = (b"" if for_keys else layout.FOR_PUT) + Process.this().to_json().encode()
         try:
             try:
                 with contextlib.suppress(FileExistsError):
@@ -104,7 +105,7 @@ class Writers:
             directory.check()
             try:
                 with contextlib.suppress(FileExistsError):
-                    files.create(signature, [text] if text else [], len(text))
+                    files.create(signature, [text], len(text))
             except OSError as error:
                 raise directory.error(error, "sign the directory", path) from error
         except BaseException:
@@ -122,13 +123,13 @@ class Writers:
 
     def _take(self, purpose: str) -> _Writer:
         """Return the directory that this process used last, or make one."""
-        signed = purpose == "new_key"
+        for_keys = purpose == "new_key"
         kept = (self._directory.path, self._directory.store_id, purpose)
         writer = _kept.pop(kept, None)
         if writer is None or not self._touch(writer):
             writer = _Writer(os.urandom(8).hex())
-            self.make(writer.name, signed=signed)
-        if signed:
+            self.make(writer.name, for_keys=for_keys)
+        if for_keys:
             self._lock(writer.name)
         _kept[kept] = self._writers[purpose] = writer
         while len(_kept) > _MOST_KEPT:
@@ -162,19 +163,23 @@ class Writers:
 def tidy(folder: str) -> None:
     """Remove a directory in which nothing is left: a kept store would gain one from each process.
 
-    If its process lives after all, its next put makes another. Not one of `new_key`, which is
-    signed: others may set its keys later.
+    If its process lives after all, its next put makes another. Not one of `new_key`: others may set
+    its keys later.
     """
     signature = f"{folder}/{layout.SIGNATURE}"
     with contextlib.suppress(OSError):
-        names = os.listdir(folder)  # none: an interrupt or a kill ended this before
-        if names and (names != [layout.SIGNATURE] or os.stat(signature).st_size):
-            return
+        names, text = os.listdir(folder), b""  # none: an interrupt or a kill ended this before
+        if names:
+            if names != [layout.SIGNATURE]:
+                return
+            text = bytes(files.read(signature))
+            if not text.startswith(layout.FOR_PUT) and text:  # earlier versions wrote none
+                return
         files.unlink(signature)
         try:
             os.rmdir(folder)
         except OSError:  # something was put just now
-            files.create(signature, [], 0)
+            files.create(signature, [text], len(text))
 
 
 def _at_exit() -> None:
