@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -94,8 +93,8 @@ def test_a_store_is_named_before_or_behind(command: Command, shm_dir: Path) -> N
     with Store(path, clear=False) as store:
         store.put(1, name="x")
     command.use("/nowhere")
-    words: list[Any]
-    for words in (["--store", path, "names"], ["names", path], ["names", "--store", path]):
+    at = str(path)
+    for words in (["--store", at, "names"], ["names", at], ["names", "--store", at]):
         assert "x" in command(*words).text
     assert "x" in command("--store", "/not/there", "names", "--store", path).text
 
