@@ -77,9 +77,11 @@ __all__ = [
 # Packages that can be used as attributes without an import of their own.
 _LAYERS = ("errors", "filesystem", "serialize", "connector", "store")
 
-# Pickles of keys and handles that were made before there were packages name these modules.
+# Pickles of keys and handles that were made before there were packages name these modules, and this
+# function of one.
 for _old in ("future", "keys", "ref"):
     sys.modules[f"{__name__}.{_old}"] = sys.modules[__name__]
+_OLD = ("_load_failure",)
 
 if not TYPE_CHECKING:  # else a checker would take any name
 
@@ -87,7 +89,7 @@ if not TYPE_CHECKING:  # else a checker would take any name
         """Import what is first asked for: with numpy it takes 0.3 s, and `--help` needs none."""
         if name in _LAYERS:
             return importlib.import_module(f"{__name__}.{name}")
-        if name in __all__:
+        if name in __all__ or name in _OLD:
             for layer in ("errors", "connector", "store"):
                 module = importlib.import_module(f"{__name__}.{layer}")
                 if name in vars(module):

@@ -6,7 +6,9 @@ import io
 import os
 import pickle
 import pty
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -298,6 +300,23 @@ def test_a_key_that_nobody_gets_is_evicted(store: Store) -> None:
     assert fsexchange("ls", store=store.store_dir).stdout == b""
 
 
+@pytest.mark.parametrize("words", [[], ["--format", "npz"]])
+def test_a_put_that_is_killed_by_a_scheduler_leaves_nothing(store: Store, words: list[str]) -> None:
+    folder = Path(store.store_dir)
+    with subprocess.Popen(
+        [*WORDS, "put", "-", *words], stdin=subprocess.PIPE, env=environment(store.store_dir)
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write(bytes(1 << 20))
+        process.stdin.flush()
+        if not words:
+            while not any(item.name == "0" for item in folder.rglob("*")):
+                time.sleep(0.02)
+        process.terminate()
+        assert process.wait(30) == -signal.SIGTERM
+    assert [item.name for item in folder.iterdir() if len(item.name) == 16] == []
+
+
 def test_a_full_disk(tmp_path: Path) -> None:
     mount = tmp_path / "small"
     before = small_tmpfs(mount, 10)
@@ -332,6 +351,19 @@ def test_a_bar_shows_what_takes_long_on_a_terminal(store: Store) -> None:
         assert process.wait() == program.TIMED_OUT
     assert b"wait for x" in shown
     assert b"fsexchange: nothing was named 'x'" in shown
+
+
+def test_a_table_fits_a_terminal(store: Store) -> None:
+    store.put(np.zeros(3), name="a name/" + "x" * 100)
+    main, terminal = pty.openpty()
+    env = environment(store.store_dir, COLUMNS="80", TERM="dumb")
+    with subprocess.Popen([*WORDS, "ls"], stdout=terminal, env=env) as process:
+        os.close(terminal)
+        lines = _read_all(main).decode().splitlines()
+        assert process.wait() == 0
+    assert len(lines) > 2
+    assert max(map(len, lines)) <= 80
+    assert "".join(line.split()[-1] for line in lines[1:]).count("x") == 100
 
 
 def test_arrays_are_not_written_to_a_terminal(store: Store) -> None:

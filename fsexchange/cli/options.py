@@ -23,27 +23,16 @@ _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+) ?([smhd]?)")
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-class Duration(click.ParamType[float]):
-    """A time in seconds, or with a unit.
+def duration(text: str) -> float:
+    """Return how many seconds an option means: the `type` of one.
 
-    >>> DURATION.convert("90", None, None), DURATION.convert("1.5h", None, None)
+    >>> duration("90"), duration("1.5h")
     (90.0, 5400.0)
     """
-
-    name = "duration"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        if isinstance(value, (int, float)):
-            return float(value)
-        found = _DURATION.fullmatch(value.strip())
-        if found is None:
-            self.fail(f"{value!r} is no duration, such as 90, 90s, 5m, 2h or 1d", param, ctx)
-        return float(found[1]) * _SECONDS[found[2]]
-
-
-DURATION = Duration()
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        raise click.BadParameter(f"{text!r} is no duration, such as 90, 90s, 5m, 2h or 1d")
+    return float(found[1]) * _SECONDS[found[2]]
 
 
 def store_option(function: F) -> F:

@@ -7,7 +7,7 @@ import time
 import click
 
 from fsexchange.cli.options import (
-    DURATION,
+    duration,
     find,
     is_key,
     objects_argument,
@@ -22,7 +22,7 @@ from fsexchange.cli.progress import progress
 @click.option(
     "--timeout",
     metavar="TIME",
-    type=DURATION,
+    type=duration,
     help="Give up (exit code 4) after so many seconds, or 5m, 2h, 1d.  [default: wait on]",
 )
 @store_option
