@@ -295,7 +295,7 @@ class TestContract:
 
     def test_evict_while_another_thread_gets(self, connector: FileConnector) -> None:
         """Never an exception but the documented results: the whole object or None."""
-        rounds = 10_000
+        rounds = 3_000
         content = b"x" * 1000
         keys = iter([connector.put(content) for _ in range(rounds)])
         current = [next(keys)]

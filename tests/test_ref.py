@@ -163,6 +163,7 @@ def check(store: Store, array: NDArray[np.float64]) -> None:
 CHECKERS = [["mypy", "--strict"], ["pyright", "--pythonpath", sys.executable]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checker", CHECKERS, ids=lambda checker: checker[0])
 def test_a_ref_knows_its_type(checker: list[str], tmp_path: Path) -> None:
     """All assertions hold, and the wrong argument in the last line is the one error."""

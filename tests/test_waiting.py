@@ -297,6 +297,7 @@ def test_store_that_is_gone(use: Callable[..., object], store: Store) -> None:
         use([here, attached])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use", WAITS)
 def test_owner_that_is_gone(use: Callable[..., object], base_dir: Path) -> None:
     process, _ = owner(base_dir / "store")

@@ -200,7 +200,7 @@ def first_posted_is_first_served() -> None:
 def every_way_to_send_and_receive() -> None:
     MPI.Attach_buffer(bytearray(1 << 16))
     with exchange() as ex:
-        for obj in objects(rank, [10, 4_000, 8_000, 300_000, 9 << 20]):
+        for obj in (*objects(rank, [10, 4_000, 8_000, 300_000]), np.full(9 << 20, rank, "u1")):
             for name in ("isend", "ibsend", "issend"):
                 for receive in receivers(ex):
                     sent = getattr(ex, name)(obj, right, 5)
@@ -311,7 +311,7 @@ def communicators_of_an_exchange() -> None:
             assert way.store is not None
             after, before = (way.rank + 1) % way.size, (way.rank - 1) % way.size
             world = way.group.Translate_ranks([before], comm.group)[0]
-            for obj in objects(rank):
+            for obj in objects(rank, [10, 8_000, 70_000, 9 << 20]):
                 received = way.irecv()
                 ex.isend("not for it", rank, 9)
                 way.send(obj, after)
