@@ -25,6 +25,7 @@ SCENARIOS = [
     "refs",
     "mapped",
     "small",
+    "light",
     "from_threads",
     "by_value",
 ]

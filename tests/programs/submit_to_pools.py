@@ -5,6 +5,7 @@ The method is one by which multiprocessing starts workers, or "threads".
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import multiprocessing
@@ -108,6 +109,18 @@ def kinds(given: Any, nested: list[Any]) -> tuple[Any, str]:
 
 def add(one: Any, other: int) -> Any:
     return one + other
+
+
+def make(n: int, kind: str = "array") -> Any:
+    """Return or raise what is not light, in a task whose arguments are."""
+    if kind == "error":
+        raise OwnError(n)
+    if kind == "death":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "lock":
+        return [np.full(N, n), threading.Lock()]
+    made = {"tuple": (b"", (), b""), "small": {"n": [n]}, "array": np.full(N, n), "list": ["x"] * N}
+    return made[kind]
 
 
 # ---- scenarios ----------------------------------------------------------------------------------
@@ -432,6 +445,60 @@ def small() -> None:
         fixed.flags.writeable = False
         assert ex.submit(add, fixed, 1).result()[-1] == 1000
         assert files() == 0
+
+
+def light() -> None:
+    """Tasks of a few numbers and texts, for which the engine's future is taken, return anything."""
+    with executor() as ex:
+        assert [ex.submit(add, n, 1).result() for n in range(3)] == [1, 2, 3]
+        assert ex.submit(pow, 2, 3).result() == 8
+        assert ex.submit(lambda *args, **more: [*args, *more], 1, n=2).result() == [1, "n"]
+        assert ex.submit(make, 1, kind="tuple").result() == (b"", (), b"")
+        assert ex.submit(make, 1, kind="small").result() == {"n": [1]}
+        assert ex.submit(make, 1, kind="list").result() == ["x"] * N
+        assert files() == 0
+        futures = [ex.submit(make, n) for n in range(4)]
+        seen: list[Any] = []
+        for future in futures:
+            future.add_done_callback(lambda done: seen.append(done.result()[0]))
+        for future in as_completed(futures):
+            assert future.exception() is None
+            array = future.result()
+            assert array is future.result()
+            assert array.flags.writeable
+        assert [future.result()[-1] for future in futures] == [0, 1, 2, 3]
+        unread = [ex.submit(make, n) for n in range(4)]
+        assert not wait(unread).not_done
+
+        async def gather() -> list[Any]:
+            return await asyncio.gather(*[asyncio.wrap_future(ex.submit(make, n)) for n in (5, 6)])
+
+        assert [array[0] for array in asyncio.run(gather())] == [5, 6]
+        error = ex.submit(make, 7, kind="error").exception()
+        assert type(error) is OwnError
+        assert error.number == 7
+        assert "in make" in "".join(traceback.format_exception(error))
+        error = ex.submit(make, 7, kind="lock").exception()
+        assert isinstance(error, SerializationError), repr(error)
+        deadline = time.monotonic() + 10
+        while files() or len(seen) < 4:  # callbacks may come after `wait`
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        assert sorted(seen) == [0, 1, 2, 3]
+        left = ex.submit(make, 8)
+    assert left.result()[0] == 8
+    gate = str(base.parent / f"{base.name}-gate")
+    with executor() as ex:
+        running = [ex.submit(nap, n, gate) for n in (1, 2)]  # type: ignore[arg-type]
+        waiting = [ex.submit(make, n) for n in range(8)]
+        assert waiting[-1].cancel()
+        assert waiting[-1].cancelled()
+        Path(gate).touch()
+        assert [type(future.exception()) for future in running] == [TypeError] * 2
+        assert [future.result()[0] for future in waiting[:-1]] == list(range(7))
+    os.unlink(gate)
+    with executor() as ex:
+        assert isinstance(ex.submit(make, 9, kind="death").exception(), BrokenProcessPool)
 
 
 def from_threads() -> None:
