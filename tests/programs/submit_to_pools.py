@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import multiprocessing
 import os
+import random
 import signal
 import sys
 import threading
@@ -209,6 +210,50 @@ def shared() -> None:
         assert views.result() == 0.0
         assert files() == 0
     os.unlink(gate)
+
+
+def total(array: np.ndarray[Any, Any]) -> int:
+    return int(array.sum())
+
+
+def unwritten() -> None:
+    """No write to a large array is missed, and it is written again only after one."""
+    generator = random.Random(7)
+    whole = np.zeros(1 << 20, "i8")
+    views = [whole, whole[1:], whole[: 3 << 18], whole[1 << 18 :].view("i4")]
+    file = np.memmap(base.parent / f"{base.name}-map", "i8", "w+", shape=1 << 20)
+    gate = str(base.parent / f"{base.name}-gate")
+    with executor() as ex:
+        blocked = [ex.submit(nap, view, gate) for view in (*views, file)]
+        blocked += [ex.submit(nap, whole, gate) for _ in range(20)]
+        assert files() == 5, files()
+        expected, futures = [], []
+        for _ in range(120):
+            for _ in range(generator.choice([0, 0, 1, 3])):
+                whole[generator.choice([0, -1, generator.randrange(1 << 20)])] += 1
+            array = generator.choice([*views, file])
+            expected.append(int(array.sum()))
+            futures.append(ex.submit(total, array))
+            if generator.random() < 0.2:
+                with open(base.parent / f"{base.name}-map", "r+b") as other:
+                    other.seek(generator.randrange(8 << 20))
+                    other.write(b"\1")
+        for array in views[1:]:  # to prove one of two that overlap hides no write from the other
+            for order in ([whole] * 3, [array] * 3 + [whole], [whole] * 3 + [array]):
+                whole[1 << 19] += 1
+                expected += [int(each.sum()) for each in order]
+                futures += [ex.submit(total, each) for each in order]
+        Path(gate).touch()
+        assert [future.result() for future in futures] == expected
+        for n in range(20):  # each at the place of the one before
+            array = np.full(1 << 20, n)
+            futures = [ex.submit(total, array) for _ in range(3)]
+            assert [future.result() for future in futures] == [n << 20] * 3
+            del array
+        wait(blocked)
+        assert files() == 0
+    os.unlink(gate)
+    os.unlink(base.parent / f"{base.name}-map")
 
 
 def errors() -> None:
