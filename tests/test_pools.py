@@ -25,6 +25,7 @@ SCENARIOS = [
     "refs",
     "mapped",
     "small",
+    "light",
     "from_threads",
     "by_value",
 ]
@@ -37,10 +38,16 @@ FOR_THREADS = ["nested", "results", "errors", "cancelled", "refs", "mapped", "by
     ("scenario", "method"),
     [(scenario, method) for scenario in SCENARIOS for method in METHODS]
     + [(scenario, "threads") for scenario in FOR_THREADS]
-    + [("shut_down_threads", "threads"), ("refused", "fork")],
+    + [("shut_down_threads", "threads"), ("refused", "fork"), ("unwritten", "fork")],
 )
 def test_tasks_of_a_pool(scenario: str, method: str, shm_dir: Path) -> None:
     assert python("submit_to_pools", scenario, method, shm_dir / "base").stdout == "done\n"
+
+
+def test_writes_are_seen_where_the_kernel_cannot_tell(shm_dir: Path) -> None:
+    never = strace("-f", "-qq", "-o", "/dev/null", "-e", "inject=userfaultfd:error=EPERM")
+    program = "submit_to_pools", "unwritten", "fork", shm_dir / "base"
+    assert python(*program, before=never).stdout == "done\n"
 
 
 @pytest.mark.parametrize("method", METHODS)

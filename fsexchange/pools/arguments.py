@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import threading
@@ -12,10 +13,14 @@ import numpy as np
 
 from fsexchange.connector.connector import FileConnector
 from fsexchange.connector.keys import FileKey
+from fsexchange.filesystem.memory import WatchedMemory, whole_pages
 from fsexchange.pools.task import evict
 
 _memcmp = ctypes.CDLL(None).memcmp
 _memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+
+# To compare fewer bytes takes no longer than to ask the kernel.
+_WATCHED_FROM = 1 << 22
 
 
 class _File:
@@ -24,19 +29,30 @@ class _File:
     def __init__(self, connector: FileConnector, buffer: Any, place: tuple[int, int]) -> None:
         self.tasks = 1
         self.place = place
+        self.lock = threading.Lock()  # held by who finds out whether the buffer has changed
+        address, nbytes = place
+        start, length = whole_pages(*place)
+        self._ends = (0, start - address), (start + length - address, nbytes)
         self.key = connector.put([buffer])
         self._content: Any = None
-        if connector.maps(buffer.nbytes):
+        if connector.maps(nbytes):
             data = connector.get(self.key)
             self._content = None if data is None else np.frombuffer(data, np.uint8)
-        else:  # to compare it would be read again
+        if self._content is None:  # to compare it would be read again
             self._digest = _digest(buffer)
+            self._at_ends = [bytes(buffer[slice(*end)]) for end in self._ends]
+        else:
+            self._at_ends = [self._content[slice(*end)].tobytes() for end in self._ends]
 
-    def holds(self, buffer: memoryview, address: int) -> bool:
+    def holds(self, buffer: memoryview) -> bool:
         """Return whether the buffer is what it was when it was written."""
         if self._content is None:
             return _digest(buffer) == self._digest
-        return not _memcmp(address, self._content.ctypes.data, buffer.nbytes)
+        return not _memcmp(self.place[0], self._content.ctypes.data, buffer.nbytes)
+
+    def holds_ends(self, buffer: memoryview) -> bool:
+        """Return whether the same is true of what is not in whole pages."""
+        return [bytes(buffer[slice(*end)]) for end in self._ends] == self._at_ends
 
 
 def _digest(buffer: memoryview) -> bytes:
@@ -46,9 +62,11 @@ def _digest(buffer: memoryview) -> bytes:
 class Arguments:
     """The buffers that tasks of one executor need. Threads may share it.
 
-    A buffer that is at the same place as one that is written already is compared with it, which
-    takes a quarter of the time to write it. So each task gets what its arguments were when it was
-    submitted, and a buffer that has not changed is written once.
+    Each task gets what its arguments were when it was submitted, and a buffer that has not changed
+    is written once. One at the same place as one that is written already is compared with it, which
+    takes a quarter of the time to write it. From then on the kernel is asked whether anybody has
+    written to that memory, see `WatchedMemory`; where it cannot tell, or somebody has, the buffer
+    is compared again.
     """
 
     def __init__(self, connector: FileConnector) -> None:
@@ -56,6 +74,15 @@ class Arguments:
         self._at: dict[tuple[int, int], _File] = {}
         self._files: dict[FileKey, _File] = {}
         self._lock = threading.Lock()  # not held while a file is written or compared
+        self._watched: dict[tuple[int, int], _File] = {}
+        self._memory: WatchedMemory | None = None
+        with contextlib.suppress(OSError):
+            self._memory = WatchedMemory()
+
+    def close(self) -> None:
+        """Watch no memory any more; to be called when no task is left."""
+        if self._memory is not None:
+            self._memory.close()
 
     def add(self, buffer: memoryview) -> FileKey:
         """Return the key of a file with a buffer, for one task more."""
@@ -68,7 +95,7 @@ class Arguments:
         if known is not None:
             same = False
             try:
-                same = known.holds(buffer, address)
+                same = self._is_same(known, buffer)
             finally:
                 if not same:
                     self.release([known.key])
@@ -92,5 +119,48 @@ class Arguments:
                     del self._files[key]
                     if self._at.get(file.place) is file:  # else what is there now is another
                         del self._at[file.place]
+                    self._forget(file)
                 unused.append(key)
         evict(self._connector, unused)
+
+    def _is_same(self, file: _File, buffer: memoryview) -> bool:
+        """Return whether a buffer is what it was when the file was written."""
+        # Else a thread that watches the memory anew, because of a write, would hide the write from
+        # one that asks the kernel before the first has found the difference.
+        with file.lock:
+            if self._memory is None or buffer.nbytes < _WATCHED_FROM:
+                return file.holds(buffer)
+            watched = self._watched.get(file.place) is file
+            if watched and self._memory.is_unwritten(*file.place):
+                return file.holds_ends(buffer)
+            # In this order: what is written from here on is seen by the comparison or by the next.
+            self._watch(self._memory, file)
+            same = False
+            try:
+                same = file.holds(buffer)
+            finally:
+                if not same:
+                    with self._lock:
+                        self._forget(file)
+            return same
+
+    def _watch(self, memory: WatchedMemory, file: _File) -> None:
+        """Watch the memory of a file's buffer, unless a part of it is watched for another one."""
+        address, nbytes = file.place
+        with self._lock:
+            for (start, length), other in self._watched.items():
+                if other is not file and start < address + nbytes and address < start + length:
+                    return
+            try:
+                memory.watch(address, nbytes)
+                self._watched[file.place] = file
+            except OSError:  # shared memory, a device's, a file's, or what a limit forbids
+                self._forget(file)
+
+    def _forget(self, file: _File) -> None:
+        """Watch the memory of a file's buffer no more; the caller holds the lock."""
+        if self._watched.get(file.place) is file:
+            del self._watched[file.place]
+            if self._memory is not None:
+                with contextlib.suppress(OSError):  # it was freed
+                    self._memory.forget(*file.place)

@@ -16,8 +16,18 @@ from fsexchange.connector.connector import FileConnector
 from fsexchange.connector.default import new_path
 from fsexchange.connector.keys import FileKey
 from fsexchange.pools.arguments import Arguments
+from fsexchange.pools.futures import LightFuture, TaskFuture
 from fsexchange.pools.sizes import nbytes_of
-from fsexchange.pools.task import Message, call, decode_and_evict, encode, run
+from fsexchange.pools.task import (
+    Message,
+    are_light,
+    call,
+    decode_result,
+    encode,
+    light_function,
+    run,
+    run_light,
+)
 from fsexchange.store.store import Store
 
 if TYPE_CHECKING:
@@ -51,10 +61,12 @@ class StoreExecutor(Executor):
     -----
     A task gets its arguments as they are when it is submitted; its arrays are its own, and
     writable, except that a view by `np.broadcast_to` stays a read-only one. Several tasks that are
-    not done share one file for an array that has not changed between their submits: its elements
-    are compared. Files of arguments are removed when the last task that needs them is done,
-    cancelled or lost, files of results when they have arrived, and all the rest, such as the result
-    of a worker that was killed, by `shutdown`.
+    not done share one file for an array in which nothing has changed between their submits, be it
+    a single element, by whatever thread or process: at each submit its elements are compared, or,
+    on Linux 6.7 for 4 MiB and more, the kernel proves that nobody has written to them. Files of
+    arguments are removed when the last task that needs them is done, cancelled or lost, files of
+    results when they have arrived, and all the rest, such as the result of a worker that was
+    killed, by `shutdown`.
 
     An argument that is a `Ref` is given to the task as its object; a `Ref` inside of another object
     arrives as it is. What cannot be pickled or written is an error of the task's future.
@@ -77,7 +89,8 @@ class StoreExecutor(Executor):
     ) -> None:
         self._executor = executor
         self._threshold = nbytes_of(threshold)
-        self._lock = threading.Lock()
+        # Again by an engine that runs a task within its `submit`, if the task submits another one.
+        self._lock = threading.RLock()
         self._pending: set[Future[Any]] = set()
         self._shut_down = False
         self._connector: FileConnector | None = None
@@ -95,33 +108,56 @@ class StoreExecutor(Executor):
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run `fn(*args, **kwargs)` in a worker; the future has what it returns or raises."""
         connector = self._connector
-        future: _Future[T] = _Future()
-        with self._lock:
-            if self._shut_down:
-                raise RuntimeError("cannot schedule new futures after shutdown")
-            if connector is None:
+        if connector is None:
+            with self._lock:
+                self._check_open()
                 in_thread: Future[T] = self._executor.submit(call, fn, args, kwargs)
                 self._pending.add(in_thread)
-            else:
-                self._pending.add(future)
-        if connector is None:
             in_thread.add_done_callback(self._pending.discard)
             return in_thread
+        if are_light(args, self._threshold) and are_light(kwargs.values(), self._threshold):
+            function = light_function(fn)
+            if function is not None:
+                return self._submit_light(connector, function, args, kwargs)
+        future: TaskFuture[T] = TaskFuture()
+        with self._lock:
+            self._check_open()
+            self._pending.add(future)
         needed: list[FileKey] = []
         try:
             try:
                 task = self._encode((fn, args, kwargs), connector, needed)
             except Exception as error:  # as of a ProcessPoolExecutor, which pickles in a thread
-                with self._ending(future, needed):
-                    future.set_exception(error)
+                self._end(future, needed, partial(future.set_exception, error))
                 return future
             inner = self._executor.submit(run, self._config, self._threshold, task)
         except BaseException:
-            with self._ending(future, needed):
-                future.finish_cancelling()  # another thread's `shutdown` may wait for it
+            # Another thread's `shutdown` may wait for it.
+            self._end(future, needed, future.finish_cancelling)
             raise
         future.inner = inner
-        inner.add_done_callback(lambda inner: self._take(inner, future, connector, needed))
+        inner.add_done_callback(partial(self._take, future, connector, needed))
+        return future
+
+    def _submit_light(
+        self, connector: FileConnector, function: Any, args: Any, kwargs: Any
+    ) -> Future[Any]:
+        with self._lock:
+            self._check_open()
+            inner = self._executor.submit(
+                run_light, self._config, self._threshold, function, args, kwargs
+            )
+            light = LightFuture.become(inner, connector)
+            if light is not None:
+                self._pending.add(light)
+            else:
+                future: TaskFuture[Any] = TaskFuture()
+                future.inner = inner
+                self._pending.add(future)
+        if light is not None:
+            light.add_done_callback(self._forget)
+            return light
+        inner.add_done_callback(partial(self._take, future, connector, []))
         return future
 
     def map(
@@ -182,38 +218,48 @@ class StoreExecutor(Executor):
 
     def _take(
         self,
-        inner: Future[Any],
-        future: _Future[Any],
+        future: TaskFuture[Any],
         connector: FileConnector,
         needed: list[FileKey],
+        inner: Future[Any],
     ) -> None:
         """Give a future what a task has returned or raised."""
-        obj = error = None
-        cancelled = False
+        finish: Callable[[], object]
         try:
-            obj = decode_and_evict(inner.result(), connector)
-        except BaseException as caught:
-            error = caught
+            finish = partial(future.set_result, decode_result(inner.result(), connector))
+        except BaseException as error:
             cancelled = inner.cancelled()
-        with self._ending(future, needed):
-            if cancelled:
-                future.finish_cancelling()
-            elif error is not None:
-                future.set_exception(error)
-            else:
-                future.set_result(obj)
+            finish = future.finish_cancelling if cancelled else partial(future.set_exception, error)
+        self._end(future, needed, finish)
 
-    @contextlib.contextmanager
-    def _ending(self, future: Future[Any], needed: list[FileKey]) -> Iterator[None]:
-        """Forget a task whose future is set meanwhile: who waits for that finds no files of it."""
+    def _end(
+        self, future: TaskFuture[Any], needed: list[FileKey], finish: Callable[[], object]
+    ) -> None:
+        """Have a future set by `finish`, and forget its task.
+
+        Whoever waits for the future then finds no files of the task.
+        """
         if needed:
             self._arguments.release(needed)
+        future.inner = None  # whose callbacks have this future, a cycle that only gc would undo
         try:
-            yield
+            finish()
         finally:  # the end of the directory may fail
+            self._forget(future)
+
+    def _forget(self, future: Future[Any]) -> None:
+        """Forget a task that is done, or a light one, whose result may be a message yet."""
+        if type(future) is LightFuture:
+            with contextlib.suppress(CancelledError):
+                future.exception()  # loads it
+        self._pending.discard(future)
+        if self._shut_down:
             with self._lock:
-                self._pending.discard(future)
                 self._close_when_done()
+
+    def _check_open(self) -> None:
+        if self._shut_down:
+            raise RuntimeError("cannot schedule new futures after shutdown")
 
     def _close_when_done(self) -> None:
         """Remove the directory after the last task; the caller holds the lock.
@@ -221,30 +267,8 @@ class StoreExecutor(Executor):
         So who comes second, of the last task and `shutdown`, returns when it is removed.
         """
         if self._shut_down and not self._pending and self._connector is not None:
+            self._arguments.close()
             self._connector.close()
-
-
-class _Future(Future[T]):
-    """The future of a task that another executor runs."""
-
-    inner: Future[Any] | None = None
-
-    def cancel(self) -> bool:
-        """Cancel the task if it has not begun; its callback then cancels this future."""
-        if self.inner is None or self.done():
-            return self.cancelled()
-        try:
-            return self.inner.cancel()
-        except NotImplementedError:  # Parsl's
-            return False
-
-    def running(self) -> bool:
-        """Return whether the task is being run."""
-        return self.inner is not None and self.inner.running() and not self.done()
-
-    def finish_cancelling(self) -> None:
-        super().cancel()
-        self.set_running_or_notify_cancel()
 
 
 def _call_each(function: Callable[..., T], chunk: Iterable[tuple[Any, ...]]) -> list[T]:

@@ -16,18 +16,18 @@ from joblib._parallel_backends import LokyBackend
 from fsexchange.connector.connector import FileConnector
 from fsexchange.connector.default import new_path
 from fsexchange.pools.sizes import nbytes_of
-from fsexchange.pools.task import Message, decode_and_evict, encode_result
+from fsexchange.pools.task import decode_result, encode_result
 from fsexchange.store.store import Store
 
 
 class _Returning(NamedTuple):
-    """A batch of calls, of which the message of its results is returned."""
+    """A batch of calls, whose results are returned as a message."""
 
     calls: Callable[[], Any]
     config: str
     threshold: int
 
-    def __call__(self) -> Message:
+    def __call__(self) -> Any:
         return encode_result(self.calls(), self.config, self.threshold)
 
 
@@ -62,7 +62,7 @@ class FsexchangeBackend(LokyBackend):  # type: ignore[misc]
 
     def retrieve_result_callback(self, future: Any) -> Any:
         assert self._connector is not None
-        return decode_and_evict(super().retrieve_result_callback(future), self._connector)
+        return decode_result(super().retrieve_result_callback(future), self._connector)
 
     def terminate(self) -> None:
         super().terminate()

@@ -2,7 +2,7 @@
 
 A message is a tuple of builtins, which any engine can pickle: the pickle of the object, the buffers
 that this leaves out, and the section of the script (see `serialize.script`). In place of a pickle
-or a buffer of `threshold` bytes or more is the key of a file.
+or a buffer of `threshold` bytes or more is the key of a file. What is light goes as it is.
 """
 
 from __future__ import annotations
@@ -11,17 +11,51 @@ import contextlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from pickle import dumps
+from types import FunctionType
 from typing import Any, TypeAlias
 
 from fsexchange.connector.connector import FileConnector
 from fsexchange.connector.keys import FileKey
 from fsexchange.errors import FsExchangeError, MissingObjectError
 from fsexchange.serialize import script
+from fsexchange.serialize.kinds import where_named
 from fsexchange.serialize.pickling import load, pickled
 from fsexchange.store.ref import Ref
 
+# Types whose objects the engine pickles as fast as we do.
+_LIGHT = frozenset((type(None), bool, int, float, complex, str, bytes))
+
 Part: TypeAlias = "bytes | bytearray | FileKey"
 Message: TypeAlias = "tuple[Part, tuple[Part, ...], bytes]"
+
+
+def are_light(objs: Iterable[Any], threshold: int) -> bool:
+    """Return whether all objects are short and simple, so that nothing in them is to be moved."""
+    for obj in objs:
+        kind = type(obj)
+        if kind not in _LIGHT or ((kind is bytes or kind is str) and len(obj) >= threshold):
+            return False
+    return True
+
+
+def light_function(function: Any) -> Any:
+    """Return what goes to the worker in place of a function that it finds by its name, else None.
+
+    That is the function, or for one of the script its message, as not each engine has workers that
+    find those.
+    """
+    if type(function) is not FunctionType:
+        return None
+    found = where_named(function)
+    if found is None:
+        return None
+    return (_by_name(function), (), script.section([function])) if found.is_of_script else function
+
+
+@lru_cache(64)
+def _by_name(function: Any) -> bytes:
+    return dumps(function, 5)
 
 
 def encode(
@@ -79,8 +113,10 @@ def _read(key: FileKey, connector: FileConnector) -> Any:
     return data
 
 
-def decode_and_evict(message: Message, connector: FileConnector) -> Any:
-    """Return the object of a message, and remove its files, which nobody else needs."""
+def decode_result(message: Any, connector: FileConnector) -> Any:
+    """Return a result, and remove its files, which nobody else needs."""
+    if type(message) is not tuple:
+        return message
     body, parts, _ = message
     if not parts and type(body) is not FileKey:
         return decode(message, lambda: connector)
@@ -100,14 +136,25 @@ def evict(connector: FileConnector, keys: Iterable[FileKey]) -> None:
 # ---- in a worker --------------------------------------------------------------------------------
 
 
-def run(config: str, threshold: int, task: Message) -> Message:
-    """Run a task in a worker, and return the message of its result."""
+def run(config: str, threshold: int, task: Message) -> Any:
+    """Run a task in a worker, and return its result, if that is light, or the message of it."""
     function, args, kwargs = decode(task, lambda: attached(config))
     return encode_result(call(function, args, kwargs), config, threshold)
 
 
-def encode_result(result: Any, config: str, threshold: int) -> Message:
-    """Return the message of a result, whose files its receiver removes."""
+def run_light(
+    config: str, threshold: int, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Do what `run` does, with light arguments and what `light_function` has returned."""
+    if type(function) is tuple:
+        function = load(function[0], (), function[2])
+    return encode_result(function(*args, **kwargs), config, threshold)
+
+
+def encode_result(result: Any, config: str, threshold: int) -> Any:
+    """Return a light result as it is; else its message, whose files the receiver removes."""
+    if are_light((result,), threshold):
+        return result
     written: list[FileKey] = []
 
     def write(pieces: Sequence[Any]) -> FileKey:

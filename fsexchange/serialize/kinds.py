@@ -7,7 +7,7 @@ import importlib
 import sys
 import types
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from fsexchange.serialize import libraries, script
 from fsexchange.serialize.subclasses import reduce_array, reduce_memoryview
@@ -19,25 +19,33 @@ if TYPE_CHECKING:
 Reducer: TypeAlias = "Callable[[Pickler, Any], Any]"
 
 
-# The id of a function or class -> the namespace in which pickle found it, its name there, and
-# whether that is the script's. A later object with the same id is not found there.
-_found: dict[int, tuple[dict[str, Any], str, bool]] = {}
+class _Where(NamedTuple):
+    """Where pickle finds a function or class by its name."""
+
+    space: dict[str, Any]
+    name: str
+    is_of_script: bool
+
+
+# By the id of the function or class. A later object with the same id is not found there.
+_found: dict[int, _Where] = {}
 
 
 def _named(pickler: Pickler, obj: Any) -> Any:
     """Reduce a function, class or type variable: by reference as pickle does, else by value."""
-    known = _found.get(id(obj))
-    if known is None or known[0].get(known[1]) is not obj:
-        known = _find(obj)
-        if known is None:
-            return NotImplemented if obj in _SINGLETONS else _by_value(pickler, obj)
-    if known[2]:
+    found = where_named(obj)
+    if found is None:
+        return NotImplemented if obj in _SINGLETONS else _by_value(pickler, obj)
+    if found[2]:
         pickler.more.append(obj)
     return NotImplemented
 
 
-def _find(obj: Any) -> tuple[dict[str, Any], str, bool] | None:
-    """Return where pickle finds an object by its name; None if it does not."""
+def where_named(obj: Any) -> _Where | None:
+    """Return where pickle finds a function or class by its name; None if it does not."""
+    known = _found.get(id(obj))
+    if known is not None and known[0].get(known[1]) is obj:
+        return known
     module, name = obj.__module__, script.name_of(obj)
     if not isinstance(module, str):
         return None
@@ -50,7 +58,7 @@ def _find(obj: Any) -> tuple[dict[str, Any], str, bool] | None:
         return None
     holder, _, attribute = name.rpartition(".")
     space = vars(script.find(module, holder) if holder else sys.modules[module])
-    found = space, attribute, module in script.MAINS
+    found = _Where(space, attribute, module in script.MAINS)
     if len(_found) >= 1024:
         _found.clear()
     _found[id(obj)] = found

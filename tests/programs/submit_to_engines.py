@@ -47,6 +47,14 @@ def first(array: Any) -> float:
     return float(array[0])
 
 
+def full(n: int) -> Any:
+    return np.full(N, n)
+
+
+def fail_lightly(text: str) -> None:
+    raise OwnError(text)
+
+
 @contextlib.contextmanager
 def loky() -> Iterator[Executor]:
     from loky import ProcessPoolExecutor
@@ -109,9 +117,14 @@ def main() -> None:
                 assert np.array_equal(got["array"][0], array + 1)
                 got["array"][0][:] = 0
             assert files() == 0
-            error = ex.submit(fail, array).exception()
-            assert type(error).__name__ == "OwnError", repr(error)
-            assert "of the task" in str(error)
+            for error in (
+                ex.submit(fail, array).exception(),
+                ex.submit(fail_lightly, "of the task").exception(),
+            ):
+                assert type(error).__name__ == "OwnError", repr(error)
+                assert "of the task" in str(error)
+            assert [ex.submit(full, n).result()[-1] for n in range(3)] == [0, 1, 2]
+            assert list(ex.map(pow, range(5), [2] * 5)) == [0, 1, 4, 9, 16]
             with Store(base / "store") as store:
                 assert ex.submit(first, store.ref(array)).result() == 0.0
             assert ex.submit(lambda x: float(x[1] * 2), array).result() == 2.0

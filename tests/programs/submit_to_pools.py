@@ -5,10 +5,12 @@ The method is one by which multiprocessing starts workers, or "threads".
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import multiprocessing
 import os
+import random
 import signal
 import sys
 import threading
@@ -110,6 +112,18 @@ def add(one: Any, other: int) -> Any:
     return one + other
 
 
+def make(n: int, kind: str = "array") -> Any:
+    """Return or raise what is not light, in a task whose arguments are."""
+    if kind == "error":
+        raise OwnError(n)
+    if kind == "death":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "lock":
+        return [np.full(N, n), threading.Lock()]
+    made = {"tuple": (b"", (), b""), "small": {"n": [n]}, "array": np.full(N, n), "list": ["x"] * N}
+    return made[kind]
+
+
 # ---- scenarios ----------------------------------------------------------------------------------
 
 
@@ -196,6 +210,50 @@ def shared() -> None:
         assert views.result() == 0.0
         assert files() == 0
     os.unlink(gate)
+
+
+def total(array: np.ndarray[Any, Any]) -> int:
+    return int(array.sum())
+
+
+def unwritten() -> None:
+    """No write to a large array is missed, and it is written again only after one."""
+    generator = random.Random(7)
+    whole = np.zeros(1 << 20, "i8")
+    views = [whole, whole[1:], whole[: 3 << 18], whole[1 << 18 :].view("i4")]
+    file = np.memmap(base.parent / f"{base.name}-map", "i8", "w+", shape=1 << 20)
+    gate = str(base.parent / f"{base.name}-gate")
+    with executor() as ex:
+        blocked = [ex.submit(nap, view, gate) for view in (*views, file)]
+        blocked += [ex.submit(nap, whole, gate) for _ in range(20)]
+        assert files() == 5, files()
+        expected, futures = [], []
+        for _ in range(120):
+            for _ in range(generator.choice([0, 0, 1, 3])):
+                whole[generator.choice([0, -1, generator.randrange(1 << 20)])] += 1
+            array = generator.choice([*views, file])
+            expected.append(int(array.sum()))
+            futures.append(ex.submit(total, array))
+            if generator.random() < 0.2:
+                with open(base.parent / f"{base.name}-map", "r+b") as other:
+                    other.seek(generator.randrange(8 << 20))
+                    other.write(b"\1")
+        for array in views[1:]:  # to prove one of two that overlap hides no write from the other
+            for order in ([whole] * 3, [array] * 3 + [whole], [whole] * 3 + [array]):
+                whole[1 << 19] += 1
+                expected += [int(each.sum()) for each in order]
+                futures += [ex.submit(total, each) for each in order]
+        Path(gate).touch()
+        assert [future.result() for future in futures] == expected
+        for n in range(20):  # each at the place of the one before
+            array = np.full(1 << 20, n)
+            futures = [ex.submit(total, array) for _ in range(3)]
+            assert [future.result() for future in futures] == [n << 20] * 3
+            del array
+        wait(blocked)
+        assert files() == 0
+    os.unlink(gate)
+    os.unlink(base.parent / f"{base.name}-map")
 
 
 def errors() -> None:
@@ -432,6 +490,60 @@ def small() -> None:
         fixed.flags.writeable = False
         assert ex.submit(add, fixed, 1).result()[-1] == 1000
         assert files() == 0
+
+
+def light() -> None:
+    """Tasks of a few numbers and texts, for which the engine's future is taken, return anything."""
+    with executor() as ex:
+        assert [ex.submit(add, n, 1).result() for n in range(3)] == [1, 2, 3]
+        assert ex.submit(pow, 2, 3).result() == 8
+        assert ex.submit(lambda *args, **more: [*args, *more], 1, n=2).result() == [1, "n"]
+        assert ex.submit(make, 1, kind="tuple").result() == (b"", (), b"")
+        assert ex.submit(make, 1, kind="small").result() == {"n": [1]}
+        assert ex.submit(make, 1, kind="list").result() == ["x"] * N
+        assert files() == 0
+        futures = [ex.submit(make, n) for n in range(4)]
+        seen: list[Any] = []
+        for future in futures:
+            future.add_done_callback(lambda done: seen.append(done.result()[0]))
+        for future in as_completed(futures):
+            assert future.exception() is None
+            array = future.result()
+            assert array is future.result()
+            assert array.flags.writeable
+        assert [future.result()[-1] for future in futures] == [0, 1, 2, 3]
+        unread = [ex.submit(make, n) for n in range(4)]
+        assert not wait(unread).not_done
+
+        async def gather() -> list[Any]:
+            return await asyncio.gather(*[asyncio.wrap_future(ex.submit(make, n)) for n in (5, 6)])
+
+        assert [array[0] for array in asyncio.run(gather())] == [5, 6]
+        error = ex.submit(make, 7, kind="error").exception()
+        assert type(error) is OwnError
+        assert error.number == 7
+        assert "in make" in "".join(traceback.format_exception(error))
+        error = ex.submit(make, 7, kind="lock").exception()
+        assert isinstance(error, SerializationError), repr(error)
+        deadline = time.monotonic() + 10
+        while files() or len(seen) < 4:  # callbacks may come after `wait`
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        assert sorted(seen) == [0, 1, 2, 3]
+        left = ex.submit(make, 8)
+    assert left.result()[0] == 8
+    gate = str(base.parent / f"{base.name}-gate")
+    with executor() as ex:
+        running = [ex.submit(nap, n, gate) for n in (1, 2)]  # type: ignore[arg-type]
+        waiting = [ex.submit(make, n) for n in range(8)]
+        assert waiting[-1].cancel()
+        assert waiting[-1].cancelled()
+        Path(gate).touch()
+        assert [type(future.exception()) for future in running] == [TypeError] * 2
+        assert [future.result()[0] for future in waiting[:-1]] == list(range(7))
+    os.unlink(gate)
+    with executor() as ex:
+        assert isinstance(ex.submit(make, 9, kind="death").exception(), BrokenProcessPool)
 
 
 def from_threads() -> None:
