@@ -363,6 +363,19 @@ def test_default_store_of_a_killed_owner_goes_with_the_next(
         process.stdout.close()
 
 
+def test_looking_for_dead_owners_takes_no_store_from_its_maker(shm_dir: Path) -> None:
+    """However long a process that looks holds a lock."""
+    slow = strace("-qq", "-o", "/dev/null", "-e", "inject=flock:delay_exit=5000")
+    words = [*slow, *command("look_for_dead_owners", shm_dir)]
+    looker = subprocess.Popen(words, cwd=ROOT, start_new_session=True)
+    try:
+        python("make_default_stores_in_turn", "50", env={"FSEXCHANGE_DIR": str(shm_dir)})
+    finally:
+        os.killpg(looker.pid, signal.SIGKILL)
+        looker.wait()
+    assert os.listdir(shm_dir) == []
+
+
 def test_readmes_line_for_slurms_epilog_removes_stores_of_dead_owners_alone(shm_dir: Path) -> None:
     if shutil.which("flock") is None:
         lacking("flock(1)")
