@@ -15,7 +15,8 @@ Each layer is a package, which imports only from those above it:
         segments    small objects that share a file, until the last is evicted
         directory   the hold on a store: whether it is there, who owns it, how it ends
         opening     make a store, attach to it, or adopt it
-    store/          objects: Store, its handles Ref, Future and Blank, names, waits for many futures
+        verdict     whether a store's owner is proven dead; others may remove it then
+    store/          objects: Store, its handles Ref, Future and Blank, names, waits for many; gc
     mpi/            ranks: Exchange; the only package that imports mpi4py, so not imported here
     pools/          executors that move large arguments and results by files
     cli/            the `fsexchange` command, a module a subcommand
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
         UntrustedDirectoryError,
         WaitTimeoutError,
     )
-    from fsexchange.store import Blank, Future, Ref, Store, as_completed, wait
+    from fsexchange.store import Blank, Future, Ref, Store, as_completed, gc, wait
 
 __version__ = "0.1.0"
 
@@ -71,6 +72,7 @@ __all__ = [
     "UntrustedDirectoryError",
     "WaitTimeoutError",
     "as_completed",
+    "gc",
     "wait",
 ]
 

@@ -185,7 +185,7 @@ def test_names_are_completed(shm_dir: Path) -> None:
     done = fsexchange(store=shm_dir / "store", env=env)
     assert done.stdout == b"plain,mesh fine\nplain,mesh/coarse\n"
     done = fsexchange(
-        store="/nowhere", env={**env, "COMP_WORDS": "fsexchange g", "COMP_CWORD": "1"}
+        store="/nowhere", env={**env, "COMP_WORDS": "fsexchange ge", "COMP_CWORD": "1"}
     )
     assert done.stdout == b"plain,get\n"
     assert fsexchange(store="/nowhere", env=env).stdout == b"\n"

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -361,21 +362,36 @@ def test_default_store_of_a_killed_owner_goes_with_the_next(
         process.stdout.close()
 
 
+def test_looking_for_dead_owners_takes_no_store_from_its_maker(shm_dir: Path) -> None:
+    """However long a process that looks holds a lock."""
+    slow = strace("-qq", "-o", "/dev/null", "-e", "inject=flock:delay_exit=5000")
+    words = [*slow, *command("look_for_dead_owners", shm_dir)]
+    looker = subprocess.Popen(words, cwd=ROOT, start_new_session=True)
+    try:
+        python("make_default_stores_in_turn", "50", env={"FSEXCHANGE_DIR": str(shm_dir)})
+    finally:
+        os.killpg(looker.pid, signal.SIGKILL)
+        looker.wait()
+    assert os.listdir(shm_dir) == []
+
+
 def test_readmes_line_for_slurms_epilog_removes_stores_of_dead_owners_alone(shm_dir: Path) -> None:
-    if shutil.which("flock") is None:
-        lacking("flock(1)")
+    if shutil.which("runuser") is None or os.geteuid() != 0:
+        lacking("runuser, and the right to use it")
     readme = (Path(ROOT) / "README.md").read_text()
     found = re.search("Epilog, `(.*?)`", readme)
     assert found is not None
     line = found[1].replace("/dev/shm", str(shm_dir))
+    line = line.replace(" fsexchange ", f" {sys.executable} -m fsexchange ")
     living, dead = shm_dir / "fsexchange-living", shm_dir / "fsexchange-dead"
     owners = [owner(living)[0], owner(dead)[0]]
     end(owners[1])
     kept = shm_dir / "fsexchange-kept"
     FileConnector(kept, clear=False).close()
+    env = {**os.environ, "SLURM_JOB_USER": "root", "PYTHONPATH": str(ROOT)}
     try:
         for _ in range(2):  # the second time it finds none
-            done = subprocess.run(["sh", "-c", line], capture_output=True, text=True)
+            done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, env=env)
             assert done.returncode == 0, done.stderr  # else Slurm drains the node
             assert sorted(os.listdir(shm_dir)) == sorted([living.name, kept.name])
     finally:

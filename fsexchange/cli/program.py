@@ -40,6 +40,9 @@ COMMANDS = {
     "info": "Show type, dtype, shape, length and checksum of an object.",
     "du": "Show how much space a store takes, and how much is free.",
     "clear": "Remove a store with all its objects.",
+    "gc": "Find the stores that killed jobs have left, and remove them.",
+    "doctor": "Find out whether a directory is fit for stores.",
+    "bench": "Measure put and get of arrays beside numpy's save and load.",
 }
 
 
@@ -56,11 +59,12 @@ class Program(click.Group):
         command: click.Command = module.command
         return command
 
-    def invoke(self, ctx: click.Context) -> None:
+    def invoke(self, ctx: click.Context) -> Any:
         try:
-            super().invoke(ctx)
+            code = super().invoke(ctx)
             if sys.stdout is not None:
                 sys.stdout.flush()
+            return code
         except BrokenPipeError:  # here, as click would make it a failure
             # The interpreter flushes stdout once more as it exits.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -111,7 +115,8 @@ def prepare() -> None:
 def run(args: Sequence[str]) -> int:
     """Run the command and return its exit code; an error is one line on stderr."""
     try:
-        program.main(list(args), "fsexchange", standalone_mode=False)
+        # What a subcommand returns: its exit code, or None.
+        code: int | None = program.main(list(args), "fsexchange", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return USAGE
@@ -125,7 +130,7 @@ def run(args: Sequence[str]) -> int:
         return 128 + signal.SIGINT
     except Exception as error:  # an object's own code, or the exception that a future was set to
         return _fail(_one_line(error), exit_code(error))
-    return 0
+    return code or 0
 
 
 def end(code: int) -> NoReturn:

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 import stat
 from collections.abc import Collection, Iterable
 from typing import Any
 
 from fsexchange.connector import layout
-from fsexchange.connector.directory import Directory
 from fsexchange.connector.gate import gate
-from fsexchange.connector.opening import finish_clearing, lost_id
-from fsexchange.connector.owner import is_gone, keep, read_record
+from fsexchange.connector.owner import keep, read_record
 from fsexchange.connector.place import place
-from fsexchange.connector.trust import check_trust
+from fsexchange.connector.verdict import judge
 from fsexchange.errors import StoreClosedError
 from fsexchange.filesystem import files
 from fsexchange.filesystem.advice import store_error
 from fsexchange.filesystem.kinds import find_filesystem
-from fsexchange.filesystem.locks import Lock
-
-_log = logging.getLogger("fsexchange")
 
 
 def default_store(hosts: Collection[str] = (), *, clear: bool = True) -> dict[str, Any]:
@@ -80,12 +74,22 @@ def new_path(beside: str | os.PathLike[str] | None = None) -> str:
 
     So that nobody opens it again, it is random.
     """
-    if beside is not None:
-        base = os.path.dirname(place(beside))
-    else:
-        base = _named("FSEXCHANGE_DIR") or _room_for_temporary_files()
+    base = default_base() if beside is None else os.path.dirname(place(beside))
     clear_dead(base)
     return f"{base}/{layout.default_name()}"
+
+
+def default_base() -> str:
+    """Return the directory where a store is made for which none is named."""
+    return _named("FSEXCHANGE_DIR") or _room_for_temporary_files()
+
+
+def default_places() -> list[str]:
+    """Return the directories where default stores may be: those that are there."""
+    import tempfile
+
+    places = _named("FSEXCHANGE_STORE"), _named("FSEXCHANGE_DIR"), "/dev/shm", tempfile.gettempdir()
+    return [path for path in dict.fromkeys(filter(None, places)) if os.path.isdir(path)]
 
 
 def _named(variable: str) -> str | None:
@@ -126,35 +130,4 @@ def clear_dead(base: str) -> None:
     for name in names:
         if layout.DEFAULT.fullmatch(name) is not None:
             with contextlib.suppress(OSError):
-                _clear_if_dead(f"{base}/{name}")
-
-
-def _clear_if_dead(path: str) -> None:
-    if os.lstat(path).st_uid != os.geteuid() or _is_locked(path):
-        return  # in most cases no more needs to be found out
-    check_trust(path, trust=False)
-    with gate(path, seconds=0) as same:
-        record = read_record(path) if same else None
-        if record is not None:
-            if record.clear and is_gone(path, record):
-                Directory(path, record.store_id, markers=record.markers).remove()
-                _log.info("swept %s, which %s had left", path, record.process)
-        elif same:
-            finish_clearing(path)
-            if lost_id(path) is None:  # what a killed maker leaves
-                for name in files.listing(path):
-                    if layout.TEMPORARY.fullmatch(name):
-                        files.unlink(f"{path}/{name}")
-                os.rmdir(path)
-
-
-def _is_locked(path: str) -> bool:
-    """Return whether the store's owner lives, by its record alone."""
-    try:
-        lock = Lock(layout.record(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return False
-    try:
-        return not lock.take()
-    finally:
-        lock.close()
+                judge(f"{base}/{name}", remove=True)

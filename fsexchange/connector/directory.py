@@ -237,8 +237,11 @@ class Directory:
             raise store_error(error, "clear the store at", self._witness) from error
         self._give_up()
 
-    def remove(self) -> None:
-        """Remove the store, whoever owns it. The caller holds its gate."""
+    def remove(self) -> bool:
+        """Remove the store, whoever owns it. The caller holds its gate.
+
+        False if another process is at it, where there is no gate.
+        """
         # First the witness goes: then a missing object is a closed store.
         ending = layout.ending(self.path, self.store_id)
         try:
@@ -253,11 +256,12 @@ class Directory:
             self._ending = True
         except FileNotFoundError:
             if self.policy.network and not self._ending:
-                return  # where there is no gate, the process that got the witness clears
+                return False  # the process that got the witness clears
             with contextlib.suppress(FileExistsError):
                 files.create(ending, [], 0)  # a cleaner of old files has removed the witness
         sweep.remove_store(self.path, self.store_id)
         _log.info("cleared the store %s at %s", self.store_id, self.path)
+        return True
 
     def _is_mine(self, record: Owner | None) -> bool:
         """Return whether the record is still this store's, and its owner's if that is this hold.

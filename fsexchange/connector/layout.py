@@ -58,6 +58,17 @@ ENDING = re.compile(rf"{re.escape(_RECORD)}-{_RANDOM}-ending")
 #: What is removed only after everything else.
 KEPT_TO_THE_END = re.compile(rf"{re.escape(_RECORD)}|{ENDING.pattern}")
 
+#: A writer's directory, also one that is being removed.
+OF_WRITERS = re.compile(rf"{WRITER.pattern}|{LEAVING.pattern}")
+
+#: What a directory has that is a store, even one whose record is lost.
+OF_A_STORE = re.compile(
+    rf"{re.escape(_RECORD)}|{WITNESS.pattern}|{ENDING.pattern}|{re.escape(NAMES)}"
+)
+
+#: What a process has made that was killed before it had made a store: half a record, at most.
+OF_A_MAKER = re.compile(rf"{re.escape(_RECORD)}(-probe-{_RANDOM})?|{_TEMPORARY}")
+
 #: The directory of a default store.
 DEFAULT = re.compile(rf"fsexchange-{_RANDOM}")
 

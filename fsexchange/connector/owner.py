@@ -184,15 +184,17 @@ def is_gone(path: str, owner: Owner) -> bool:
     return gone
 
 
-def silence(path: str) -> float:
+def silence(path: str, *more: str) -> float:
     """Return for how many seconds the owner of the store at `path` has shown no sign of life.
 
-    By the clock of its own file system: a new file tells what time it is there.
+    By the clock of its own file system: a new file tells what time it is there. A change of one of
+    the files `more` is a sign, too.
     """
     record = layout.record(path)
     probe = f"{record}-probe-{os.urandom(8).hex()}"
     files.create(probe, [], 0)
     try:
-        return max(0.0, os.stat(probe).st_mtime - os.stat(record).st_mtime)
+        latest = max(os.stat(name).st_mtime for name in (record, *more))
+        return max(0.0, os.stat(probe).st_mtime - latest)
     finally:
         files.unlink(probe)

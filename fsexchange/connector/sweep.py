@@ -54,7 +54,7 @@ def remove_store(path: str, store_id: str) -> None:
     files.unlink(layout.record(path))
     files.unlink(layout.ending(path, store_id))  # last: while it is there the next goes on here
     left = sorted(rest.foreign + rest.busy)
-    while _is_made(path):
+    while is_made(path):
         try:
             if _remove_directory(path):
                 return
@@ -111,7 +111,7 @@ def _is_stamped(path: str, name: str, names: list[str]) -> bool:
     return marked + READY in names and MARKERS.is_stamped(f"{path}/{marked}")
 
 
-def _is_made(path: str) -> bool:
+def is_made(path: str) -> bool:
     """Return whether fsexchange made the directory, by the mode that it gives to its own."""
     try:
         return stat.S_IMODE(os.stat(path).st_mode) == stat.S_ISVTX | 0o700
@@ -139,7 +139,7 @@ def _remove_writer(path: str, writer: str, rest: Rest) -> None:
         return
     if layout.LEAVING.fullmatch(writer):
         _empty(path, writer, names, rest)
-    elif layout.SIGNATURE not in names and not _is_made(folder):
+    elif layout.SIGNATURE not in names and not is_made(folder):
         # A user's directory that looks like a writer's, or one that a killed writer just made.
         if not _remove_directory(folder):
             made_just_now = files.is_there(f"{folder}/{layout.SIGNATURE}")

@@ -7,10 +7,13 @@ none outlives a reboot. Between hosts locks cannot be trusted: several processes
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import select
+import signal
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -107,6 +110,33 @@ class Lock:
         A program may close all descriptors, as daemons do, and open files of its own.
         """
         return self.fd >= 0 and self._file in (None, _file_of(self.fd))
+
+
+@contextlib.contextmanager
+def nobody_writes(path: str) -> Iterator[bool | None]:
+    """Return whether no process of this kernel has a file open to write, and keep it so meanwhile.
+
+    By a lease, fcntl(2): whoever opens the file to write waits for its end. None if the kernel
+    cannot tell, as of a file of another user.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    (fd,) = map(os.open, (path,), (flags,))  # as `files` says
+    try:
+        answer: bool | None = True
+        try:
+            # A writer that waits is announced by a signal: by SIGIO, unless told, which kills.
+            fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        except BlockingIOError:
+            answer = False
+        except OSError:
+            answer = None
+        yield answer
+        if answer:
+            # Not by closing alone: a program that is just being started has a copy until its exec.
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    finally:
+        os.close(fd)
 
 
 def free(path: str) -> None:

@@ -1,10 +1,11 @@
-"""Processes, written down for people; and whether one lives, by a lock on what it wrote."""
+"""Processes, written down for people, and for others to tell which of them are dead for sure."""
 
 from __future__ import annotations
 
 import json
 import os
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 
 class Process(NamedTuple):
@@ -15,17 +16,23 @@ class Process(NamedTuple):
     uid: int
     job: str
     """Id of the batch job; empty outside of one."""
+    boot: str = ""
+    """Id of the boot of its kernel; empty if not known, as in records of earlier versions."""
+    pids: str = ""
+    """The namespace in which its pid counts; empty if not known."""
 
     @classmethod
     def this(cls) -> Process:
         """Return the calling process."""
-        return cls(os.uname().nodename, os.getpid(), os.geteuid(), _job_id())
+        return cls(
+            os.uname().nodename, os.getpid(), os.geteuid(), _job_id(), _boot_id(), _pid_namespace()
+        )
 
     @classmethod
     def from_json(cls, text: str) -> Process:
         """Return the process in `text`; `ValueError` if it is none, or incomplete."""
         try:
-            fields = json.loads(text)
+            fields: dict[str, Any] = {**cls._field_defaults, **json.loads(text)}
             return cls(**{name: fields[name] for name in cls._fields})
         except (TypeError, KeyError) as error:
             raise ValueError(str(error)) from None
@@ -34,6 +41,31 @@ class Process(NamedTuple):
         """Return what `from_json` reads."""
         return json.dumps(self._asdict())
 
+    def is_dead(self) -> bool:
+        """Return whether it is proven dead: no process of its kernel and namespace has its pid.
+
+        False for one of another kernel or namespace, of which nothing can be known here. The name
+        of the host counts, too: clones of a virtual machine may have one boot id.
+        """
+        here = os.uname().nodename, _boot_id(), _pid_namespace()
+        if not all(here) or (self.host, self.boot, self.pids) != here:
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass  # another user's has the number by now, or it became another user's
+        return False
+
+    def is_of_an_earlier_boot(self) -> bool:
+        """Return whether a host of this name has another boot id here and now.
+
+        It proves something only together with silence: two hosts may have one name.
+        """
+        here = _boot_id()
+        return bool(self.boot and here) and self.host == os.uname().nodename and self.boot != here
+
     def __str__(self) -> str:
         job = f", job {self.job}" if self.job else ""
         return f"process {self.pid} on {self.host}{job}"
@@ -41,6 +73,22 @@ class Process(NamedTuple):
 
 #: Stands for a process of which nothing is written down.
 UNKNOWN = Process("an unknown host", 0, 0, "")
+
+
+@lru_cache(1)
+def _boot_id() -> str:
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _pid_namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
 
 
 def _job_id() -> str:

@@ -234,6 +234,20 @@ def parse(view: memoryview) -> tuple[int, memoryview, list[memoryview], bytes | 
     return kind, body, buffers, view[end:] if end < size else b""
 
 
+def length_of(start: bytes) -> int:
+    """Return how long the object is that begins with these 20 bytes, or with all that it has.
+
+    At least as long as it is known to be from fewer; 0 for what does not begin as an object.
+    """
+    if start[:4] != MAGIC or start[4:5] > bytes((VERSION,)):
+        return 0
+    if len(start) < SMALL_HEAD:
+        return SMALL_HEAD
+    if start[:8] == SMALL_START:
+        return SMALL_HEAD + int.from_bytes(start[16:20], "little")
+    return int.from_bytes(start[8:16], "little")
+
+
 def truncated(expected: int, actual: int) -> CorruptObjectError:
     """Return the error for an object of the wrong length."""
     return CorruptObjectError(

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-import fsexchange  # noqa: F401
+from fsexchange import Store  # noqa: F401
 
 uid, program = int(sys.argv[1]), sys.argv[2]
 path = Path(__file__).with_name(f"{program}.py")
