@@ -192,7 +192,7 @@ def loops_stay_bounded() -> None:
     """What is printed is looked at by the test, too."""
     process = psutil.Process()
     with Exchange(comm, base / "store") as ex:
-        for times, nbytes in ((100_000, 1 << 10), (2_000, 4 << 20), (200, LARGE)):
+        for times, nbytes in ((30_000, 1 << 10), (1_000, 4 << 20), (200, LARGE)):
             array = np.ones(nbytes // 8)
             ex.bcast(array)
             most_files = 0
