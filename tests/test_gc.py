@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -23,8 +22,8 @@ from fsexchange.store.leftovers import FoundStore
 from .cli import fsexchange
 from .jobs import needs_mpi
 from .processes import NOBODY, ROOT, command, lacking, read_only, small_tmpfs, unprivileged
-from .test_faults import _run, _system_calls_of
 from .test_life import end, owner
+from .victims import Victims
 
 
 def leave(store: Path) -> None:
@@ -128,15 +127,16 @@ def test_what_killed_makers_leave_goes(left: list[str], base_dir: Path) -> None:
     assert os.listdir(base_dir) == ["a_users"]
 
 
-def test_gc_that_is_killed_at_any_system_call_leaves_what_the_next_collects(shm_dir: Path) -> None:
-    base = shm_dir / "store"  # as the helper below names it
+def test_gc_that_is_killed_at_any_system_call_leaves_what_the_next_collects(
+    victims: Victims, shm_dir: Path
+) -> None:
+    base = shm_dir / "store"
     leave(base / "dead")
-    calls = _system_calls_of("collect", shm_dir)
+    calls = victims.system_calls(shm_dir / "log", "collect", base)
     assert len(calls) >= 8
     for call, occurrence in calls[:-1]:
         leave(base / "dead")
-        killed = _run("collect", f"{call}:signal=KILL:when={occurrence}", base)
-        assert killed.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), killed.stderr
+        victims.kill(call, occurrence, "collect", base)
         left = (base / "dead").exists()
         assert states(base, remove=True) == ({"dead": "dead"} if left else {}), (call, occurrence)
         assert os.listdir(base) == []

@@ -23,6 +23,7 @@ from .processes import (
     lacking,
     python,
     small_tmpfs,
+    strace,
     unprivileged,
 )
 from .victims import Victims
