@@ -64,7 +64,7 @@ def test_ls_as_json(command: Command, store: Store) -> None:
         "names": ["a"],
         "bytes": key.nbytes,
         "modified": got["modified"],
-        "writer": Process.this()._asdict(),
+        "writer": {name: getattr(Process.this(), name) for name in ("host", "pid", "uid", "job")},
         "packed": False,
         "type": "ndarray",
         "of": None,

@@ -6,9 +6,12 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from fsexchange.filesystem.process import Process
 
 # So many rows are laid out for the width of a terminal, which takes a millisecond for each.
 _MOST = 1000
@@ -17,6 +20,13 @@ _MOST = 1000
 def print_json(document: dict[str, Any]) -> None:
     """Print a JSON document."""
     click.echo(json.dumps(document, indent=2))
+
+
+def process(process: Process | None) -> dict[str, Any] | None:
+    """Return a process for JSON."""
+    if process is None:
+        return None
+    return {name: getattr(process, name) for name in ("host", "pid", "uid", "job")}
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
