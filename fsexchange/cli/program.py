@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import click
 
 import fsexchange
+from fsexchange.cli.output import printable
 from fsexchange.errors import (
     FsExchangeError,
     InvalidKeyError,
@@ -159,8 +160,8 @@ def _fail(message: str, code: int) -> int:
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and not isinstance(error, FsExchangeError) and error.strerror:
         where = "stdin or stdout" if error.filename is None else error.filename or "''"
-        return f"{where}: {error.strerror}"
-    text = " ".join(str(error).split())
+        return printable(f"{where}: {error.strerror}")
+    text = printable(" ".join(str(error).split()))
     return text if isinstance(error, FsExchangeError) else f"{type(error).__name__}: {text}"
 
 
@@ -174,7 +175,7 @@ def _usage(error: click.ClickException) -> str:
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     with contextlib.suppress(OSError):
-        click.echo(f"fsexchange: warning: {' '.join(str(message).split())}", err=True)
+        click.echo(f"fsexchange: warning: {printable(' '.join(str(message).split()))}", err=True)
 
 
 def _exit(number: int, _: object) -> None:

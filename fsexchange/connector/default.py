@@ -14,7 +14,7 @@ from fsexchange.connector import layout
 from fsexchange.connector.directory import Directory
 from fsexchange.connector.gate import gate
 from fsexchange.connector.opening import finish_clearing, lost_id
-from fsexchange.connector.owner import is_gone, keep, read_record
+from fsexchange.connector.owner import RECORD_SIZE, is_gone, keep, read_record
 from fsexchange.connector.place import place
 from fsexchange.connector.trust import check_trust
 from fsexchange.errors import StoreClosedError
@@ -58,8 +58,9 @@ def existing_store(path: str | os.PathLike[str]) -> dict[str, Any]:
     path = place(path)
     record = None
     try:
-        # It may be a stranger's: a FIFO would have us wait for its writer.
-        if stat.S_ISREG(os.lstat(layout.record(path)).st_mode):
+        # It may be a stranger's: a FIFO would have us wait for its writer, a huge file take memory.
+        status = os.lstat(layout.record(path))
+        if stat.S_ISREG(status.st_mode) and status.st_size <= 4 * RECORD_SIZE:
             record = read_record(path)
     except (FileNotFoundError, NotADirectoryError):
         pass
