@@ -20,6 +20,9 @@ KINDS = ("npy", "npz", "parquet", "bytes", "pickle")
 _NPY, _ZIP, _PARQUET = b"\x93NUMPY", b"PK\x03\x04", b"PAR1"
 _LONGEST = len(_NPY)
 
+# Bytes of a pipe that are read at once.
+_STEP = 1 << 20
+
 
 class Input:
     """A file to put, or a pipe, of which the first bytes are read: they are `start`."""
@@ -84,8 +87,12 @@ class Input:
     def opened(self) -> Iterator[io.BufferedIOBase]:
         """Yield it as a file that can be read from any place; a pipe is read into memory."""
         if self.nbytes is None:
-            with open(self.fd, "rb", closefd=False) as pipe:
-                self.start += pipe.read()
+            pieces = [self.start]
+            # Not by one `read` of a file: a signal between two of its system calls would only be
+            # handled when more comes through the pipe.
+            while more := os.read(self.fd, _STEP):
+                pieces.append(more)
+            self.start = b"".join(pieces)
             yield io.BytesIO(self.start)
         else:
             with open(self.fd, "rb", closefd=False) as file:
@@ -98,7 +105,7 @@ class Input:
             with self.opened() as file, zipfile.ZipFile(file) as archive:
                 names = archive.namelist()
                 return bool(names) and all(name.endswith(".npy") for name in names)
-        except zipfile.BadZipFile:
+        except Exception:  # whatever zipfile raises: of a version, a coding that it does not know
             return False
         finally:
             if self.nbytes is not None:
@@ -137,11 +144,7 @@ def encode(obj: Any) -> tuple[str, list[Buffer]]:
     if library in ("pyarrow", "pandas") and type(obj).__name__ in ("Table", "DataFrame"):
         return "parquet", [_table(obj, library)]
     if type(obj) is dict and obj and _are_arrays(obj):
-        import numpy as np
-
-        file = io.BytesIO()
-        np.savez(file, **obj)
-        return "npz", [file.getbuffer()]
+        return "npz", [_archive(obj)]
     try:
         kind = "bytes" if isinstance(obj, (str, bytes, bytearray)) else "npy"
         return kind, fieldfiles.encode(obj)
@@ -153,15 +156,23 @@ def encode(obj: Any) -> tuple[str, list[Buffer]]:
 
 
 def _are_arrays(obj: dict[Any, Any]) -> bool:
-    import numpy as np
+    from fsexchange.store import fieldfiles
 
     return all(
-        isinstance(name, str)
-        and name != "file"  # numpy.savez's own
-        and isinstance(array, np.ndarray)
-        and not array.dtype.hasobject
-        for name, array in obj.items()
+        isinstance(name, str) and fieldfiles.holds_all_of(array) for name, array in obj.items()
     )
+
+
+def _archive(arrays: dict[str, Any]) -> Buffer:
+    """Return what numpy.savez writes, which takes some names for options of its own."""
+    import numpy as np
+
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.save(member, array, allow_pickle=False)
+    return file.getbuffer()
 
 
 def _table(obj: Any, library: str) -> Buffer:
