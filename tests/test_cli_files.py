@@ -269,7 +269,43 @@ def test_the_ending_of_a_name_is_a_promise(command: Command, store: Store, tmp_p
     store.put(np.ones(3), name="x")
     done = command("get", "x", "-o", tmp_path / "x.npz", code=1)
     assert "is written as npy, and" in done.err
+    for obj in (b"text", "text", b"x" * 99_999):
+        store.put(obj, name="y", replace=True)
+        assert "is written as bytes" in command("get", "y", "-o", tmp_path / "y.npy", code=1).err
     assert os.listdir(tmp_path) == []
+    np.save(tmp_path / "a.npy", np.ones(3))
+    for words in ([], ["--format", "bytes"]):
+        command("put", tmp_path / "a.npy", "--name", "z", *words)
+        command("get", "z", "-o", tmp_path / "z.npy")
+        assert np.load(tmp_path / "z.npy").sum() == 3
+
+
+def test_stdout_by_its_name(store: Store, tmp_path: Path) -> None:
+    """It is appended to, where the shell says so, and not replaced as a file would be."""
+    store.put(b"second\n", name="x")
+    (tmp_path / "log").write_text("first\n")
+    with open(tmp_path / "log", "ab") as log:
+        subprocess.run(
+            [*WORDS, "get", "x", "-o", "/dev/stdout"],
+            stdout=log,
+            check=True,
+            env=environment(store.store_dir),
+        )
+    assert (tmp_path / "log").read_text() == "first\nsecond\n"
+
+
+def test_a_name_whose_file_is_damaged(command: Command, store: Store) -> None:
+    """As a host leaves it that loses its power."""
+    for data in (b"", b"\xff", b"../x"):
+        store.put(1, name="x", replace=True)
+        Path(store.store_dir, ".fsexchange-names", "x").write_bytes(data)
+        for words in (["get", "x"], ["wait", "x"]):
+            assert "the name 'x' is damaged" in command(*words, code=program.FAILED).err
+        command("put", "/etc/hosts", "--name", "x")
+        assert command("get", "x").out == Path("/etc/hosts").read_bytes()
+        Path(store.store_dir, ".fsexchange-names", "x").write_bytes(data)
+        command("evict", "x")
+        assert "x" not in store.names
 
 
 def test_what_is_not_there(command: Command, store: Store) -> None:

@@ -182,6 +182,15 @@ def test_du(command: Command, store: Store) -> None:
     Path(store.store_dir, writer, ".0123456789abcdef.tmp").unlink()
 
 
+def test_du_where_inodes_have_no_limit(
+    command: Command, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status = os.statvfs_result((4096, 4096, 9, 9, 9, 0, 0, 0, 0, 255))  # as of Btrfs
+    monkeypatch.setattr(os, "statvfs", lambda path: status)
+    assert "36.0 KiB are free" in command("du").text
+    assert json.loads(command("du", "--json").text)["inodes"] is None
+
+
 @pytest.mark.parametrize("markers", [False, True])
 def test_looking_runs_no_code(
     command: Command, shm_dir: Path, tmp_path: Path, markers: bool

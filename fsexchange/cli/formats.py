@@ -18,10 +18,19 @@ if TYPE_CHECKING:
 KINDS = ("npy", "npz", "parquet", "bytes", "pickle")
 
 _NPY, _ZIP, _PARQUET = b"\x93NUMPY", b"PK\x03\x04", b"PAR1"
-_LONGEST = len(_NPY)
+#: Bytes by which all of these are known.
+LONGEST = len(_NPY)
 
 # Bytes of a pipe that are read at once.
 _STEP = 1 << 20
+
+
+def kind_of(start: bytes) -> str:
+    """Return what a file is by its first bytes; `npz` for any archive."""
+    for magic, kind in ((_NPY, "npy"), (_PARQUET, "parquet"), (_ZIP, "npz")):
+        if start.startswith(magic):
+            return kind
+    return "bytes"
 
 
 class Input:
@@ -56,10 +65,10 @@ class Input:
         if stat.S_ISREG(status.st_mode):
             at = os.lseek(self.fd, 0, os.SEEK_CUR)
             self.nbytes = max(0, status.st_size - at)
-            self._first = os.pread(self.fd, _LONGEST, at)
+            self._first = os.pread(self.fd, LONGEST, at)
         else:
-            while len(self.start) < _LONGEST:
-                more = os.read(self.fd, _LONGEST - len(self.start))
+            while len(self.start) < LONGEST:
+                more = os.read(self.fd, LONGEST - len(self.start))
                 if not more:
                     break
                 self.start += more
@@ -67,13 +76,8 @@ class Input:
 
     def kind(self) -> str:
         """Return what it is by its first bytes."""
-        if self._first.startswith(_NPY):
-            return "npy"
-        if self._first.startswith(_PARQUET):
-            return "parquet"
-        if self._first.startswith(_ZIP) and self._is_npz():
-            return "npz"
-        return "bytes"
+        kind = kind_of(self._first)
+        return "bytes" if kind == "npz" and not self._is_npz() else kind
 
     def check_npy(self) -> None:
         """Raise unless it begins as a `.npy` file."""
@@ -146,8 +150,8 @@ def encode(obj: Any) -> tuple[str, list[Buffer]]:
     if type(obj) is dict and obj and _are_arrays(obj):
         return "npz", [_archive(obj)]
     try:
-        kind = "bytes" if isinstance(obj, (str, bytes, bytearray)) else "npy"
-        return kind, fieldfiles.encode(obj)
+        pieces = fieldfiles.encode(obj)
+        return kind_of(bytes(memoryview(pieces[0])[:LONGEST])), pieces
     except SerializationError as error:
         raise click.ClickException(
             f"a {type(obj).__name__} has no file format of its own: --pickle writes a pickle of "

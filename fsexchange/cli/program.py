@@ -63,8 +63,6 @@ class Program(click.Group):
             if sys.stdout is not None:
                 sys.stdout.flush()
         except BrokenPipeError:  # here, as click would make it a failure
-            # The interpreter flushes stdout once more as it exits.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             sys.exit(128 + signal.SIGPIPE)
         except KeyboardInterrupt:
             sys.exit(128 + signal.SIGINT)
@@ -102,7 +100,17 @@ def program(store: str | None) -> None:
 
 
 def prepare() -> None:
-    """Have warnings shown as one line, and what is half done undone at a signal."""
+    """Have warnings shown as one line, and what is half done undone at a signal.
+
+    Who writes to a stdout that is closed gets an error, as `cat` does.
+    """
+    for fd, mode in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_RDONLY)):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, mode)  # else the next file gets the number of this stream
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     warnings.showwarning = _show_warning
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:
@@ -118,13 +126,15 @@ def run(args: Sequence[str]) -> int:
         return USAGE
     except click.exceptions.Exit as error:
         return error.exit_code
-    except SystemExit as error:  # by a signal; and click's completion ends so
-        return int(error.code or 0)
+    except SystemExit as error:  # by a signal, by an object's own code; click's completion ends so
+        if error.code is None or isinstance(error.code, int):
+            return error.code or 0
+        return _fail(_one_line(error), FAILED)
     except click.ClickException as error:
         return _fail(_usage(error), error.exit_code)
     except click.Abort:  # by Ctrl-C before a subcommand began
         return 128 + signal.SIGINT
-    except Exception as error:  # an object's own code, or the exception that a future was set to
+    except BaseException as error:  # an object's own, or that a future was set to
         return _fail(_one_line(error), exit_code(error))
     return 0
 
@@ -135,6 +145,8 @@ def end(code: int) -> NoReturn:
         atexit._run_exitfuncs()
         signal.signal(code - 128, signal.SIG_DFL)
         os.kill(os.getpid(), code - 128)
+    if code:  # the interpreter would write once more what could not be written
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.exit(code)
 
 
@@ -157,7 +169,7 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and not isinstance(error, FsExchangeError) and error.strerror:
         where = "stdin or stdout" if error.filename is None else error.filename or "''"
         return printable(f"{where}: {error.strerror}")
