@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -50,6 +51,18 @@ def fsexchange(
     assert b"Traceback" not in done.stderr, done.stderr.decode()
     assert code in (None, done.returncode), f"exit status {done.returncode}\n{done.stderr.decode()}"
     return done
+
+
+def read_all(fd: int) -> bytes:
+    """Return what is written to a terminal until its last user closes it."""
+    shown = io.BytesIO()
+    try:
+        while data := os.read(fd, 4096):
+            shown.write(data)
+    except OSError:  # EIO: it is closed
+        pass
+    os.close(fd)
+    return shown.getvalue()
 
 
 class Done(NamedTuple):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,6 +56,7 @@ def test_without_a_subcommand_it_shows_help_and_fails() -> None:
         (["get", "x", "out.npy"], "Got unexpected extra argument (out.npy); see fsexchange get"),
         (["list"], "no such command 'list': there are init, put, get, wait,"),
         (["names", "--jsno"], "No such option '--jsno'. (Did you mean"),
+        (["put", "x", "--name", "0123456789abcdef/0"], "is the form of a key"),
         (["put"], "Missing argument 'FILE|-'; see fsexchange put --help"),
         (["names"], "which store? Pass --store DIR, or set FSEXCHANGE_STORE"),
         (["ls", "--sort", "colour"], "Invalid value for '--sort': 'colour' is not one of"),
@@ -111,6 +115,61 @@ def test_streams_that_are_closed(shm_dir: Path) -> None:
         )
         assert (done.returncode, done.stderr.count("\n")) == (code, int(code > 0)), redirected
         assert done.stdout == ("bytes" if code == 0 else "")
+
+
+@pytest.mark.parametrize("redirected", [">&-", "> /dev/full"])
+def test_what_cannot_be_printed_leaves_nothing(shm_dir: Path, redirected: str) -> None:
+    fsexchange("init", shm_dir / "store")
+    code = 1 if redirected == ">&-" else program.FULL
+    for words in (["put", "/etc/hostname"], ["init"], ["names"], ["ls", "--json"]):
+        with Store(shm_dir / "store") as store:
+            store.put(1, name="x", replace=True)
+        done = subprocess.run(
+            ["sh", "-c", f'"$@" {redirected}', "sh", *WORDS, *words],
+            capture_output=True,
+            text=True,
+            env=environment(shm_dir / "store", FSEXCHANGE_DIR=str(shm_dir)),
+        )
+        assert done.returncode == code, (words, done.stderr)
+        assert done.stderr.splitlines()[-1].startswith("fsexchange: stdin or stdout: ")
+    assert os.listdir(shm_dir) == ["store"]
+    objects = json.loads(fsexchange("ls", "--json", store=shm_dir / "store").stdout)["objects"]
+    assert [each["names"] for each in objects] == [["x"]]
+
+
+def test_no_stdin_to_put(shm_dir: Path) -> None:
+    fsexchange("init", shm_dir / "store")
+    done = subprocess.run(
+        ["sh", "-c", '"$@" put - <&-', "sh", *WORDS],
+        capture_output=True,
+        text=True,
+        env=environment(shm_dir / "store"),
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "fsexchange: stdin or stdout: Bad file descriptor\n"
+
+
+class Raising:
+    """Raises as it is unpickled."""
+
+    def __init__(self, error: str) -> None:
+        self._error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _raise, (self._error,)
+
+
+def _raise(error: str) -> None:
+    raise {"exit": SystemExit("text"), "cancelled": asyncio.CancelledError("by\nit")}[error]
+
+
+def test_whatever_an_object_raises_is_an_error(command: Command, shm_dir: Path) -> None:
+    with Store(shm_dir / "store", clear=False) as store:
+        store.put(Raising("exit"), name="exit")
+        store.put(Raising("cancelled"), name="cancelled")
+    command.use(shm_dir / "store")
+    assert command("get", "exit", code=1).err == "fsexchange: SystemExit: text\n"
+    assert command("get", "cancelled", code=1).err == "fsexchange: CancelledError: by it\n"
 
 
 def test_an_exception_of_a_future_is_one_line(command: Command, shm_dir: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pickle
 import pty
@@ -19,7 +18,7 @@ import pytest
 from fsexchange import FileKey, Store
 from fsexchange.cli import program
 
-from .cli import WORDS, Command, environment, fsexchange
+from .cli import WORDS, Command, environment, fsexchange, read_all
 from .processes import small_tmpfs
 
 
@@ -145,6 +144,33 @@ def test_npz_is_a_dict_of_arrays(command: Command, store: Store, tmp_path: Path)
     assert list(store.get("p")) == ["a", "b"]
 
 
+def test_npz_keeps_every_array(command: Command, store: Store, tmp_path: Path) -> None:
+    arrays = {
+        "file": np.arange(2),
+        "allow_pickle": np.arange(3),
+        "": np.ones(1),
+        "a.npy": np.ones(2),
+    }
+    store.put(arrays, name="x")
+    command("get", "x", "-o", tmp_path / "y.npz")
+    with np.load(tmp_path / "y.npz") as again:
+        assert {name: list(again[name]) for name in again} == {k: list(arrays[k]) for k in arrays}
+    store.put({"a": np.ma.masked_less(np.arange(3), 1)}, name="masked")
+    assert "--pickle" in command("get", "masked", "-o", tmp_path / "z.npz", code=1).err
+
+
+def test_archives_that_python_cannot_read_are_bytes(
+    command: Command, store: Store, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "x.npz", a=np.arange(3))
+    data = bytearray((tmp_path / "x.npz").read_bytes())
+    data[data.rindex(b"PK\1\2") + 6] = 99  # needs a zip of version 9.9
+    (tmp_path / "x.npz").write_bytes(data)
+    command("put", tmp_path / "x.npz", "--name", "x")
+    assert store.get("x") == data
+    assert "version 9.9" in command("put", tmp_path / "x.npz", "--format", "npz", code=1).err
+
+
 def test_parquet_is_a_table(command: Command, store: Store, tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     pandas = pytest.importorskip("pandas")
@@ -243,7 +269,43 @@ def test_the_ending_of_a_name_is_a_promise(command: Command, store: Store, tmp_p
     store.put(np.ones(3), name="x")
     done = command("get", "x", "-o", tmp_path / "x.npz", code=1)
     assert "is written as npy, and" in done.err
+    for obj in (b"text", "text", b"x" * 99_999):
+        store.put(obj, name="y", replace=True)
+        assert "is written as bytes" in command("get", "y", "-o", tmp_path / "y.npy", code=1).err
     assert os.listdir(tmp_path) == []
+    np.save(tmp_path / "a.npy", np.ones(3))
+    for words in ([], ["--format", "bytes"]):
+        command("put", tmp_path / "a.npy", "--name", "z", *words)
+        command("get", "z", "-o", tmp_path / "z.npy")
+        assert np.load(tmp_path / "z.npy").sum() == 3
+
+
+def test_stdout_by_its_name(store: Store, tmp_path: Path) -> None:
+    """It is appended to, where the shell says so, and not replaced as a file would be."""
+    store.put(b"second\n", name="x")
+    (tmp_path / "log").write_text("first\n")
+    with open(tmp_path / "log", "ab") as log:
+        subprocess.run(
+            [*WORDS, "get", "x", "-o", "/dev/stdout"],
+            stdout=log,
+            check=True,
+            env=environment(store.store_dir),
+        )
+    assert (tmp_path / "log").read_text() == "first\nsecond\n"
+
+
+def test_a_name_whose_file_is_damaged(command: Command, store: Store) -> None:
+    """As a host leaves it that loses its power."""
+    for data in (b"", b"\xff", b"../x"):
+        store.put(1, name="x", replace=True)
+        Path(store.store_dir, ".fsexchange-names", "x").write_bytes(data)
+        for words in (["get", "x"], ["wait", "x"]):
+            assert "the name 'x' is damaged" in command(*words, code=program.FAILED).err
+        command("put", "/etc/hosts", "--name", "x")
+        assert command("get", "x").out == Path("/etc/hosts").read_bytes()
+        Path(store.store_dir, ".fsexchange-names", "x").write_bytes(data)
+        command("evict", "x")
+        assert "x" not in store.names
 
 
 def test_what_is_not_there(command: Command, store: Store) -> None:
@@ -347,7 +409,7 @@ def test_a_bar_shows_what_takes_long_on_a_terminal(store: Store) -> None:
         [*WORDS, "wait", "x", "--timeout", "2.5"], stderr=terminal, env=environment(store.store_dir)
     ) as process:
         os.close(terminal)
-        shown = _read_all(main)
+        shown = read_all(main)
         assert process.wait() == program.TIMED_OUT
     assert b"wait for x" in shown
     assert b"fsexchange: nothing was named 'x'" in shown
@@ -359,7 +421,7 @@ def test_a_table_fits_a_terminal(store: Store) -> None:
     env = environment(store.store_dir, COLUMNS="80", TERM="dumb")
     with subprocess.Popen([*WORDS, "ls"], stdout=terminal, env=env) as process:
         os.close(terminal)
-        lines = _read_all(main).decode().splitlines()
+        lines = read_all(main).decode().splitlines()
         assert process.wait() == 0
     assert len(lines) > 2
     assert max(map(len, lines)) <= 80
@@ -382,20 +444,9 @@ def test_arrays_are_not_written_to_a_terminal(store: Store) -> None:
             env=environment(store.store_dir),
         ) as process:
             os.close(terminal)
-            assert expected in _read_all(main)
+            assert expected in read_all(main)
             assert process.wait() == code
             assert process.stderr is not None
             said = process.stderr.read()
         assert (words[0] == "init") == (b"eval" in said)
         assert (words == ["get", "x"]) == (b"pass -o FILE" in said)
-
-
-def _read_all(fd: int) -> bytes:
-    shown = io.BytesIO()
-    try:
-        while data := os.read(fd, 4096):
-            shown.write(data)
-    except OSError:  # EIO: its last user has closed the terminal
-        pass
-    os.close(fd)
-    return shown.getvalue()

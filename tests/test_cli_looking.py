@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import struct
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,10 @@ import pytest
 from fsexchange import FileConnector, FileKey, Store
 from fsexchange.cli import program
 from fsexchange.filesystem.process import Process
+from fsexchange.serialize import dumps
+from fsexchange.serialize.format import SMALL_START
 
-from .cli import Command
+from .cli import WORDS, Command, environment, read_all
 
 
 @pytest.fixture
@@ -177,6 +182,15 @@ def test_du(command: Command, store: Store) -> None:
     Path(store.store_dir, writer, ".0123456789abcdef.tmp").unlink()
 
 
+def test_du_where_inodes_have_no_limit(
+    command: Command, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status = os.statvfs_result((4096, 4096, 9, 9, 9, 0, 0, 0, 0, 255))  # as of Btrfs
+    monkeypatch.setattr(os, "statvfs", lambda path: status)
+    assert "36.0 KiB are free" in command("du").text
+    assert json.loads(command("du", "--json").text)["inodes"] is None
+
+
 @pytest.mark.parametrize("markers", [False, True])
 def test_looking_runs_no_code(
     command: Command, shm_dir: Path, tmp_path: Path, markers: bool
@@ -229,3 +243,72 @@ def test_a_strangers_store_stalls_nobody_and_leads_nowhere(
 def test_a_strangers_record_stalls_nobody(command: Command, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / ".fsexchange")
     command("ls", "--store", tmp_path, code=program.REFUSED)
+    (tmp_path / ".fsexchange").unlink()
+    (tmp_path / ".fsexchange").write_text("[" * 4000)
+    command("ls", "--store", tmp_path, code=program.REFUSED)
+    os.truncate(tmp_path / ".fsexchange", 1 << 40)
+    command("ls", "--store", tmp_path, code=program.REFUSED)
+
+
+def _small(pickled: bytes) -> bytes:
+    """Return a small pickle as an object, without a right CRC."""
+    return SMALL_START + struct.pack("<III", 0, len(pickled), len(pickled)) + pickled
+
+
+def _npy(shape: str) -> bytes:
+    fields = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}}}".encode()
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(fields)) + fields
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        _small(b"S'a\\d'\n."),  # of an escape sequence that Python warns of
+        _npy(f"(0x{'f' * 3900},)"),  # an int that Python does not print
+        dumps(np.ones(3)).replace(b"<f8", b",f8"),
+    ],
+    ids=["escape", "int", "dtype"],
+)
+def test_hostile_objects_are_looked_at(command: Command, store: Store, data: bytes) -> None:
+    store.put(1, name="good")
+    key = store.connector.put(data)
+    for words in (["ls"], ["ls", "--json"], ["info", str(key)], ["info", str(key), "--json"]):
+        assert len(command(*words).out) < 5000
+
+
+def test_a_sparse_segment_stalls_nobody(command: Command, store: Store) -> None:
+    filename = store.put(1).filename.split("/")[0] + "/3.999999999999"
+    path = Path(store.store_dir, filename)
+    path.touch()
+    os.truncate(path, 66 * 10**12)
+    assert len(_objects(command)) == 2
+    assert json.loads(command("du", "--json").text)["evicted"] > 10**12
+    path.unlink()
+
+
+@pytest.mark.parametrize(
+    "signature", ["[" * 4000, '{"host": [1], "pid": {}, "uid": 0, "job": ""}', "{}"]
+)
+def test_hostile_signatures(command: Command, store: Store, signature: str) -> None:
+    key = store.put(1)
+    Path(store.store_dir, key.filename).with_name(".process").write_text(" " + signature)
+    assert [each["writer"] for each in _objects(command)] == [None]
+    command("info", str(key))
+
+
+def test_tables_send_nothing_to_a_terminal_but_text(command: Command, store: Store) -> None:
+    key = store.put(1)
+    process = {"host": "\x1b]0;evil\7\nhost", "pid": 1, "uid": 0, "job": "\x1b[2J"}
+    path = Path(store.store_dir, key.filename).with_name(".process")
+    path.write_text(" " + json.dumps(process))
+    for words in (["ls"], ["info", str(key)]):
+        main, terminal = pty.openpty()
+        with subprocess.Popen(
+            [*WORDS, *words], stdout=terminal, env=environment(store.store_dir, TERM="dumb")
+        ) as shown:
+            os.close(terminal)
+            text = read_all(main)
+            assert shown.wait() == 0
+        assert b"evil" in text
+        assert b"\x1b" not in text
+        assert b"\7" not in text

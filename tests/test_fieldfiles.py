@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import struct
 import subprocess
+import tracemalloc
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -18,6 +20,7 @@ from fsexchange import CorruptObjectError, SerializationError, Store
 from fsexchange.errors import MissingObjectError
 from fsexchange.serialize import dumps
 from fsexchange.serialize.description import describe, total_length
+from fsexchange.serialize.format import SMALL_START
 
 from .processes import lacking, python, strace
 
@@ -196,3 +199,53 @@ def test_any_bytes_are_described_without_an_error() -> None:
         for at in rng.integers(0, len(data), 3):
             data[at] = rng.integers(256)
         describe(bytes(data[: rng.integers(len(data))]), len(data))
+
+
+def test_a_pickle_that_doubles_a_name_is_described_in_little_memory() -> None:
+    double = b"".join(bytes((104, n, 104, n, 147, 148)) for n in range(22))
+    pickled = b"\x80\4\x8c\x08abcdefgh\x94" + double + b"."
+    data = SMALL_START + struct.pack("<III", 0, len(pickled), len(pickled)) + pickled
+    tracemalloc.start()
+    try:
+        assert describe(data, len(data)).of.startswith("abcdefgh.abcdefgh.")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_changed_head_is_found(store: Store, base_dir: Path) -> None:
+    """Nothing else says what the elements are that are copied as they lie."""
+    for obj in (np.ones((2, 3)), np.ones((1 << 18, 3)), b"x" * 10_000, "y" * 10_000):
+        key = store.put(obj)
+        with open(f"{store.store_dir}/{key.filename}", "r+b") as file:
+            file.seek(24 if isinstance(obj, np.ndarray) else 20)
+            data = bytearray(file.read(60))
+            at = data.index(3) if isinstance(obj, np.ndarray) else 0
+            file.seek(-60 + at, os.SEEK_CUR)
+            file.write(b"\2")
+        with pytest.raises(CorruptObjectError):
+            store.get_file(key, base_dir / "x")
+    assert os.listdir(base_dir) == ["store"]
+
+
+def test_a_npy_file_of_a_shape_that_no_array_has(store: Store, base_dir: Path) -> None:
+    np.save(base_dir / "x.npy", np.ones((1, 1)))
+    data = (base_dir / "x.npy").read_bytes()
+    (base_dir / "x.npy").write_bytes(data.replace(b"(1, 1), }  ", b"(-1, -1), }"))
+    with pytest.raises(CorruptObjectError):
+        store.put_file(base_dir / "x.npy")
+
+
+def test_what_a_file_would_lose_is_no_file(store: Store, base_dir: Path) -> None:
+    class Kelvin(np.ndarray):
+        pass
+
+    for obj in (np.ma.masked_less(np.arange(3.0), 1), np.arange(3.0).view(Kelvin)):
+        store.put(obj, name="x", replace=True)
+        with pytest.raises(SerializationError, match=f"a {type(obj).__name__}"):
+            store.get_file("x", base_dir / "x.npy")
+    assert os.listdir(base_dir) == ["store"]
+    for kept in (np.char.array(["a", "bc"]), np.rec.array([(1, 2.0)], dtype="i4,f8")):
+        store.put(kept, name="x", replace=True)
+        store.get_file("x", base_dir / "x.npy")
+        assert np.array_equal(np.load(base_dir / "x.npy"), np.asarray(kept))

@@ -40,7 +40,8 @@ def command(directory: str | None, store: str | None, as_json: bool) -> None:
         if item.kind == "segment":
             evicted += item.nbytes - inventory.live_bytes(path, item.filename)
     status = os.statvfs(path)
-    free, inodes = status.f_bavail * status.f_frsize, status.f_favail
+    free = status.f_bavail * status.f_frsize
+    inodes = status.f_favail if status.f_files else None  # Btrfs makes them as needed
     if as_json:
         kinds = {
             kind: {"files": files[kind], "bytes": nbytes[kind], "allocated": allocated[kind]}
@@ -59,4 +60,5 @@ def command(directory: str | None, store: str | None, as_json: bool) -> None:
     output.print_table(("", "FILES>", "LENGTH>", "ON DISK>"), rows)
     if evicted:
         click.echo(f"{output.size(evicted)} of the segments are flags and evicted objects")
-    click.echo(f"{output.size(free)} and {inodes:,} inodes are free at {path}")
+    and_inodes = "" if inodes is None else f" and {inodes:,} inodes"
+    click.echo(f"{output.size(free)}{and_inodes} are free at {path}")

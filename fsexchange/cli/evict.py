@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from fsexchange.cli.options import find, objects_argument, open_store, store_option
-from fsexchange.errors import MissingObjectError
+from fsexchange.errors import CorruptObjectError, MissingObjectError
 
 
 @click.command("evict")
@@ -20,7 +20,10 @@ def command(what: tuple[str, ...], store: str | None) -> None:
         missing = []
         for text in what:
             found = find(opened, text)
-            there = opened.exists(found)
+            try:
+                there = opened.exists(found)
+            except CorruptObjectError:  # a damaged name, which goes
+                there = True
             opened.evict(found)
             if not there:
                 missing.append(text)

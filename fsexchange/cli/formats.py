@@ -18,7 +18,19 @@ if TYPE_CHECKING:
 KINDS = ("npy", "npz", "parquet", "bytes", "pickle")
 
 _NPY, _ZIP, _PARQUET = b"\x93NUMPY", b"PK\x03\x04", b"PAR1"
-_LONGEST = len(_NPY)
+#: Bytes by which all of these are known.
+LONGEST = len(_NPY)
+
+# Bytes of a pipe that are read at once.
+_STEP = 1 << 20
+
+
+def kind_of(start: bytes) -> str:
+    """Return what a file is by its first bytes; `npz` for any archive."""
+    for magic, kind in ((_NPY, "npy"), (_PARQUET, "parquet"), (_ZIP, "npz")):
+        if start.startswith(magic):
+            return kind
+    return "bytes"
 
 
 class Input:
@@ -53,10 +65,10 @@ class Input:
         if stat.S_ISREG(status.st_mode):
             at = os.lseek(self.fd, 0, os.SEEK_CUR)
             self.nbytes = max(0, status.st_size - at)
-            self._first = os.pread(self.fd, _LONGEST, at)
+            self._first = os.pread(self.fd, LONGEST, at)
         else:
-            while len(self.start) < _LONGEST:
-                more = os.read(self.fd, _LONGEST - len(self.start))
+            while len(self.start) < LONGEST:
+                more = os.read(self.fd, LONGEST - len(self.start))
                 if not more:
                     break
                 self.start += more
@@ -64,13 +76,8 @@ class Input:
 
     def kind(self) -> str:
         """Return what it is by its first bytes."""
-        if self._first.startswith(_NPY):
-            return "npy"
-        if self._first.startswith(_PARQUET):
-            return "parquet"
-        if self._first.startswith(_ZIP) and self._is_npz():
-            return "npz"
-        return "bytes"
+        kind = kind_of(self._first)
+        return "bytes" if kind == "npz" and not self._is_npz() else kind
 
     def check_npy(self) -> None:
         """Raise unless it begins as a `.npy` file."""
@@ -84,8 +91,12 @@ class Input:
     def opened(self) -> Iterator[io.BufferedIOBase]:
         """Yield it as a file that can be read from any place; a pipe is read into memory."""
         if self.nbytes is None:
-            with open(self.fd, "rb", closefd=False) as pipe:
-                self.start += pipe.read()
+            pieces = [self.start]
+            # Not by one `read` of a file: a signal between two of its system calls would only be
+            # handled when more comes through the pipe.
+            while more := os.read(self.fd, _STEP):
+                pieces.append(more)
+            self.start = b"".join(pieces)
             yield io.BytesIO(self.start)
         else:
             with open(self.fd, "rb", closefd=False) as file:
@@ -98,7 +109,7 @@ class Input:
             with self.opened() as file, zipfile.ZipFile(file) as archive:
                 names = archive.namelist()
                 return bool(names) and all(name.endswith(".npy") for name in names)
-        except zipfile.BadZipFile:
+        except Exception:  # whatever zipfile raises: of a version, a coding that it does not know
             return False
         finally:
             if self.nbytes is not None:
@@ -137,14 +148,10 @@ def encode(obj: Any) -> tuple[str, list[Buffer]]:
     if library in ("pyarrow", "pandas") and type(obj).__name__ in ("Table", "DataFrame"):
         return "parquet", [_table(obj, library)]
     if type(obj) is dict and obj and _are_arrays(obj):
-        import numpy as np
-
-        file = io.BytesIO()
-        np.savez(file, **obj)
-        return "npz", [file.getbuffer()]
+        return "npz", [_archive(obj)]
     try:
-        kind = "bytes" if isinstance(obj, (str, bytes, bytearray)) else "npy"
-        return kind, fieldfiles.encode(obj)
+        pieces = fieldfiles.encode(obj)
+        return kind_of(bytes(memoryview(pieces[0])[:LONGEST])), pieces
     except SerializationError as error:
         raise click.ClickException(
             f"a {type(obj).__name__} has no file format of its own: --pickle writes a pickle of "
@@ -153,15 +160,23 @@ def encode(obj: Any) -> tuple[str, list[Buffer]]:
 
 
 def _are_arrays(obj: dict[Any, Any]) -> bool:
-    import numpy as np
+    from fsexchange.store import fieldfiles
 
     return all(
-        isinstance(name, str)
-        and name != "file"  # numpy.savez's own
-        and isinstance(array, np.ndarray)
-        and not array.dtype.hasobject
-        for name, array in obj.items()
+        isinstance(name, str) and fieldfiles.holds_all_of(array) for name, array in obj.items()
     )
+
+
+def _archive(arrays: dict[str, Any]) -> Buffer:
+    """Return what numpy.savez writes, which takes some names for options of its own."""
+    import numpy as np
+
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.save(member, array, allow_pickle=False)
+    return file.getbuffer()
 
 
 def _table(obj: Any, library: str) -> Buffer:

@@ -44,12 +44,13 @@ def command(what: str, output: str | None, pickle: bool, store: str | None) -> N
     .npz; a table as .parquet; bytes as they are; a str as UTF-8. Others only with --pickle. To load
     those runs their code.
     """
-    target = 1 if output in (None, "-") else str(output)
+    # /dev/stdout is a link to the file that stdout may be, which would be replaced.
+    target = 1 if output in (None, "-", "/dev/stdout") else str(output)
     with open_store(store) as opened:
         key = find(opened, what)
-        is_array, nbytes = _look_at(opened, key)
-        if pickle or is_array:
-            _check("pickle" if pickle else "npy", output)
+        kind, nbytes = _look_at(opened, key)
+        if pickle or kind is not None:
+            _check("pickle" if pickle else kind, output)
 
         def encode(obj: Any) -> Sequence[Buffer]:
             kind, pieces = formats.encode(obj)
@@ -66,29 +67,32 @@ def command(what: str, output: str | None, pickle: bool, store: str | None) -> N
                 write(fd, [data], advance)
 
 
-def _look_at(store: Store, key: FileKey | str) -> tuple[bool, int]:
-    """Return whether an object is an array that is written as it lies in the store; its length."""
+def _look_at(store: Store, key: FileKey | str) -> tuple[str | None, int]:
+    """Return the format of an object that is written as it lies in the store, and its length."""
     found = store.names.get(key) if isinstance(key, str) else key
     source = None if found is None else store.connector.open(found)
     if source is None:
-        return False, 0
+        return None, 0
     try:
         nbytes = os.fstat(source).st_size
-        return describe(os.pread(source, ENOUGH, 0), nbytes).shape is not None, nbytes
+        told = describe(os.pread(source, ENOUGH, 0), nbytes)
+        if told.shape is not None:
+            return "npy", nbytes
+        if told.start:
+            return formats.kind_of(os.pread(source, formats.LONGEST, told.start)), nbytes
+        return None, nbytes
     finally:
         os.close(source)
 
 
-def _check(kind: str, output: str | None) -> None:
+def _check(kind: str | None, output: str | None) -> None:
     """Refuse to write what its reader does not expect."""
-    if kind == "bytes":
-        return
     ending = os.path.splitext(output or "")[1]
     if _ENDINGS.get(ending, kind) != kind:
         raise click.ClickException(
             f"the object is written as {kind}, and {output} ends in {ending}: choose another name"
         )
-    if output is None and os.isatty(1):
+    if kind != "bytes" and output is None and os.isatty(1):
         raise click.ClickException(
             f"stdout is a terminal, and {kind} is not for people: pass -o FILE, or -o - if you "
             "mean it"

@@ -36,7 +36,12 @@ def command(directory: str | None, markers: bool) -> None:
         raise click.UsageError(str(error), click.get_current_context()) from None
     if before and os.path.isdir(before) and not os.path.samefile(before, connector.store_dir):
         note(f"the store that FSEXCHANGE_STORE named stays: {before}")
-    click.echo(f"export FSEXCHANGE_STORE={shlex.quote(connector.store_dir)}")
+    try:
+        click.echo(f"export FSEXCHANGE_STORE={shlex.quote(connector.store_dir)}")
+    except BaseException:
+        if directory is None:  # nobody knows where it is
+            connector.close(clear=True)
+        raise
     if os.isatty(1):
         note('for a shell to take this line, run: eval "$(fsexchange init)"')
     connector.close()

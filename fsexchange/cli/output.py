@@ -35,6 +35,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     Where stdout is no terminal a row is a line, however long; and where there are many.
     """
     titles = [title.rstrip(">") for title in columns]
+    rows = [[printable(cell) for cell in row] for row in rows]
     right = [title.endswith(">") for title in columns]
     if os.isatty(1) and len(rows) <= _MOST:
         _print_rich(titles, right, rows)
@@ -63,6 +64,17 @@ def _print_rich(
     for row in rows:
         table.add_row(*map(Text, row))
     Console().print(table)
+
+
+def printable(text: str) -> str:
+    r"""Return a text, of a stranger's store perhaps, that does nothing to a terminal.
+
+    >>> printable("\x1b[31m red, größer")
+    '\\x1b[31m red, größer'
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def note(text: str) -> None:

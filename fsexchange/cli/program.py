@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import click
 
 import fsexchange
+from fsexchange.cli.output import printable
 from fsexchange.errors import (
     FsExchangeError,
     InvalidKeyError,
@@ -66,8 +67,6 @@ class Program(click.Group):
                 sys.stdout.flush()
             return code
         except BrokenPipeError:  # here, as click would make it a failure
-            # The interpreter flushes stdout once more as it exits.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             sys.exit(128 + signal.SIGPIPE)
         except KeyboardInterrupt:
             sys.exit(128 + signal.SIGINT)
@@ -105,7 +104,17 @@ def program(store: str | None) -> None:
 
 
 def prepare() -> None:
-    """Have warnings shown as one line, and what is half done undone at a signal."""
+    """Have warnings shown as one line, and what is half done undone at a signal.
+
+    Who writes to a stdout that is closed gets an error, as `cat` does.
+    """
+    for fd, mode in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_RDONLY)):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, mode)  # else the next file gets the number of this stream
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     warnings.showwarning = _show_warning
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:
@@ -122,13 +131,15 @@ def run(args: Sequence[str]) -> int:
         return USAGE
     except click.exceptions.Exit as error:
         return error.exit_code
-    except SystemExit as error:  # by a signal; and click's completion ends so
-        return int(error.code or 0)
+    except SystemExit as error:  # by a signal, by an object's own code; click's completion ends so
+        if error.code is None or isinstance(error.code, int):
+            return error.code or 0
+        return _fail(_one_line(error), FAILED)
     except click.ClickException as error:
         return _fail(_usage(error), error.exit_code)
     except click.Abort:  # by Ctrl-C before a subcommand began
         return 128 + signal.SIGINT
-    except Exception as error:  # an object's own code, or the exception that a future was set to
+    except BaseException as error:  # an object's own, or that a future was set to
         return _fail(_one_line(error), exit_code(error))
     return code or 0
 
@@ -139,6 +150,8 @@ def end(code: int) -> NoReturn:
         atexit._run_exitfuncs()
         signal.signal(code - 128, signal.SIG_DFL)
         os.kill(os.getpid(), code - 128)
+    if code:  # the interpreter would write once more what could not be written
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.exit(code)
 
 
@@ -161,11 +174,11 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and not isinstance(error, FsExchangeError) and error.strerror:
         where = "stdin or stdout" if error.filename is None else error.filename or "''"
-        return f"{where}: {error.strerror}"
-    text = " ".join(str(error).split())
+        return printable(f"{where}: {error.strerror}")
+    text = printable(" ".join(str(error).split()))
     return text if isinstance(error, FsExchangeError) else f"{type(error).__name__}: {text}"
 
 
@@ -179,7 +192,7 @@ def _usage(error: click.ClickException) -> str:
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     with contextlib.suppress(OSError):
-        click.echo(f"fsexchange: warning: {' '.join(str(message).split())}", err=True)
+        click.echo(f"fsexchange: warning: {printable(' '.join(str(message).split()))}", err=True)
 
 
 def _exit(number: int, _: object) -> None:

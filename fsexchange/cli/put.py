@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from fsexchange.cli import formats
-from fsexchange.cli.options import open_store, store_option
+from fsexchange.cli.options import is_key, open_store, store_option
 from fsexchange.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -38,12 +37,15 @@ def command(file: str, name: str | None, kind: str | None, pickle: bool, store: 
         raise click.UsageError(
             f"--pickle and --format {kind} exclude each other", click.get_current_context()
         )
+    if name is not None and is_key(name):
+        raise click.UsageError(
+            f"{name!r} is the form of a key, which no name is taken for: choose another",
+            click.get_current_context(),
+        )
     with open_store(store) as opened, formats.Input(file) as source:
         key = _put(opened, source, name, "pickle" if pickle else kind)
         try:
             click.echo(str(key))
-            if sys.stdout is not None:
-                sys.stdout.flush()
         except BaseException:
             if name is None:  # nobody has the key
                 opened.evict(key)

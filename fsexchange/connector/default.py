@@ -11,7 +11,7 @@ from typing import Any
 
 from fsexchange.connector import layout
 from fsexchange.connector.gate import gate
-from fsexchange.connector.owner import keep, read_record
+from fsexchange.connector.owner import RECORD_SIZE, keep, read_record
 from fsexchange.connector.place import place
 from fsexchange.connector.verdict import judge
 from fsexchange.errors import StoreClosedError
@@ -52,8 +52,9 @@ def existing_store(path: str | os.PathLike[str]) -> dict[str, Any]:
     path = place(path)
     record = None
     try:
-        # It may be a stranger's: a FIFO would have us wait for its writer.
-        if stat.S_ISREG(os.lstat(layout.record(path)).st_mode):
+        # It may be a stranger's: a FIFO would have us wait for its writer, a huge file take memory.
+        status = os.lstat(layout.record(path))
+        if stat.S_ISREG(status.st_mode) and status.st_size <= 4 * RECORD_SIZE:
             record = read_record(path)
     except (FileNotFoundError, NotADirectoryError):
         pass

@@ -27,8 +27,8 @@ _log = logging.getLogger("fsexchange")
 #: Seconds between two signs of life of an owner, where other hosts may see its store.
 HEARTBEAT = 30.0
 
-# Bytes of a record.
-_RECORD_SIZE = 1024
+#: Bytes of a record.
+RECORD_SIZE = 1024
 
 #: Seconds of silence after which an owner may be gone. A sign of life may be late: a stopped job, a
 #: stalled server, mtimes of whole seconds.
@@ -57,7 +57,7 @@ class Owner(NamedTuple):
             if not layout.WRITER.fullmatch(fields["store_id"]):
                 raise ValueError(f"no id of a store: {fields['store_id']!r}")
             return cls(fields["store_id"], process, fields["clear"], fields["markers"], locked)
-        except (TypeError, KeyError) as error:
+        except (TypeError, KeyError, RecursionError) as error:
             raise ValueError(str(error)) from None
 
     def to_json(self) -> str:
@@ -66,7 +66,7 @@ class Owner(NamedTuple):
         Always of one length: it is overwritten in place by one call, on a full disk as well.
         """
         text = json.dumps({**self._asdict(), "process": self.process._asdict()}, indent=1)
-        return text.ljust(_RECORD_SIZE - 1) + "\n"
+        return text.ljust(RECORD_SIZE - 1) + "\n"
 
 
 def read_record(path: str) -> Owner | None:

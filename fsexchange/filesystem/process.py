@@ -33,9 +33,12 @@ class Process(NamedTuple):
         """Return the process in `text`; `ValueError` if it is none, or incomplete."""
         try:
             fields: dict[str, Any] = {**cls._field_defaults, **json.loads(text)}
-            return cls(**{name: fields[name] for name in cls._fields})
-        except (TypeError, KeyError) as error:
+            process = cls(**{name: fields[name] for name in cls._fields})
+        except (TypeError, KeyError, RecursionError) as error:
             raise ValueError(str(error)) from None
+        if list(map(type, process)) != [str, int, int, str, str, str]:
+            raise ValueError(f"no process: {process}")
+        return process
 
     def to_json(self) -> str:
         """Return what `from_json` reads."""

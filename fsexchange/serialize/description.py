@@ -6,11 +6,12 @@ import contextlib
 import math
 import pickletools
 import struct
+import warnings
 from typing import NamedTuple
 
 import numpy as np
 
-from fsexchange.errors import FsExchangeError
+from fsexchange.serialize.crc import crc32
 from fsexchange.serialize.format import (
     ALIGNMENT,
     BYTEARRAY,
@@ -77,7 +78,8 @@ def total_length(head: bytes) -> int | None:
 
 def describe(start: bytes, nbytes: int) -> Description:
     """Return what an object of `nbytes` bytes is that starts with `start`, its `ENOUGH` first."""
-    try:
+    with contextlib.suppress(Exception), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what is in a stranger's object
         if start.startswith(NPY_MAGIC):
             return _npy(start, nbytes)
         if start.startswith(SMALL_START) and nbytes >= SMALL_HEAD:
@@ -87,9 +89,7 @@ def describe(start: bytes, nbytes: int) -> Description:
             return Description("pickle", _pickled(body), whole, crc=crc, guarded="all")
         if start.startswith(MAGIC) and nbytes >= HEAD and start[4] <= 2 and start[5] in _KINDS:
             return _frames(start, nbytes)
-    except (FsExchangeError, ValueError, TypeError, struct.error, IndexError):
-        pass  # damaged, or of another program
-    return Description("unknown")
+    return Description("unknown")  # damaged, or of another program, whatever numpy says of it
 
 
 def _npy(start: bytes, nbytes: int) -> Description:
@@ -101,6 +101,8 @@ def _npy(start: bytes, nbytes: int) -> Description:
 def _frames(start: bytes, nbytes: int) -> Description:
     _, version, kind, flags, total, body_size, count, crc = _HEAD.unpack_from(start)
     at = HEAD + 8 * count
+    if kind != PICKLE and not flags & CHECKSUM:  # nobody else verifies it: elements are copied
+        _check_crc(start, at + body_size, crc)
     if version == 2:
         at += 8 * (2 + 2 * int.from_bytes(start[at : at + 8], "little"))
     body = start[at : at + body_size]
@@ -122,6 +124,11 @@ def _frames(start: bytes, nbytes: int) -> Description:
     return told._replace(dtype=dtype, shape=shape, order=chr(body[0]), start=first)
 
 
+def _check_crc(start: bytes, end: int, crc: int) -> None:
+    if crc32(start[HEAD:end], crc32(start[: HEAD - 4])) != crc:
+        raise ValueError("the head was changed")
+
+
 def _pickled(body: bytes) -> str:
     """Return what a pickle makes, without making it: the name of a class, a function, or a type.
 
@@ -140,7 +147,8 @@ def _pickled(body: bytes) -> str:
             elif name in ("BINGET", "LONG_BINGET"):
                 stack.append(memo[int(str(value))])
             elif name == "STACK_GLOBAL":
-                stack[-2:] = [".".join(part.removeprefix(_TEXT) for part in stack[-2:])]
+                # Cut, as each of them could double a name.
+                stack[-2:] = [".".join(part.removeprefix(_TEXT) for part in stack[-2:])[:_LONGEST]]
             elif "UNICODE" in name:
                 stack.append(f"{_TEXT}{value}")
             else:
@@ -169,6 +177,9 @@ def _follow(opcode: pickletools.OpcodeInfo, stack: list[str]) -> None:
 
 _TEXT, _MARK = "str ", "("
 
+# Characters of a name.
+_LONGEST = 80
+
 _AS_FIRST = (
     *("REDUCE", "NEWOBJ", "NEWOBJ_EX", "BUILD"),
     *("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "READONLY_BUFFER"),
@@ -179,4 +190,4 @@ def _shown(name: str) -> str:
     """Return a name from an untrusted pickle, fit for a terminal."""
     if name.startswith(_TEXT):
         return "str"
-    return "".join(char if char.isprintable() else "?" for char in name[:80])
+    return "".join(char if char.isprintable() else "?" for char in name[:_LONGEST])

@@ -105,6 +105,8 @@ def npy_layout(view: memoryview) -> tuple[tuple[int, ...], Literal["C", "F"], np
         raise
     except Exception as error:  # whatever Python's tokenizer and parser raise: MemoryError, too
         raise CorruptObjectError(f"a damaged .npy file: {error}") from error
+    if not all(0 <= n < 1 << 63 for n in shape):  # numpy takes any integers
+        raise CorruptObjectError("a damaged .npy file: no array has its shape")
     if dtype.hasobject:
         raise SerializationError("the .npy file holds Python objects: load it by numpy.load")
     return shape, "F" if fortran else "C", dtype, head.tell()

@@ -100,11 +100,25 @@ def encode(obj: Any) -> list[Buffer]:
         return [obj]
     if isinstance(obj, memoryview):
         obj = np.asarray(obj)
-    if isinstance(obj, np.ndarray) and not obj.dtype.hasobject:
+    if holds_all_of(obj):
         order, data = array_bytes(obj)
         return [npy_header(obj.dtype, obj.shape, fortran=order == "F"), data]
     raise SerializationError(
-        f"the object is a {type(obj).__name__}: only arrays, bytes and text are written to files"
+        f"the object is a {type(obj).__name__}: only bytes, text, and arrays without masks, units "
+        "or Python objects are written to files"
+    )
+
+
+def holds_all_of(obj: Any) -> bool:
+    """Return whether a `.npy` file holds all of an object: an array without a mask, or units.
+
+    Other classes than numpy's own may add anything.
+    """
+    return (
+        isinstance(obj, np.ndarray)
+        and not isinstance(obj, np.ma.MaskedArray)
+        and type(obj).__module__.partition(".")[0] == "numpy"
+        and not obj.dtype.hasobject
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from fsexchange.connector.keys import FileKey, checked
 from fsexchange.errors import (
+    CorruptObjectError,
     FsExchangeError,
     InvalidKeyError,
     MissingObjectError,
@@ -46,7 +47,17 @@ class Names(MutableMapping[str, FileKey]):
         text = self._labels.get(check_name(name))
         if text is None:
             raise self._missing(name)
-        return FileKey.parse(text.decode())
+        try:
+            return FileKey.parse(text.decode())
+        except ValueError:  # files are not synced: a host that loses its power leaves empty ones
+            raise CorruptObjectError(
+                f"the name {name!r} is damaged in the store at {self._where}: its file has no key; "
+                "evict it, or put the object again",
+                path=self._labels.path(check_name(name)),
+            ) from None
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._labels.get(check_name(name)) is not None
 
     def __setitem__(self, name: str, key: FileKey) -> None:
         self._labels.set(check_name(name), str(checked(key)).encode())

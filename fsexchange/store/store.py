@@ -266,7 +266,7 @@ class Store:
         key = old = None
         try:
             (key,) = starmap(put, ((),))  # with no moment between
-            old = self._find(name) if replace else None
+            old = self._to_evict(name) if replace else None
             self.names[name] = key
             self._remove_replaced(old, key)
         except BaseException:
@@ -384,19 +384,19 @@ class Store:
         Processes that have its arrays mapped keep them. Do not give the name to another object at
         the same time.
         """
-        found = self._find(key)
+        found = self._to_evict(key)
         if found is not None:
             self.connector.evict(found)
             if self._cache:
                 self._cache.discard(checked(found))
-        if isinstance(key, str) and self._find(key) == found:
+        if isinstance(key, str) and self._to_evict(key) == found:
             with contextlib.suppress(MissingObjectError):
                 del self.names[key]
 
     def evict_batch(self, keys: Sequence[FileKey | str | Ref[Any]]) -> None:
         """Remove several objects, each as `evict` does; objects of one `put_batch` go together."""
         keys = list(keys)
-        found = [self._find(key) for key in keys]
+        found = [self._to_evict(key) for key in keys]
         meant = [key for key in found if key is not None]
         self.connector.evict_batch(meant)
         if self._cache:
@@ -493,6 +493,13 @@ class Store:
                 raise InvalidKeyError(f"{key} is of another store than {self}", filename=None)
             return key.key
         return key
+
+    def _to_evict(self, key: FileKey | str | Ref[Any]) -> FileKey | None:
+        """Return what `_find` does; None for a damaged name, too: that can go, or be replaced."""
+        try:
+            return self._find(key)
+        except CorruptObjectError:
+            return None
 
     def _load(self, data: BytesLike, key: FileKey | None) -> Any:
         try:
