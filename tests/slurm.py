@@ -10,7 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -146,10 +146,9 @@ class Slurm:
         """Return the state of a job, such as RUNNING."""
         return self.run("squeue", "-h", "-t", "all", "-j", job, "-o", "%T").strip()
 
-    def wait_for(self, jobs: Iterable[str]) -> None:
+    def wait_for(self, *jobs: str) -> None:
         """Wait until jobs have ended, on all hosts, with what Slurm does after them."""
-        for job in jobs:
-            wait_until(lambda job=job: not self.run("squeue", "-h", "-j", job))
+        wait_until(lambda: not self.run("squeue", "-h", "-j", ",".join(jobs)))
         self.become_quiet()
 
     def become_quiet(self) -> None:

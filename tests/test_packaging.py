@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import zipfile
 from pathlib import Path
 
@@ -73,12 +72,13 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(module: str, *args: str | Path, cwd: Path, python: str | Path = sys.executable) -> str:
+    """Run a module of a Python; what it imports is in `cwd`, or installed."""
     done = subprocess.run(
-        [python, "-m", module, *map(str, args)],
+        [str(python), "-m", module, *map(str, args)],
         capture_output=True,
         text=True,
         cwd=cwd,
-        env={name: text for name, text in environment().items() if name != "PYTHONPATH"},
+        env=environment(PYTHONPATH=str(cwd)),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -87,8 +87,7 @@ def run(module: str, *args: str | Path, cwd: Path, python: str | Path = sys.exec
 @pytest.fixture
 def unpacked(built: Path, tmp_path: Path) -> Path:
     (sdist,) = (built / "dist").glob("*.tar.gz")
-    with tarfile.open(sdist) as archive:
-        archive.extractall(tmp_path)
+    subprocess.run(["tar", "-xzf", sdist, "-C", tmp_path], check=True)
     return tmp_path / f"fsexchange-{fsexchange.__version__}"
 
 
@@ -115,10 +114,8 @@ def test_source_distribution_has_all_files(built: Path, unpacked: Path) -> None:
 
 @pytest.mark.slow
 def test_tests_of_the_source_distribution_run(unpacked: Path) -> None:
-    """All are found, and some of each kind pass: with helpers, programs, examples, ranks."""
-    assert re.search(
-        r"^\d{4} tests collected", run("pytest", "--co", "-q", cwd=unpacked)[-200:], re.M
-    )
+    """All are found, and some of each kind pass: with programs, examples, documents."""
+    run("pytest", "--collect-only", "-q", cwd=unpacked)
     some = ["tests/test_keys.py", "tests/test_cli_looking.py", "tests/test_examples.py"]
     chosen = "keys or hostile or readme_store or short_and_start"
     assert " passed" in run("pytest", "-q", *some, "-k", chosen, cwd=unpacked)
@@ -129,7 +126,7 @@ def test_wheel_installs_with_all_that_users_want(built: Path, tmp_path: Path) ->
     (wheel,) = (built / "dist").glob("*.whl")
     run("venv", tmp_path / "venv", cwd=tmp_path)
     python = tmp_path / "venv" / "bin" / "python"
-    words = [python, "-m", "pip", "install", "--disable-pip-version-check", "-q", f"{wheel}[all]"]
+    words = [str(python), "-m", "pip", "install", "-q", f"{wheel}[all]"]
     done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
     if "Failed to establish a new connection" in done.stderr:
         lacking("a package index that answers")
@@ -142,9 +139,7 @@ def test_wheel_installs_with_all_that_users_want(built: Path, tmp_path: Path) ->
     fsexchange get a -o -
     fsexchange clear
     """
-    path = f"{python.parent}:/usr/bin:/bin"
-    env = {**environment(), "PATH": path}
-    del env["PYTHONPATH"]
+    env = environment(PYTHONPATH="", PATH=f"{python.parent}:/usr/bin:/bin")
     words = ["bash", "-ec", script]
     done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=env)
     assert done.returncode == 0, done.stderr

@@ -93,7 +93,7 @@ def output(folder: Path, name: str) -> str:
 @pytest.mark.parametrize("hosts", [1, 2])
 def test_steps_share_a_store(slurm: Slurm, job: Path, shm_dir: Path, hosts: int) -> None:
     number = submit(slurm, job, f"--nodes={hosts}", "slurm_steps.sh")
-    slurm.wait_for([number])
+    slurm.wait_for(number)
     out = output(job, f"steps-{number}.out")
     assert slurm.state(number) == "COMPLETED", out
     for name in ("height", "smooth/1", "smooth/4"):
@@ -115,7 +115,7 @@ def test_store_goes_however_the_job_ends(slurm: Slurm, new_job: Callable[[], Pat
     slurm.run("scancel", cancelled)
     slurm.run("scancel", "--batch", "--signal=TERM", told)
     numbers = [late, cancelled, told, failed]
-    slurm.wait_for(numbers)
+    slurm.wait_for(*numbers)
     assert [slurm.state(each) for each in numbers] == ["TIMEOUT", "CANCELLED", "FAILED", "FAILED"]
     for number, folder in zip(numbers, jobs, strict=True):
         assert "cleared" in output(folder, f"steps-{number}.out")
@@ -128,7 +128,7 @@ def test_array_tasks_share_a_store(slurm: Slurm, job: Path, failing: bool) -> No
         (job / "smooth.py").write_text(task.replace("with", "assert times != 2\nwith", 1))
     out = slurm.run("bash", "slurm_array.sh", cwd=job, env=installed(job))
     collect = out.split()[-1]
-    slurm.wait_for([collect])
+    slurm.wait_for(collect)
     shown = output(job, f"array-{collect}.out")
     assert slurm.state(collect) == ("FAILED" if failing else "COMPLETED"), shown
     assert ("nothing is named 'smooth/2'" in shown) == failing
@@ -166,13 +166,13 @@ def test_what_a_cancelled_job_leaves_is_found_and_removed(
 ) -> None:
     number = start_ranks(slurm, job, shm_dir)
     slurm.run("scancel", number)
-    slurm.wait_for([number])
+    slurm.wait_for(number)
     (found,) = json.loads(fsexchange("gc", shm_dir, "--json").stdout)["stores"]
     assert (found["state"], found["owner"]["job"]) == ("dead", number)
     assert found["bytes"] >= 64 << 20
     # The next job, on any host that shares the memory.
     after = submit(slurm, job, "-o", "gc.out", f"--wrap=fsexchange gc --yes {shm_dir}")
-    slurm.wait_for([after])
+    slurm.wait_for(after)
     assert re.search(r"removed 1 dead store, 6\d\.\d MiB", output(job, "gc.out"))
     assert os.listdir(shm_dir) == []
 
@@ -199,5 +199,5 @@ def test_epilog_removes_what_killed_jobs_leave_in_memory(
     (left,) = json.loads(fsexchange("gc", shm_dir, "--json").stdout)["stores"]
     assert (left["state"], left["owner"]["job"]) == ("living", living)
     slurm.run("scancel", living)
-    slurm.wait_for([living])
+    slurm.wait_for(living)
     assert os.listdir(shm_dir) == []

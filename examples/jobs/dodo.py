@@ -17,7 +17,7 @@ def is_put(name):
 def task_height():
     return {
         "actions": [
-            "fsexchange init $FSEXCHANGE_STORE",
+            'fsexchange init "$FSEXCHANGE_STORE"',
             "python height.py height.npy",
             "fsexchange put height.npy --name height",
         ],
