@@ -73,6 +73,7 @@ class Runs:
             "MORE_EXTRAS": "more-kinds,engines" if version == self.ends[-1] else "",
             "FSEXCHANGE_TEST_IN_MEMORY_ONLY": "" if version in self.ends else "1",
             "FSEXCHANGE_TEST_MORE_RANKS": "1",
+            "FSEXCHANGE_TEST_SLURM": "1" if version == self.ends[-1] else "",
             "FSEXCHANGE_TEST_RANKS": "" if version == self.ends[-1] else "2",
         }
         return Job(f"Python {version}: {subprocess.list2cmdline(words)}", words, environment)

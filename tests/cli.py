@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import pytest
@@ -27,6 +28,19 @@ def environment(store: str | os.PathLike[str] | None = None, **more: str) -> dic
         **more,
         **({"FSEXCHANGE_STORE": str(store)} if store else {}),
     }
+
+
+def installed(folder: Path, **more: str) -> dict[str, str]:
+    """Return the environment of job scripts: `fsexchange` and `python` are programs in it.
+
+    Stores for which no directory is named are made in `folder`.
+    """
+    programs = folder / "bin"
+    programs.mkdir(exist_ok=True)
+    (programs / "fsexchange").write_text(f'#!/bin/sh\nexec {sys.executable} -m fsexchange "$@"\n')
+    (programs / "fsexchange").chmod(0o700)
+    path = os.pathsep.join((str(programs), os.path.dirname(sys.executable), os.environ["PATH"]))
+    return environment(**{"FSEXCHANGE_DIR": str(folder), **more, "PATH": path})
 
 
 def fsexchange(

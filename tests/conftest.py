@@ -34,6 +34,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 # Jobs of so many ranks alone are tested, if set: scripts/test --all does so with the oldest Python.
 RANKS = os.environ.get("FSEXCHANGE_TEST_RANKS")
 
+# Whether to start a Slurm cluster, if set: scripts/test --all does so with the newest Python.
+SLURM = bool(os.environ.get("FSEXCHANGE_TEST_SLURM"))
+
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects by marker
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -41,6 +44,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if (_ranks_of(item) or 0) > 2:
             item.add_marker("wide")
     others = [item for item in items if RANKS and _ranks_of(item) not in (int(RANKS), None)]
+    if not (SLURM or any("test_slurm.py" in name for name in config.args)):
+        others += [item for item in items if item.get_closest_marker("slurm") is not None]
     if others:
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if item not in others]

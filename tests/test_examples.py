@@ -13,9 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fsexchange import FileKey
-
-from .cli import environment
+from .cli import installed
 from .jobs import mpirun, needs_mpi
 from .processes import ROOT
 
@@ -178,44 +176,22 @@ def test_tasks_fill_one_array() -> None:
     assert run("examples/pool_fill_array.py", "500") == "500 x 500: 0.1164 never escape\n"
 
 
-def shell(script: str | Path, folder: Path, *args: str | Path) -> str:
-    """Return what bash shows of a script that calls `fsexchange`, as it is when installed."""
-    programs = folder / "bin"
-    programs.mkdir()
-    (programs / "fsexchange").write_text(f'#!/bin/sh\nexec {sys.executable} -m fsexchange "$@"\n')
-    (programs / "fsexchange").chmod(0o700)
-    path = os.pathsep.join((str(programs), os.path.dirname(sys.executable), os.environ["PATH"]))
-    done = subprocess.run(
-        ["bash", *(["-ec", script, "bash"] if isinstance(script, str) else [script]), *args],
-        capture_output=True,
-        text=True,
-        timeout=110,
-        cwd=folder,
-        env={**environment(FSEXCHANGE_DIR=str(folder)), "PATH": path},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-@pytest.mark.parametrize("where", [[], ["shared"]])
-def test_steps_of_a_job_share_a_store(tmp_path: Path, where: list[str]) -> None:
-    lines = shell(ROOT / "examples" / "jobs" / "steps.sh", tmp_path, *where).splitlines()
-    assert FileKey.parse(lines[0]).nbytes == 2_000_128
-    listed = [line.split()[-1] for line in lines[1:5]]
-    assert listed == ["NAMES", "height", "slope/0", "slope/1"]
-    assert lines[5] == "mean slope 0.167"
-    assert re.fullmatch(r"cleared .*: 3 files of objects, 5\.\d MiB", lines[6])
-    assert np.load(tmp_path / "slope0.npy", mmap_mode="r").shape == (500, 500)
-    assert sorted(os.listdir(tmp_path)) == ["bin", "height.npy", "slope0.npy"]
-
-
 def test_readme_steps_of_a_job(tmp_path: Path) -> None:
     section = README.split("## Steps of a job: the command\n", 1)[1].split("\n## ", 1)[0]
     script = "".join(line + "\n" for line in section.splitlines() if line.startswith("    "))
     np.save(tmp_path / "mesh.npy", np.arange(6.0))
     program = 'from fsexchange import Store; s = Store(); s.put(2 * s.get("mesh"), name="u")'
     (tmp_path / "solve.py").write_text(program)
-    assert "cleared" in shell(script, tmp_path)
+    done = subprocess.run(
+        ["bash", "-ec", script],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        cwd=tmp_path,
+        env=installed(tmp_path),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "cleared" in done.stdout
     assert np.load(tmp_path / "u.npy", mmap_mode="r").tolist() == [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
 
 

@@ -1,34 +1,34 @@
 #!/bin/bash
-# Three steps of a job script hand each other arrays: usage: steps.sh [DIR-THAT-ALL-HOSTS-SHARE]
+# Steps of a job script hand each other arrays: bash steps.sh [DIR-THAT-ALL-HOSTS-SHARE]
+# With a time limit: timeout 2h bash steps.sh
 set -euo pipefail
 
-store=$(fsexchange init ${1+"$1"}) # by itself, so that an error ends the script
-eval "$store"                      # the line exports FSEXCHANGE_STORE
-trap 'fsexchange clear' EXIT       # also when a step fails, or the job is cancelled
+export FSEXCHANGE_STORE=${1-${FSEXCHANGE_DIR-/dev/shm}/job-$$}
+
+# At the end, also when a step fails, when the time is up, and after Ctrl-C.
+finish() {
+    trap '' INT TERM # a second one would stop this
+    kill $(jobs -p) 2>/dev/null && wait # a step that goes on would find its store closed
+    fsexchange clear
+}
+trap finish EXIT
+fsexchange init "$FSEXCHANGE_STORE"
 
 # 1. A program writes a file; its array becomes an object with a name.
-python -c 'import numpy as np; np.save("height.npy", np.random.default_rng(1).random((500, 500)))'
+python height.py height.npy
 fsexchange put height.npy --name height
 
-# 2. Two programs get the array, mapped, and put what they make of it. They may start at any time.
-for axis in 0 1; do
-    python - "$axis" <<'END' &
-import sys
-import numpy as np
-from fsexchange import Store
-
-axis = int(sys.argv[1])
-with Store() as store:
-    slope = np.gradient(store.get("height"), axis=axis)
-    store.put(slope, name=f"slope/{axis}")
-END
+# 2. Two programs get the array, mapped, and put what they make of it.
+tasks=()
+for times in 1 4; do
+    python smooth.py "$times" &
+    tasks+=($!)
 done
+for task in "${tasks[@]}"; do wait "$task"; done # a task that fails ends the script
 
-# 3. The last step waits for both, and writes files.
-fsexchange wait slope/0 slope/1 --timeout 600
+# 3. The last step looks at both, and writes files.
 fsexchange ls
-fsexchange get slope/0 -o slope0.npy
-fsexchange get slope/1 -o - | python -c '
+fsexchange get smooth/1 -o smooth1.npy
+fsexchange get smooth/4 -o - | python -c '
 import io, sys, numpy as np
-print("mean slope", np.abs(np.load(io.BytesIO(sys.stdin.buffer.read()))).mean().round(3))'
-wait
+print("spread", np.load(io.BytesIO(sys.stdin.buffer.read())).std().round(3))'
