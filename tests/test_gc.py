@@ -424,7 +424,7 @@ def test_the_command_lists_and_removes(shm_dir: Path) -> None:
     leave(shm_dir / "dead")
     FileConnector(shm_dir / "kept", clear=False).close()
     shown = fsexchange("gc", shm_dir)
-    assert b"dead   8.0 KiB" in shown.stdout
+    assert b"dead   12.0 KiB" in shown.stdout
     assert b"the kernel has freed the lock of process" in shown.stdout
     assert b"1 dead store" in shown.stderr
     (dead, kept) = json.loads(fsexchange("gc", shm_dir, "--yes", "--json").stdout)["stores"]
