@@ -152,6 +152,15 @@ def test_ranks_in_an_allocation_share_a_store(slurm: Slurm, job: Path) -> None:
     assert re.search(r"^height: .* as 3 ranks found$", out, re.M), out
 
 
+def test_doctor_looks_from_all_tasks(slurm: Slurm, job: Path) -> None:
+    """Or says that they are no MPI job, as without --mpi."""
+    words = ["-N2", "-n2", "fsexchange", "doctor", str(job)]
+    out = slurm.run("srun", "--mpi=pmi2", *words, cwd=job, env=installed(job))
+    assert "all 2 ranks see one directory" in out
+    out = slurm.run("srun", *words, cwd=job, env=installed(job), check=False)
+    assert "MPI sees each as a job of its own" in out
+
+
 def start_ranks(slurm: Slurm, folder: Path, memory: Path) -> str:
     """Return the number of a job whose two ranks have put an array each."""
     (folder / "ranks.py").write_text(RANKS)
