@@ -27,8 +27,8 @@ _log = logging.getLogger("fsexchange")
 #: Seconds between two signs of life of an owner, where other hosts may see its store.
 HEARTBEAT = 30.0
 
-# Bytes of a record.
-_RECORD_SIZE = 1024
+# Bytes of a record, and at most: names of hosts and jobs may be long.
+_RECORD_SIZE, _LONGEST_RECORD = 1024, 1 << 16
 
 #: Seconds of silence after which an owner may be gone. A sign of life may be late: a stopped job, a
 #: stalled server, mtimes of whole seconds.
@@ -57,7 +57,7 @@ class Owner(NamedTuple):
             if not layout.WRITER.fullmatch(fields["store_id"]):
                 raise ValueError(f"no id of a store: {fields['store_id']!r}")
             return cls(fields["store_id"], process, fields["clear"], fields["markers"], locked)
-        except (TypeError, KeyError) as error:
+        except (TypeError, KeyError, RecursionError) as error:
             raise ValueError(str(error)) from None
 
     def to_json(self) -> str:
@@ -72,12 +72,21 @@ class Owner(NamedTuple):
 def read_record(path: str) -> Owner | None:
     """Return the record of the store at `path`; None if there is none, or half of one.
 
-    `OSError` if it cannot be read.
+    `OSError` if it cannot be read. It may be a stranger's: what is no regular file, or too long, is
+    no record.
     """
     try:
-        return Owner.from_json(bytes(files.read(layout.record(path))).decode())
-    except (FileNotFoundError, ValueError):
+        (fd,) = map(files.open_regular, (layout.record(path),))
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EINVAL, errno.ELOOP):
+            return None
+        raise
+    try:
+        return Owner.from_json(os.pread(fd, _LONGEST_RECORD, 0).decode())
+    except ValueError:
         return None
+    finally:
+        os.closerange(fd, fd + 1)
 
 
 def make_record(path: str, owner: Owner) -> None:

@@ -34,7 +34,7 @@ class Process(NamedTuple):
         try:
             fields: dict[str, Any] = {**cls._field_defaults, **json.loads(text)}
             return cls(**{name: fields[name] for name in cls._fields})
-        except (TypeError, KeyError) as error:
+        except (TypeError, KeyError, RecursionError) as error:
             raise ValueError(str(error)) from None
 
     def to_json(self) -> str:
