@@ -8,6 +8,7 @@ import os
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain, repeat
 from operator import index
 from time import monotonic
@@ -212,11 +213,14 @@ class FileConnector:
         self._closed = True
         self._shared = Attachment(self.directory)  # the other connectors keep what they have
 
-    def put(self, obj: Buffers) -> FileKey:
+    def put(self, obj: Buffers, *, tells_length: bool = False) -> FileKey:
         """Write one object and return its key.
 
         `obj` is a bytes-like object, or a list or tuple of them, written one after the other
         without being joined. Three system calls. If anything fails, nothing of it is left.
+
+        With `tells_length` it begins as `serialize` or a `.npy` file does, with its length: so `gc`
+        can tell what a killed writer has left of it from what somebody has put.
 
         Raises
         ------
@@ -226,7 +230,7 @@ class FileConnector:
             The store is gone.
         """
         pieces, nbytes = files.flatten(obj)
-        key = FileKey(self._next_name(), nbytes)
+        key = FileKey(self._next_name(tells_length=tells_length), nbytes)
         try:
             self._own.create(f"{self.store_dir}/{key.filename}", pieces, nbytes)
             return key  # made before its object: an interruption between would leave one without
@@ -237,18 +241,19 @@ class FileConnector:
             with contextlib.suppress(FsExchangeError):
                 self.evict(key)
             raise
-        key = FileKey(self._next_name(), nbytes)
+        key = FileKey(self._next_name(tells_length=tells_length), nbytes)
         self._own.create(f"{self.store_dir}/{key.filename}", pieces, nbytes)
         return key
 
-    def put_batch(self, objs: Sequence[Buffers]) -> list[FileKey]:
+    def put_batch(self, objs: Sequence[Buffers], *, tells_length: bool = False) -> list[FileKey]:
         """Write several objects and return their keys in order; all of them or none.
 
         Those under 64 KiB share one file, a segment. Each can be evicted alone; the file goes with
         the last. With `markers` each has its own file, because ProxyStore's readers know no
-        segments.
+        segments. `tells_length` is as for `put`.
         """
         keys: list[FileKey] = []
+        put = partial(self.put, tells_length=tells_length)
         small: list[Buffer] = []
         sizes: list[int] = []
         where: list[int] = []
@@ -263,7 +268,7 @@ class FileConnector:
                         small.append(padding(nbytes))
                     keys.append(_NO_KEY)
                 else:
-                    keys.extend(map(self.put, (pieces,)))  # with no moment between
+                    keys.extend(map(put, (pieces,)))  # with no moment between
             if sizes:
                 # As in `put`, the keys first.
                 def create(name: str) -> None:
@@ -271,7 +276,7 @@ class FileConnector:
                         keys[n] = key
                     self._shared.segments.create(keys[where[0]].filename, small)
 
-                self._with_name(create)
+                self._with_name(create, tells_length=tells_length)
         except BaseException:
             with contextlib.suppress(FsExchangeError):
                 self.evict_batch([key for key in keys if key is not _NO_KEY])
@@ -285,7 +290,8 @@ class FileConnector:
         what `put_batch` does, without a look at each object.
         """
         if len(bodies) == 0 or not 0 < nbytes < SEGMENT_BELOW or self.markers:
-            return self.put_batch([[head, body] for body in bodies])
+            objs = [[head, body] for body in bodies]
+            return self.put_batch(objs, tells_length=True)
         rest = padding(nbytes)
         each = zip(repeat(head), bodies, repeat(rest)) if rest else zip(repeat(head), bodies)
         pieces = list(chain.from_iterable(each))
@@ -295,7 +301,7 @@ class FileConnector:
             self._shared.segments.create(keys[0].filename, pieces)
             return keys
 
-        return self._with_name(create)
+        return self._with_name(create, tells_length=True)
 
     def put_file(
         self, source: int, head: Callable[[int], bytes], progress: Progress = None
@@ -303,19 +309,16 @@ class FileConnector:
         """Write one object from the rest of an open file and return its key.
 
         Before that comes `head` of its length, which is not known of a pipe until its end: so
-        `head` returns as many bytes for any length. A whole file without a head shares its blocks
-        where the file system can do that, and in most cases the kernel copies. Raises what `put`
-        raises, and `OSError` if `source` cannot be read.
+        `head` returns as many bytes for any length. The object tells its length as for `put`. A
+        whole file without a head shares its blocks where the file system can do that, and in most
+        cases the kernel copies. Raises what `put` raises, and `OSError` if `source` cannot be read.
         """
-        blank = head(0)
         key = path = None
         try:
-            (key,) = map(self.put, (blank,))  # with no moment between
+            put = partial(self.put, tells_length=True)
+            (key,) = map(put, (b"",))  # with no moment between
             path = f"{self.store_dir}/{key.filename}"
-            nbytes = transfer.append(path, source, progress)
-            if blank:
-                files.fill(path, [(0, head(nbytes))])
-            return FileKey(key.filename, len(blank) + nbytes)
+            return FileKey(key.filename, transfer.write_with_head(path, head, source, progress))
         except BaseException as error:  # nobody will ever have the key
             if key is not None:
                 with contextlib.suppress(FsExchangeError):
@@ -657,7 +660,7 @@ class FileConnector:
         In the process that made the key `set` does so. Others do not know whether a key of no
         directory is one of this store: their caller does.
         """
-        self._shared.writers.make(checked(key).filename.partition("/")[0], for_keys=False)
+        self._shared.writers.make(checked(key).filename.partition("/")[0])
 
     # ---- what the verbs are made of --------------------------------------------------------------
 
@@ -674,19 +677,19 @@ class FileConnector:
             self.directory.check()  # another store in this place may have the same plain name
         return f"{self.store_dir}/{key.filename}"
 
-    def _next_name(self) -> str:
+    def _next_name(self, *, tells_length: bool) -> str:
         if self._closed or monotonic() > self.directory.touch_due:
             self._use()
-        return self._shared.writers.next_name()
+        return self._shared.writers.next_name(tells_length=tells_length)
 
-    def _with_name(self, create: Callable[[str], T]) -> T:
+    def _with_name(self, create: Callable[[str], T], *, tells_length: bool) -> T:
         """Return what `create` returns for the name of a new object."""
         try:
-            return create(self._next_name())
+            return create(self._next_name(tells_length=tells_length))
         except StoreError as error:
             if not self._make_new_directory(error):
                 raise
-            return create(self._next_name())
+            return create(self._next_name(tells_length=tells_length))
 
     def _make_new_directory(self, error: StoreError) -> bool:
         """Return whether the error says that the directory of this process is gone.

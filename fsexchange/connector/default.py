@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import stat
 from collections.abc import Collection, Iterable
 from typing import Any
 
 from fsexchange.connector import layout
 from fsexchange.connector.gate import gate
-from fsexchange.connector.owner import RECORD_SIZE, keep, read_record
+from fsexchange.connector.owner import keep, read_record
 from fsexchange.connector.place import place
 from fsexchange.connector.verdict import judge
 from fsexchange.errors import StoreClosedError
@@ -24,9 +23,9 @@ def default_store(hosts: Collection[str] = (), *, clear: bool = True) -> dict[st
     """Return the `FileConnector` arguments of a store for which no directory is named.
 
     Those that attach to the store at `$FSEXCHANGE_STORE`, an error if it is gone; without `clear`
-    it is kept from now on. Else a new path
-    in `$FSEXCHANGE_DIR`; else one in memory, or where that has less than 1 GiB free, for temporary
-    files. The latter only on one host: `ValueError` for the names of several `hosts`.
+    it is kept from now on. Else a new path in `$FSEXCHANGE_DIR`; else one in memory, or where that
+    has less than 1 GiB free, for temporary files. The latter only on one host: `ValueError` for the
+    names of several `hosts`.
 
     A new path is random, so that nobody opens it again. So what owners of this user have left
     beside it is removed, once they are proven gone.
@@ -52,11 +51,8 @@ def existing_store(path: str | os.PathLike[str]) -> dict[str, Any]:
     path = place(path)
     record = None
     try:
-        # It may be a stranger's: a FIFO would have us wait for its writer, a huge file take memory.
-        status = os.lstat(layout.record(path))
-        if stat.S_ISREG(status.st_mode) and status.st_size <= 4 * RECORD_SIZE:
-            record = read_record(path)
-    except (FileNotFoundError, NotADirectoryError):
+        record = read_record(path)
+    except NotADirectoryError:
         pass
     except OSError as error:
         raise store_error(error, "look into the store at", path) from error

@@ -122,6 +122,13 @@ def writer_of(path: str, writer: str) -> tuple[Process | None, bool]:
     return None, False
 
 
+def tells_lengths(path: str, writer: str) -> bool:
+    """Return whether the objects in a writer's directory say at their start how long they are."""
+    with contextlib.suppress(OSError):
+        return _short(f"{path}/{writer}/{layout.SIGNATURE}").startswith(layout.FOR_PUT_WITH_LENGTH)
+    return False
+
+
 def key_of_name(path: str, filename: str) -> FileKey | None:
     """Return the key in a name's file; None if there is none."""
     with contextlib.suppress(OSError, ValueError, FsExchangeError):

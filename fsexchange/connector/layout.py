@@ -26,6 +26,9 @@ SIGNATURE = ".process"
 #: Begins the signature of a directory for objects of `put`, which may go once it is empty.
 FOR_PUT = b" "
 
+#: The same, for objects that say at their start how long they are: what is shorter is not whole.
+FOR_PUT_WITH_LENGTH = FOR_PUT + b" "
+
 #: Name of the directory of names.
 NAMES = ".fsexchange-names"
 

@@ -27,8 +27,8 @@ _log = logging.getLogger("fsexchange")
 #: Seconds between two signs of life of an owner, where other hosts may see its store.
 HEARTBEAT = 30.0
 
-#: Bytes of a record.
-RECORD_SIZE = 1024
+# Bytes of a record, and at most: names of hosts and jobs may be long.
+_RECORD_SIZE, _LONGEST_RECORD = 1024, 1 << 16
 
 #: Seconds of silence after which an owner may be gone. A sign of life may be late: a stopped job, a
 #: stalled server, mtimes of whole seconds.
@@ -66,18 +66,27 @@ class Owner(NamedTuple):
         Always of one length: it is overwritten in place by one call, on a full disk as well.
         """
         text = json.dumps({**self._asdict(), "process": self.process._asdict()}, indent=1)
-        return text.ljust(RECORD_SIZE - 1) + "\n"
+        return text.ljust(_RECORD_SIZE - 1) + "\n"
 
 
 def read_record(path: str) -> Owner | None:
     """Return the record of the store at `path`; None if there is none, or half of one.
 
-    `OSError` if it cannot be read.
+    `OSError` if it cannot be read. It may be a stranger's: what is no regular file, or too long, is
+    no record.
     """
     try:
-        return Owner.from_json(bytes(files.read(layout.record(path))).decode())
-    except (FileNotFoundError, ValueError):
+        (fd,) = map(files.open_regular, (layout.record(path),))
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EINVAL, errno.ELOOP):
+            return None
+        raise
+    try:
+        return Owner.from_json(os.pread(fd, _LONGEST_RECORD, 0).decode())
+    except ValueError:
         return None
+    finally:
+        os.closerange(fd, fd + 1)
 
 
 def make_record(path: str, owner: Owner) -> None:

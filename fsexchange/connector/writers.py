@@ -35,12 +35,16 @@ class _Writer:
 _MOST_KEPT = 16
 _kept: OrderedDict[tuple[str, str, str], _Writer] = OrderedDict()
 
+# Purpose of a directory -> what its signature begins with. One of `new_key` stays when it is empty.
+_SIGNED = {"put": layout.FOR_PUT, "put with length": layout.FOR_PUT_WITH_LENGTH, "new_key": b""}
+
 
 class Writers:
     """The directories of one process in one store, made when first needed.
 
-    Objects of `put` have one directory, those of `new_key` another: they are looked for in its
-    listing, which must stay short. Threads that race for the first name each get a directory.
+    Objects of `put` have one directory, and another where they tell their length; those of
+    `new_key` a third: they are looked for in its listing, which must stay short. Threads that race
+    for the first name each get a directory.
     """
 
     def __init__(self, directory: Directory) -> None:
@@ -48,9 +52,10 @@ class Writers:
         self._writers: dict[str, _Writer] = {}
         self._locks: list[Lock] = []
 
-    def next_name(self) -> str:
-        """Return the name of a new object of `put`."""
-        writer = self._writers.get("put") or self._take("put")
+    def next_name(self, *, tells_length: bool = False) -> str:
+        """Return the name of a new object of `put`, which may tell its length at its start."""
+        purpose = "put with length" if tells_length else "put"
+        writer = self._writers.get(purpose) or self._take(purpose)
         return f"{writer.name}/{next(writer.numbers)}"
 
     def next_key_name(self) -> str:
@@ -62,9 +67,10 @@ class Writers:
         return f"{writer.name}/{next(writer.numbers)}"
 
     def renew(self) -> None:
-        """Begin anew, with another directory for objects of `put`."""
-        self._writers.pop("put", None)
-        _kept.pop((self._directory.path, self._directory.store_id, "put"), None)
+        """Begin anew, with other directories for objects of `put`."""
+        for purpose in ("put", "put with length"):
+            self._writers.pop(purpose, None)
+            _kept.pop((self._directory.path, self._directory.store_id, purpose), None)
 
     def touch(self) -> None:
         """Make the directories look new to cleaners of old files; make again what one took."""
@@ -79,21 +85,21 @@ class Writers:
         writer = self._writers.get("new_key") or _kept.get(kept)
         if writer is None or writer.name != name:
             return False
-        self.make(name, for_keys=True)
+        self.make(name, _SIGNED["new_key"])
         self._lock(name)
         return True
 
-    def make(self, name: str, *, for_keys: bool) -> None:
+    def make(self, name: str, signed: bytes = layout.FOR_PUT) -> None:
         """Make a directory in the store that only this process puts to; no error if it is there.
 
-        `for_keys` of `new_key` it stays when it is empty. A file in it says which process made it.
-        The sticky bit, which changes nothing in a directory of one user's, says that it is ours
-        even if a cleaner took that file.
+        A file in it begins as `signed` says, and tells which process made it. The sticky bit, which
+        changes nothing in a directory of one user's, says that it is ours even if a cleaner took
+        that file.
         """
         directory = self._directory
         path = f"{directory.path}/{name}"
         signature = f"{path}/{layout.SIGNATURE}"
-        text = (b"" if for_keys else layout.FOR_PUT) + Process.this().to_json().encode()
+        text = signed + Process.this().to_json().encode()
         try:
             try:
                 with contextlib.suppress(FileExistsError):
@@ -123,13 +129,12 @@ class Writers:
 
     def _take(self, purpose: str) -> _Writer:
         """Return the directory that this process used last, or make one."""
-        for_keys = purpose == "new_key"
         kept = (self._directory.path, self._directory.store_id, purpose)
         writer = _kept.pop(kept, None)
         if writer is None or not self._touch(writer):
             writer = _Writer(os.urandom(8).hex())
-            self.make(writer.name, for_keys=for_keys)
-        if for_keys:
+            self.make(writer.name, _SIGNED[purpose])
+        if purpose == "new_key":
             self._lock(writer.name)
         _kept[kept] = self._writers[purpose] = writer
         while len(_kept) > _MOST_KEPT:

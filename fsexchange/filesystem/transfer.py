@@ -22,6 +22,9 @@ Progress: TypeAlias = "Callable[[int], object] | None"
 # linux/fs.h: _IOW(0x94, 9, int)
 _FICLONE = 0x40049409
 
+# Bytes that no file has.
+_ENDLESS = 1 << 62
+
 # Bytes of one step: a tenth of a second on a slow disk.
 _STEP = 1 << 24
 
@@ -107,12 +110,22 @@ def write(target: int, pieces: Iterable[Buffer], progress: Progress = None) -> N
                 progress(done)
 
 
-def append(path: str, source: int, progress: Progress = None) -> int:
-    """Write the rest of the open file `source` behind what is in a file; return its length."""
+def write_with_head(
+    path: str, head: Callable[[int], bytes], source: int, progress: Progress = None
+) -> int:
+    """Write a head, and the rest of the open file `source`, to an empty file; return its length.
+
+    `head` is called with the length of the rest, and returns as many bytes for any. Until the end
+    the head says that more is to come than there ever is: a killed writer leaves what is too short.
+    """
     (target,) = map(os.open, (path,), (os.O_WRONLY | os.O_CLOEXEC,))  # as `files` says
     try:
-        os.lseek(target, 0, os.SEEK_END)
+        start = head(_ENDLESS)
+        write(target, [start])
         done = copy(source, target, progress)
+        if start:
+            os.pwrite(target, head(done), 0)
+        done += len(start)
     except BaseException:
         os.closerange(target, target + 1)
         raise

@@ -83,10 +83,15 @@ def load_npy(view: memoryview) -> npt.NDArray[Any]:
 
 def check_npy(start: bytes, nbytes: int) -> None:
     """Raise unless a `.npy` file of `nbytes` bytes, `NPY_HEAD` of which `start`, can be loaded."""
-    shape, _, dtype, elements = npy_layout(memoryview(start))
-    expected = elements + dtype.itemsize * math.prod(shape)
+    expected = npy_length(start)
     if expected != nbytes:
         raise truncated(expected, nbytes)
+
+
+def npy_length(start: bytes) -> int:
+    """Return how long a `.npy` file is by its first `NPY_HEAD` bytes."""
+    shape, _, dtype, elements = npy_layout(memoryview(start))
+    return elements + dtype.itemsize * math.prod(shape)
 
 
 def npy_layout(view: memoryview) -> tuple[tuple[int, ...], Literal["C", "F"], np.dtype[Any], int]:

@@ -150,10 +150,11 @@ class Store:
         if name is None:
             if replace:
                 raise ValueError("replace=True replaces the object of a name; pass name=, too")
-            return self.connector.put(serialize(obj, checksum=checksum))
+            return self.connector.put(serialize(obj, checksum=checksum), tells_length=True)
         check_name(name)
         pieces = serialize(obj, checksum=checksum)
-        return self._put_named(partial(self.connector.put, pieces), name, replace=replace)
+        put = partial(self.connector.put, pieces, tells_length=True)
+        return self._put_named(put, name, replace=replace)
 
     def put_file(
         self,
@@ -296,7 +297,7 @@ class Store:
         objs = list(objs)
         head = alike.common_head(objs)
         if head is None:
-            return self.connector.put_batch([serialize(obj) for obj in objs])
+            return self.connector.put_batch([serialize(obj) for obj in objs], tells_length=True)
         return self.connector.put_alike(head, objs, len(head) + objs[0].nbytes)
 
     def get(self, key: FileKey | str | Ref[Any], default: Any = _NO_DEFAULT) -> Any:
