@@ -22,8 +22,10 @@ def print_json(document: dict[str, Any]) -> None:
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; a column whose title ends in `>` is aligned to the right.
 
-    Where stdout is no terminal a row is a line, however long; and where there are many.
+    Where stdout is no terminal a row is a line, however long; and where there are many. What a
+    terminal would obey, in the name of a stranger's file, say, is shown as an escape.
     """
+    rows = [["\n".join(map(shown, cell.split("\n"))) for cell in row] for row in rows]
     titles = [title.rstrip(">") for title in columns]
     right = [title.endswith(">") for title in columns]
     if os.isatty(1) and len(rows) <= _MOST:
@@ -53,6 +55,17 @@ def _print_rich(
     for row in rows:
         table.add_row(*map(Text, row))
     Console().print(table)
+
+
+def shown(text: str) -> str:
+    """Return a text in one line that a terminal shows as it is, and that can be encoded.
+
+    >>> shown("a\\nb\\x1b[31m \\udcff")
+    'a\\\\nb\\\\x1b[31m \\\\udcff'
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def note(text: str) -> None:
