@@ -16,7 +16,7 @@ from fsexchange.cli import mounts
 from fsexchange.cli.mounts import Mount, memory_left
 from fsexchange.cli.ranks import started_as
 
-from .cli import WORDS, environment, fsexchange
+from .cli import WORDS, Command, environment, fsexchange
 from .jobs import mpirun, needs_mpi
 from .processes import lacking, read_only, small_tmpfs, strace
 from .test_gc import leave
@@ -83,6 +83,33 @@ def test_little_room_matters_and_none_is_unfit(shm_dir: Path) -> None:
     code, document = diagnose(small, full)
     assert (code, document["use"]) == (2, None)
     assert (level(document, "space"), level(document, "primitives")) == ("unfit", "unfit")
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "remedy"),
+    [
+        ("a none", "there is no directory", "mkdir -p '"),
+        ("file", "is not a directory", "choose another"),
+        ("file/below", "Not a directory", "choose another"),
+        ("link", "symbolic link to nothing", "choose another"),
+    ],
+)
+def test_what_is_no_directory_is_told_with_what_helps(
+    name: str, what: str, remedy: str, shm_dir: Path
+) -> None:
+    (shm_dir / "file").touch()
+    (shm_dir / "link").symlink_to("nothing")
+    code, document = diagnose(shm_dir / name)
+    (finding,) = document["findings"]
+    assert (code, finding["level"], finding["check"]) == (2, "unfit", "access")
+    assert what in finding["what"]
+    assert finding["remedy"].startswith(remedy)
+
+
+def test_without_a_path_the_exit_code_does_not_say_fit(command: Command) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FSEXCHANGE_DIR", "$SCRATCH/me")
+        assert "nothing has expanded" in command("doctor", code=2).err
 
 
 def test_a_read_only_mount_is_unfit(shm_dir: Path) -> None:
@@ -259,5 +286,5 @@ def test_bench_leaves_out_what_has_no_room(shm_dir: Path) -> None:
         word.replace('exec "$@"', f'dd if=/dev/zero of={small}/x 2>/dev/null; exec "$@"')
         for word in small_tmpfs(small, 4)
     ]
-    assert b"No space" in fsexchange("bench", small, before=full, code=6).stderr
+    assert b"has room for 0 B" in fsexchange("bench", small, before=full, code=6).stderr
     assert b"there is no directory" in fsexchange("bench", shm_dir / "none", code=1).stderr

@@ -25,7 +25,7 @@ from fsexchange.store.leftovers import FoundStore
 
 from .cli import Command, fsexchange
 from .jobs import needs_mpi
-from .processes import NOBODY, ROOT, command, lacking, read_only, small_tmpfs, unprivileged
+from .processes import NOBODY, ROOT, command, lacking, python, read_only, small_tmpfs, unprivileged
 from .test_life import end, owner
 from .victims import Victims
 
@@ -84,6 +84,23 @@ def test_the_users_files_in_a_dead_store_stay_and_are_named(base_dir: Path) -> N
         (found,) = gc(base_dir, remove=True)
     assert found.removed
     assert os.listdir(base_dir / "store") == ["results.csv"]
+
+
+def test_the_store_of_an_owner_that_closed_all_descriptors_stays(base_dir: Path) -> None:
+    """As daemons do: its lock is free."""
+    done = python("close_all_descriptors_and_wait", base_dir / "store", base_dir)
+    assert done.stdout == "unknown\n"
+    assert os.listdir(base_dir) == []
+
+
+def test_a_later_process_that_has_the_pid_of_an_owner_keeps_no_store(base_dir: Path) -> None:
+    leave(base_dir / "store")
+    record = base_dir / "store" / ".fsexchange"
+    fields = json.loads(record.read_text())
+    assert fields["process"]["started"].isdecimal()
+    fields["process"]["pid"] = os.getpid()
+    record.write_text(json.dumps(fields))
+    assert states(base_dir, remove=True) == {"store": "dead"}
 
 
 def test_links_are_not_followed(base_dir: Path) -> None:
@@ -508,12 +525,29 @@ def test_the_command_lists_and_removes(shm_dir: Path) -> None:
     assert b"nothing was removed" in fsexchange("gc", shm_dir, "--yes").stderr
 
 
-def test_the_command_refuses_what_is_no_time(shm_dir: Path) -> None:
+def test_the_command_refuses_what_is_no_time(shm_dir: Path, command: Command) -> None:
     for text in ("10x", "", "-1d", "10"):
-        done = fsexchange("gc", shm_dir, "--older-than", text, code=2)
-        assert b"--older-than" in done.stderr
-    assert fsexchange("gc", shm_dir, "--older-than", "12h").stderr
-    assert b"no directory" in fsexchange("gc", shm_dir / "none", code=1).stderr
+        assert "--older-than" in command("gc", shm_dir, "--older-than", text, code=2).err
+    assert "nothing is proven dead" in command("gc", shm_dir, "--older-than", "12h").err
+
+
+def test_of_several_directories_one_that_is_not_there_hides_nothing(shm_dir: Path) -> None:
+    leave(shm_dir / "dead")
+    done = fsexchange("gc", "--yes", shm_dir, shm_dir / "none", shm_dir / "dead", code=1)
+    assert re.search(b"^removed .*/dead$", done.stdout, re.MULTILINE)
+    told, error = done.stderr.decode().splitlines()
+    assert "removed 1 dead store" in told
+    assert f"no directory {shm_dir / 'none'} " in error
+    assert "no directory" in fsexchange("gc", shm_dir / "none", code=1).stderr.decode()
+
+
+def test_names_reach_a_terminal_as_text(shm_dir: Path) -> None:
+    """A stranger may have chosen them, and they may be of any bytes."""
+    for name in (b"\x1b[31mred\nline", b"\xff"):
+        (shm_dir / os.fsdecode(name) / ".fsexchange-names").mkdir(parents=True)
+    shown = fsexchange("gc", shm_dir, env={"PYTHONIOENCODING": "utf-8:strict"}).stdout.decode()
+    assert f"{shm_dir}/\\x1b[31mred\\nline\n" in shown
+    assert f"{shm_dir}/\\udcff\n" in shown
 
 
 def test_what_cannot_be_removed_is_a_failure(shm_dir: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import statistics
 import time
@@ -64,6 +65,13 @@ def command(directory: str | None, seconds: float, as_json: bool) -> None:
     try:
         room = _room(path)
         sizes = [nbytes for nbytes in _SIZES if 2 * nbytes <= room // _PARTS]
+        if not sizes:
+            raise StoreError(
+                f"{path} has room for {output.size(room)}, in space or memory, of which an eighth "
+                "is used: free some, or name another directory",
+                path=path,
+                errno=errno.ENOSPC,
+            )
         with progress(f"measuring in {path}"), scratch_in(path) as scratch:
             found = list(_measure(scratch, sizes, seconds))
     except OSError as error:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import shlex
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -18,6 +20,12 @@ if TYPE_CHECKING:
     from fsexchange.cli.ranks import Comm
 
 _FIT, _FIT_WITH_FINDINGS, _NOT_FIT = range(3)
+
+
+class _NoPlaceError(click.ClickException):
+    """There is no directory to look at. The exit code of other errors would mean that it is fit."""
+
+    exit_code = _NOT_FIT
 
 
 @click.command("doctor")
@@ -35,6 +43,7 @@ def command(directory: str | None, as_json: bool) -> int:
     from fsexchange.cli.ranks import started_as, world
     from fsexchange.connector.default import default_base
     from fsexchange.connector.place import place
+    from fsexchange.errors import FsExchangeError
 
     rank, size = started_as()
     comm: Comm | None = None
@@ -51,7 +60,10 @@ def command(directory: str | None, as_json: bool) -> int:
     if rank and comm is None:
         return 0  # the first rank reports
     if comm is None:
-        path = place(directory) if directory else default_base()
+        try:
+            path = place(directory) if directory else default_base()
+        except (FsExchangeError, ValueError) as error:
+            raise _NoPlaceError(str(error)) from error
         findings += _alone(path)
     else:
         try:
@@ -59,7 +71,7 @@ def command(directory: str | None, as_json: bool) -> int:
             findings += _in_ranks(path, comm, named=bool(directory))
         except BaseException as error:  # the others would wait for this rank
             output.note(f"rank {comm.rank}: {' '.join(str(error).split())}")
-            comm.Abort(1)
+            comm.Abort(_NOT_FIT)
             raise
         if comm.rank:
             return 0
@@ -97,7 +109,7 @@ def _here(path: str) -> Iterator[Finding]:
     from fsexchange.store.leftovers import dead_beside
 
     if not os.path.isdir(path):
-        yield Finding("unfit", "access", f"there is no directory {path}", f"mkdir -p {path}")
+        yield _no_directory(path)
         return
     try:
         yield from mounts.look(path)
@@ -115,10 +127,25 @@ def _here(path: str) -> Iterator[Finding]:
                 "matters",
                 "dead stores",
                 f"killed jobs have left {output.count(len(dead), 'store')} here, {nbytes}",
-                f"fsexchange gc {path} --yes",
+                f"fsexchange gc {shlex.quote(path)} --yes",
             )
     except OSError as error:
         yield Finding("unfit", "access", f"{path}: {error.strerror}", "choose another directory")
+
+
+def _no_directory(path: str) -> Finding:
+    what, remedy = f"there is no directory {path}", "choose another directory"
+    try:
+        os.stat(path)
+        what = f"{path} is not a directory"
+    except FileNotFoundError:
+        if os.path.islink(path):
+            what = f"{path} is a symbolic link to nothing"
+        else:
+            remedy = f"mkdir -p {shlex.quote(path)}"
+    except OSError as error:
+        what = f"{path}: {error.strerror}"
+    return Finding("unfit", "access", what, remedy)
 
 
 def _in_ranks(path: str, comm: Comm, *, named: bool) -> list[Finding]:
@@ -183,7 +210,8 @@ def _report(path: str, findings: list[Finding], *, as_json: bool, comm: Comm | N
     unfit = [finding for finding in findings if finding.level == "unfit"]
     matter = [finding for finding in findings if finding.level == "matters"]
     markers = any(f.check in ("rename", "link", "sticky bit") for f in matter)
-    of_connector = f'"{path}/NAME"' + (", markers=True" if markers else "")
+    quoted = json.dumps(f"{path}/NAME", ensure_ascii=False)
+    of_connector = quoted + (", markers=True" if markers else "")
     if comm is not None:
         use = f"Exchange(comm, {of_connector})"
     else:

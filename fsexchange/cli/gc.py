@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -41,6 +42,7 @@ def command(dirs: tuple[str, ...], yes: bool, older_than: float, as_json: bool) 
     writers have left partial.
     """
     from fsexchange.connector.owner import SILENT_AFTER
+    from fsexchange.errors import StoreError
     from fsexchange.store.leftovers import gc
 
     if older_than < SILENT_AFTER:
@@ -48,11 +50,16 @@ def command(dirs: tuple[str, ...], yes: bool, older_than: float, as_json: bool) 
             "at least 5m, as a sign of life may come late", param_hint="--older-than"
         )
     stores: dict[str, FoundStore] = {}
+    errors: list[StoreError] = []
     with progress("looking for stores"):
         for base in dirs or (None,):
-            for found in gc(base, remove=yes, older_than=older_than):
-                # One that an earlier DIR led to is gone by now, or as it was.
-                stores.setdefault(found.path, found)
+            try:
+                for found in gc(base, remove=yes, older_than=older_than):
+                    # One that an earlier DIR led to is gone by now, or as it was.
+                    stores.setdefault(found.path, found)
+            except StoreError as error:
+                if base is None or not _was_in(base, stores.values()):
+                    errors.append(error)
     found_stores = list(stores.values())
     partial = [one for store in found_stores for one in store.partials]
     dead = [(s.nbytes, s.removed) for s in found_stores if s.state == "dead"]
@@ -61,10 +68,19 @@ def command(dirs: tuple[str, ...], yes: bool, older_than: float, as_json: bool) 
         output.print_json({"stores": [_document(store) for store in found_stores]})
     else:
         _print(found_stores, partial)
-        _summarize(dead, dead_files, removed=yes)
-    if yes and not all(removed for _, removed in (*dead, *dead_files)):
+        if found_stores or not errors:
+            _summarize(dead, dead_files, removed=yes)
+    for each in errors:  # only now: what was removed is told whatever became of the rest
+        output.note(str(each))
+    if errors or (yes and not all(removed for _, removed in (*dead, *dead_files))):
         return FAILED
     return 0
+
+
+def _was_in(path: str, stores: Iterable[FoundStore]) -> bool:
+    """Return whether a directory was in a store that was removed just now."""
+    path = os.path.realpath(path)
+    return any(f"{path}/".startswith(f"{store.path}/") for store in stores if store.removed)
 
 
 def _document(store: FoundStore) -> dict[str, Any]:
@@ -102,7 +118,7 @@ def _print(stores: Sequence[FoundStore], partial: Sequence[Partial]) -> None:
                     output.size(store.nbytes),
                     str(store.files),
                     output.age(now - store.age),
-                    f"{store.path}\n  {store.why}",
+                    f"{output.printable(store.path)}\n  {store.why}",
                 )
                 for store in stores
             ],
@@ -116,7 +132,7 @@ def _print(stores: Sequence[FoundStore], partial: Sequence[Partial]) -> None:
                     "removed" if one.removed else "dead" if one.dead else "unknown",
                     output.size(one.nbytes),
                     output.age(now - one.age),
-                    f"{one.path}\n  {one.why}",
+                    f"{output.printable(one.path)}\n  {one.why}",
                 )
                 for one in partial
             ],

@@ -48,4 +48,4 @@ def command(what: str, store: str | None, as_json: bool) -> None:
         ("writer", "-" if each.writer is None else str(each.writer)),
         ("file", f"{path}/{each.key.filename}" + (", shared" if each.packed else "")),
     ]
-    output.print_table(("", ""), [row for row in rows if row[1]])
+    output.print_table(("", ""), [(title, output.printable(text)) for title, text in rows if text])

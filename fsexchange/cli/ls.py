@@ -57,7 +57,7 @@ def command(
     elif objects:
         output.print_table(
             ("KEY", "SIZE>", "AGE>", "TYPE", "WRITER", "NAMES"),
-            [_row(each) for each in objects],
+            [[*map(output.printable, _row(each))] for each in objects],
         )
     else:
         output.note(f"no objects in the store at {path}" + (" have such a name" if pattern else ""))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import shlex
 import shutil
 import struct
 import subprocess
@@ -158,7 +159,7 @@ def _stripe(path: str) -> Iterator[Finding]:
             "note",
             "stripe",
             "a file is on one server (stripe count 1)",
-            f"for arrays of gigabytes: lfs setstripe -c 4 {path}",
+            f"for arrays of gigabytes: lfs setstripe -c 4 {shlex.quote(path)}",
         )
 
 
@@ -218,9 +219,8 @@ def _quota(path: str, *, network: bool) -> Iterator[Finding]:
     finally:
         os.close(fd)
     if network and not answered:
-        yield Finding(
-            "note", "quota", f"cannot be asked for here: see quota -s, or lfs quota {path}"
-        )
+        told = f"cannot be asked for here: see quota -s, or lfs quota {shlex.quote(path)}"
+        yield Finding("note", "quota", told)
 
 
 def _memory(path: str) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from fsexchange.cli.options import json_option, look_into, store_argument
-from fsexchange.cli.output import note, print_json, print_table
+from fsexchange.cli.output import note, print_json, print_table, printable
 
 
 @click.command("names")
@@ -21,6 +21,8 @@ def command(directory: str | None, store: str | None, as_json: bool) -> None:
         names = [{"name": name, "key": key and str(key)} for name, key in found]
         print_json({"store": path, "names": names})
     elif found:
-        print_table(("NAME", "KEY"), [(name, str(key or "damaged")) for name, key in found])
+        print_table(
+            ("NAME", "KEY"), [(printable(name), str(key or "damaged")) for name, key in found]
+        )
     else:
         note(f"no names in the store at {path}")

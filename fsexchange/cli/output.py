@@ -32,10 +32,11 @@ def process(process: Process | None) -> dict[str, Any] | None:
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; a column whose title ends in `>` is aligned to the right.
 
-    Where stdout is no terminal a row is a line, however long; and where there are many.
+    Where stdout is no terminal a row is a line, however long; and where there are many. What a
+    terminal would obey, in the name of a stranger's file, say, is shown as an escape.
     """
     titles = [title.rstrip(">") for title in columns]
-    rows = [[printable(cell) for cell in row] for row in rows]
+    rows = [["\n".join(map(printable, cell.split("\n"))) for cell in row] for row in rows]
     right = [title.endswith(">") for title in columns]
     if os.isatty(1) and len(rows) <= _MOST:
         _print_rich(titles, right, rows)
@@ -67,14 +68,14 @@ def _print_rich(
 
 
 def printable(text: str) -> str:
-    r"""Return a text, of a stranger's store perhaps, that does nothing to a terminal.
+    r"""Return a text, of a stranger's store perhaps, in one line that does nothing to a terminal.
 
-    >>> printable("\x1b[31m red, größer")
-    '\\x1b[31m red, größer'
+    >>> printable("a\nb\x1b[31m \udcff, größer")
+    'a\\nb\\x1b[31m \\udcff, größer'
     """
     if text.isprintable():
         return text
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def note(text: str) -> None:

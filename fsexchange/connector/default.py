@@ -85,7 +85,9 @@ def default_places() -> list[str]:
     """Return the directories where default stores may be: those that are there."""
     import tempfile
 
-    places = _named("FSEXCHANGE_STORE"), _named("FSEXCHANGE_DIR"), "/dev/shm", tempfile.gettempdir()
+    places = [_named("FSEXCHANGE_STORE"), _named("FSEXCHANGE_DIR"), "/dev/shm"]
+    with contextlib.suppress(FileNotFoundError):  # there is none in which this process can write
+        places.append(tempfile.gettempdir())
     return [path for path in dict.fromkeys(filter(None, places)) if os.path.isdir(path)]
 
 

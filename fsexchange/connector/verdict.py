@@ -116,6 +116,10 @@ def _of_owner(path: str, record: Owner, older_than: float, *, network: bool) -> 
         if network:
             return Verdict("unknown", f"only {owner.host} can see whether {owner} locks it", owner)
         if is_gone(path, record):
+            if owner.is_running():
+                # A daemon closes all descriptors, and has its locks again within the hour.
+                why = f"{owner} holds its lock no more, but runs, if as another program"
+                return Verdict("unknown", why, owner)
             return Verdict("dead", f"the kernel has freed the lock of {owner}", owner)
         return Verdict("living", f"{owner} holds its lock", owner)
     if owner.is_dead():

@@ -20,12 +20,16 @@ class Process(NamedTuple):
     """Id of the boot of its kernel; empty if not known, as in records of earlier versions."""
     pids: str = ""
     """The namespace in which its pid counts; empty if not known."""
+    started: str = ""
+    """When it started, in ticks since the boot; empty if not known. No later process has its pid
+    and this time."""
 
     @classmethod
     def this(cls) -> Process:
         """Return the calling process."""
         return cls(
-            os.uname().nodename, os.getpid(), os.geteuid(), _job_id(), _boot_id(), _pid_namespace()
+            *(os.uname().nodename, os.getpid(), os.geteuid(), _job_id()),
+            *(_boot_id(), _pid_namespace(), _started(os.getpid())),
         )
 
     @classmethod
@@ -50,8 +54,7 @@ class Process(NamedTuple):
         False for one of another kernel or namespace, of which nothing can be known here. The name
         of the host counts, too: clones of a virtual machine may have one boot id.
         """
-        here = os.uname().nodename, _boot_id(), _pid_namespace()
-        if not all(here) or (self.host, self.boot, self.pids) != here:
+        if not self._counts_here():
             return False
         try:
             os.kill(self.pid, 0)
@@ -60,6 +63,18 @@ class Process(NamedTuple):
         except PermissionError:
             pass  # another user's has the number by now, or it became another user's
         return False
+
+    def is_running(self) -> bool:
+        """Return whether it is proven to run, even as another program.
+
+        False for one of another kernel or namespace, or that did not note when it started.
+        """
+        return self._counts_here() and self.started != "" and self.started == _started(self.pid)
+
+    def _counts_here(self) -> bool:
+        """Return whether its pid means here what it meant there."""
+        here = os.uname().nodename, _boot_id(), _pid_namespace()
+        return all(here) and (self.host, self.boot, self.pids) == here
 
     def is_of_an_earlier_boot(self) -> bool:
         """Return whether a host of this name has another boot id here and now.
@@ -92,6 +107,18 @@ def _pid_namespace() -> str:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
         return ""
+
+
+def _started(pid: int) -> str:
+    """Return when a running process started, in ticks; empty if none runs, or without /proc."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # Its name comes second, in parentheses, and may have others in it: proc(5).
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return ""
+    ended = not fields or fields[0] in (b"Z", b"X")  # and nobody has waited for it
+    return "" if ended else fields[19].decode()
 
 
 def _job_id() -> str:

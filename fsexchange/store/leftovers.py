@@ -80,6 +80,8 @@ def gc(
     found: dict[str, FoundStore] = {}
     for base in map(os.path.realpath, places):
         if not os.path.isdir(base):
+            if base_dir is None:
+                continue  # it was in a store that was removed just now
             raise StoreError(
                 f"there is no directory {base} to look for stores in; name one that is there",
                 path=base,
