@@ -226,7 +226,9 @@ def test_npy_files_that_are_cut_off(command: Command, store: Store, tmp_path: Pa
     np.save(tmp_path / "x.npy", np.arange(1000))
     whole = (tmp_path / "x.npy").read_bytes()
     (tmp_path / "x.npy").write_bytes(whole[:-1])
-    assert "has 8127 bytes instead of 8128" in command("put", tmp_path / "x.npy", code=1).err
+    told = command("put", tmp_path / "x.npy", code=1).err
+    assert f"cannot put {tmp_path}/x.npy as an array" in told
+    assert "has 8127 bytes instead of 8128" in told
     done = fsexchange("put", "-", store=store.store_dir, stdin=whole[:-1], code=1)
     assert b"cannot put the input as an array" in done.stderr
     np.save(tmp_path / "o.npy", np.array([{}]))

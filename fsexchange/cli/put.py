@@ -60,8 +60,9 @@ def _put(store: Store, source: formats.Input, name: str | None, kind: str | None
             return store.put(obj, name=name, replace=name is not None)
         if kind == "npy":
             source.check_npy()
+        by_path = source.path if source.nbytes is not None else None  # which errors name
         return store.put_file(
-            source.fd,
+            by_path or source.fd,
             name=name,
             replace=name is not None,
             as_bytes=kind == "bytes",
