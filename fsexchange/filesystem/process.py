@@ -40,7 +40,8 @@ class Process(NamedTuple):
             process = cls(**{name: fields[name] for name in cls._fields})
         except (TypeError, KeyError, RecursionError) as error:
             raise ValueError(str(error)) from None
-        if list(map(type, process)) != [str, int, int, str, str, str]:
+        kinds = [int if name in ("pid", "uid") else str for name in cls._fields]
+        if list(map(type, process)) != kinds:
             raise ValueError(f"no process: {process}")
         return process
 
