@@ -23,7 +23,7 @@ if __name__ == "__main__":
     nbytes = int(sys.argv[1] if len(sys.argv) > 1 else 64) << 20
     data = {"table": np.arange(nbytes // 8, dtype="f8").reshape(-1, 8)}
     with (
-        LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(2, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster) as client,
         client.get_executor(pure=False) as executor,
         StoreExecutor(executor) as store_executor,

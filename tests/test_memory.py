@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import random
+import resource
+import threading
 from collections.abc import Iterator
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
@@ -14,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from fsexchange.filesystem.memory import WatchedMemory, whole_pages
+from fsexchange.filesystem.memory import WatchedMemory, _path_of, whole_pages
 
 from .processes import fork, lacking
 
@@ -109,9 +112,12 @@ def test_children_have_memory_of_their_own(memory: WatchedMemory) -> None:
     array = watched(memory, np.ones(N))
 
     def child() -> None:
+        opened = [os.path.basename(path) for path in map(_path_of, os.listdir("/proc/self/fd"))]
+        assert not {"pagemap", "anon_inode:[userfaultfd]"} & set(opened)
         assert not memory.is_unwritten(*place(array))
         with pytest.raises(OSError, match="not permitted"):
             memory.watch(*place(array))
+        memory.forget(*place(array))
         array[:] = 2
 
     assert os.waitpid(fork(child), 0)[1] == 0
@@ -132,6 +138,46 @@ def test_nothing_is_proven_beside_devices(memory: WatchedMemory) -> None:
     else:
         lacking("a device to open")
     assert memory.is_unwritten(*place(array))
+
+
+def test_nothing_is_proven_beside_files_past_the_page_cache(
+    memory: WatchedMemory, tmp_path: Path
+) -> None:
+    """A read that is under way when the watch begins goes on to write, and no page tells."""
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * (32 << 20))
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    target = mmap.mmap(-1, 32 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    whole = np.frombuffer(target, np.uint8)
+    array = whole[24 << 20 :]
+    for _ in range(5):
+        whole[:] = 0
+        reader = threading.Thread(target=os.preadv, args=(fd, [target], 0))
+        reader.start()
+        while reader.is_alive():
+            with contextlib.suppress(OSError):
+                memory.watch(*place(array))
+            before = array.copy()
+        reader.join()
+        assert not memory.is_unwritten(*place(array)) or np.array_equal(array, before)
+    os.close(fd)
+    watched(memory, array)
+    del array, whole
+
+
+def test_without_a_descriptor_to_look_with_nothing_is_proven(memory: WatchedMemory) -> None:
+    array = watched(memory, np.ones(N))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        unwritten = memory.is_unwritten(*place(array))
+        with pytest.raises(OSError, match="Too many open files"):
+            memory.watch(*place(array))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert not unwritten
+    assert not memory.is_unwritten(*place(array))
+    watched(memory, array)
 
 
 def test_what_is_forgotten_is_not_watched(memory: WatchedMemory) -> None:

@@ -5,9 +5,16 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+
+from fsexchange.connector.connector import FileConnector
+from fsexchange.pools.futures import LightFuture
+from fsexchange.pools.task import encode
 
 from .jobs import mpirun, needs_mpi
 from .processes import command, python, small_tmpfs, strace
@@ -61,6 +68,35 @@ def test_futures_are_set_when_the_end_of_the_directory_fails(shm_dir: Path) -> N
     once = strace("-f", "-qq", "-o", "/dev/null", "-e", "inject=rmdir:error=EIO:when=1")
     program = "submit_to_pools", "failing_end", "fork", shm_dir / "base"
     assert python(*program, before=once).stdout == "done\n"
+
+
+class Interrupted:
+    """Ctrl-C comes when the first of it is loaded."""
+
+    loads = 0
+
+    def __setstate__(self, state: object) -> None:
+        Interrupted.loads += 1
+        if Interrupted.loads == 1:
+            raise KeyboardInterrupt
+
+    def __getstate__(self) -> object:
+        return 1
+
+
+def test_a_result_is_there_after_an_interruption(shm_dir: Path) -> None:
+    with FileConnector(shm_dir / "store") as connector:
+        put = connector.put
+        message = encode([np.ones(9), Interrupted()], 1, put, lambda buffer: put([buffer]))
+        made: Future[Any] = Future()
+        future = LightFuture.become(made, connector)
+        assert future is not None
+        future.set_result(message)
+        with pytest.raises(KeyboardInterrupt):
+            future.result()
+        assert future.exception() is None
+        assert (future.result()[0] == 1).all()
+        assert not any(connector.exists(key) for key in (message[0], *message[1]))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("method", METHODS)

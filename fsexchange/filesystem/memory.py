@@ -8,6 +8,7 @@ nothing can be watched.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -16,6 +17,7 @@ import os
 import platform
 import re
 import struct
+import weakref
 
 # The number of the system call; it has no wrapper in libc.
 _USERFAULTFD = {"x86_64": 323, "aarch64": 282}.get(platform.machine(), -1)
@@ -58,7 +60,7 @@ class WatchedMemory:
         except BaseException:
             self.close()
             raise
-        self._found = ctypes.create_string_buffer(24)
+        _all.add(self)
 
     def close(self) -> None:
         """Watch nothing any more."""
@@ -72,15 +74,26 @@ class WatchedMemory:
         """Watch the whole pages of a range from now on; `OSError` for memory that cannot be.
 
         Only one range may be watched that has a given page: to watch it anew forgets its writes.
+        Not noticed is the rest of a write by way of the kernel that is under way now: by another
+        process (process_vm_writev), or of a file that 9p or FUSE read past the page cache unasked.
         """
-        if os.getpid() != self._pid or _has_devices():
+        if os.getpid() != self._pid:
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         start, length = whole_pages(address, nbytes)
         fcntl.ioctl(self._faults, _REGISTER, struct.pack("4Q", start, length, _REGISTER_WP, 0))
-        fcntl.ioctl(self._faults, _WRITEPROTECT, struct.pack("3Q", start, length, _PROTECT))
+        try:
+            fcntl.ioctl(self._faults, _WRITEPROTECT, struct.pack("3Q", start, length, _PROTECT))
+            # Not before: what a device began to write until then is not noticed when it arrives.
+            if _has_devices():
+                raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        except BaseException:
+            self.forget(address, nbytes)
+            raise
 
     def forget(self, address: int, nbytes: int) -> None:
         """Do not watch a range any more; `OSError` if it is not this process's memory any more."""
+        if os.getpid() != self._pid:
+            return
         fcntl.ioctl(self._faults, _UNREGISTER, struct.pack("2Q", *whole_pages(address, nbytes)))
 
     def is_unwritten(self, address: int, nbytes: int) -> bool:
@@ -88,20 +101,21 @@ class WatchedMemory:
 
         That is, each page is still protected, in memory, and of this process alone: a page of a
         file or of shared memory may be written to by another process, which has its own protection.
-        Devices write without asking: if this process has one open, nothing is proven. Nor in a
-        forked child, whose memory is another one.
+        Devices write without asking: if this process has one open, or a file past the page cache,
+        nothing is proven. Nor in a forked child, whose memory is another one.
         """
         if os.getpid() != self._pid:
             return False
         start, length = whole_pages(address, nbytes)
         end = start + length
+        regions = ctypes.create_string_buffer(24)
         argument = _SCAN_ARGUMENT.pack(
             _SCAN_ARGUMENT.size,
             _CHECK_ASYNC,
             start,
             end,
             0,
-            ctypes.addressof(self._found),
+            ctypes.addressof(regions),
             1,
             0,
             _WRITTEN | _OF_FILE,  # which are to be absent
@@ -111,13 +125,25 @@ class WatchedMemory:
         )
         try:
             found = fcntl.ioctl(self._pages, _SCAN, bytearray(argument))
-        except OSError:
+            return (
+                found == 1
+                and struct.unpack("3Q", regions)[:2] == (start, end)
+                and not _has_devices()
+            )
+        except OSError:  # also if no descriptor is left to look with
             return False
-        return (
-            found == 1
-            and struct.unpack("3Q", self._found)[:2] == (start, end)
-            and not _has_devices()
-        )
+
+
+_all: weakref.WeakSet[WatchedMemory] = weakref.WeakSet()
+
+
+def _in_forked_child() -> None:
+    for memory in tuple(_all):
+        memory.close()
+
+
+# Else the parent's memory stays watched for as long as a child lives.
+os.register_at_fork(after_in_child=_in_forked_child)
 
 
 def whole_pages(address: int, nbytes: int) -> tuple[int, int]:
@@ -127,10 +153,18 @@ def whole_pages(address: int, nbytes: int) -> tuple[int, int]:
 
 
 def _has_devices() -> bool:
-    """Return whether this process has a device open that may write to its memory."""
-    for path in map(_path_of, os.listdir("/proc/self/fd")):
+    """Return whether this process has open what may write to its memory by itself.
+
+    That is a device, or a file past the page cache: what is read from it the disk writes.
+    """
+    for fd in os.listdir("/proc/self/fd"):
+        path = _path_of(fd)
         if path == _RING or (path.startswith("/dev/") and not _HARMLESS.fullmatch(path)):
             return True
+        if path.startswith("/"):
+            with contextlib.suppress(OSError):  # closed by now
+                if fcntl.fcntl(int(fd), fcntl.F_GETFL) & os.O_DIRECT:
+                    return True
     return False
 
 

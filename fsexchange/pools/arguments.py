@@ -13,6 +13,7 @@ import numpy as np
 
 from fsexchange.connector.connector import FileConnector
 from fsexchange.connector.keys import FileKey
+from fsexchange.errors import FsExchangeError
 from fsexchange.filesystem.memory import WatchedMemory, whole_pages
 from fsexchange.pools.task import evict
 
@@ -33,19 +34,16 @@ class _File:
         address, nbytes = place
         start, length = whole_pages(*place)
         self._ends = (0, start - address), (start + length - address, nbytes)
-        self.key = connector.put([buffer])
+        self._connector = connector
         self._content: Any = None
-        if connector.maps(nbytes):
-            data = connector.get(self.key)
-            self._content = None if data is None else np.frombuffer(data, np.uint8)
-        if self._content is None:  # to compare it would be read again
-            self._digest = _digest(buffer)
-            self._at_ends = [bytes(buffer[slice(*end)]) for end in self._ends]
-        else:
-            self._at_ends = [self._content[slice(*end)].tobytes() for end in self._ends]
+        self._digest = b""
+        self._at_ends: list[bytes] = []
+        self.key = connector.put([buffer])
 
     def holds(self, buffer: memoryview) -> bool:
-        """Return whether the buffer is what it was when it was written."""
+        """Return whether the buffer is what was written, as far as there is memory to tell."""
+        if not self._at_ends and not self._look():
+            return False
         if self._content is None:
             return _digest(buffer) == self._digest
         return not _memcmp(self.place[0], self._content.ctypes.data, buffer.nbytes)
@@ -54,8 +52,28 @@ class _File:
         """Return whether the same is true of what is not in whole pages."""
         return [bytes(buffer[slice(*end)]) for end in self._ends] == self._at_ends
 
+    def _look(self) -> bool:
+        """Find out what was written; return whether that was possible.
 
-def _digest(buffer: memoryview) -> bytes:
+        Only the file tells: who writes to the buffer at that time does so before or after it is
+        read for the file, and for something else after or before.
+        """
+        try:
+            data = self._connector.get(self.key)
+        except (FsExchangeError, MemoryError):
+            return False
+        if data is None:
+            return False
+        content = np.frombuffer(data, np.uint8)
+        if self._connector.maps(content.nbytes):
+            self._content = content
+        else:  # to compare it would be kept in memory, or read again
+            self._digest = _digest(content)
+        self._at_ends = [content[slice(*end)].tobytes() for end in self._ends]
+        return True
+
+
+def _digest(buffer: Any) -> bytes:
     return hashlib.sha256(buffer).digest()
 
 

@@ -250,8 +250,9 @@ class StoreExecutor(Executor):
     def _forget(self, future: Future[Any]) -> None:
         """Forget a task that is done, or a light one, whose result may be a message yet."""
         if type(future) is LightFuture:
-            with contextlib.suppress(CancelledError):
-                future.exception()  # loads it
+            # Loads it. What that raises is for who asks later, not for the engine's thread.
+            with contextlib.suppress(BaseException):
+                future.exception()
         self._pending.discard(future)
         if self._shut_down:
             with self._lock:

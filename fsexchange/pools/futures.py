@@ -6,7 +6,7 @@ import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fsexchange.pools.task import Message, decode_result
+from fsexchange.pools.task import Message, decode, discard
 
 if TYPE_CHECKING:
     from fsexchange.connector.connector import FileConnector
@@ -73,9 +73,11 @@ class LightFuture(Future[T]):
             loaded: Future[T] | None = self.__dict__.get("loaded")
             if loaded is None:
                 loaded = Future()
+                # Ctrl-C is an error of who asks, who may ask again: it is not kept.
                 try:
-                    loaded.set_result(decode_result(message, self.connector))
-                except BaseException as error:
+                    loaded.set_result(decode(message, lambda: self.connector))
+                except Exception as error:
                     loaded.set_exception(error)
                 self.__dict__["loaded"] = loaded
+                discard(message, self.connector)
         return loaded

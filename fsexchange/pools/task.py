@@ -117,13 +117,16 @@ def decode_result(message: Any, connector: FileConnector) -> Any:
     """Return a result, and remove its files, which nobody else needs."""
     if type(message) is not tuple:
         return message
-    body, parts, _ = message
-    if not parts and type(body) is not FileKey:
-        return decode(message, lambda: connector)
     try:
         return decode(message, lambda: connector)
     finally:
-        evict(connector, [part for part in (body, *parts) if type(part) is FileKey])
+        discard(message, connector)
+
+
+def discard(message: Message, connector: FileConnector) -> None:
+    """Remove the files of a message."""
+    body, parts, _ = message
+    evict(connector, [part for part in (body, *parts) if type(part) is FileKey])
 
 
 def evict(connector: FileConnector, keys: Iterable[FileKey]) -> None:
