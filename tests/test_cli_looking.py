@@ -58,13 +58,14 @@ def test_ls_shows_each_object(command: Command, store: Store) -> None:
 def test_ls_as_json(command: Command, store: Store) -> None:
     key = store.put(np.ones((3, 2), "f4", order="F"), name="a")
     (got,) = _objects(command)
+    me = Process.this()
     assert got == {
         "key": str(key),
         "file": key.filename,
         "names": ["a"],
         "bytes": key.nbytes,
         "modified": got["modified"],
-        "writer": Process.this()._asdict(),
+        "writer": {"host": me.host, "pid": os.getpid(), "uid": os.geteuid(), "job": me.job},
         "packed": False,
         "type": "ndarray",
         "of": None,

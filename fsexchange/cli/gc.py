@@ -84,14 +84,11 @@ def _was_in(path: str, stores: Iterable[FoundStore]) -> bool:
 
 
 def _document(store: FoundStore) -> dict[str, Any]:
-    owner = None
-    if store.owner is not None:
-        owner = {name: getattr(store.owner, name) for name in ("host", "pid", "uid", "job")}
     return {
         "store": store.path,
         "state": store.state,
         "why": store.why,
-        "owner": owner,
+        "owner": output.process_document(store.owner),
         "files": store.files,
         "bytes": store.nbytes,
         "age": round(store.age, 3),

@@ -64,7 +64,7 @@ class Listed(NamedTuple):
             "names": self.names,
             "bytes": self.nbytes,
             "modified": output.moment(self.modified),
-            "writer": None if self.writer is None else self.writer._asdict(),
+            "writer": output.process_document(self.writer),
             "packed": self.packed,
             "type": told.type,
             "of": told.of or None,

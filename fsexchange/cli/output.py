@@ -6,9 +6,12 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from fsexchange.filesystem.process import Process
 
 # So many rows are laid out for the width of a terminal, which takes a millisecond for each.
 _MOST = 1000
@@ -66,6 +69,13 @@ def shown(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def process_document(process: Process | None) -> dict[str, Any] | None:
+    """Return what JSON documents say of a process."""
+    if process is None:
+        return None
+    return {name: getattr(process, name) for name in ("host", "pid", "uid", "job")}
 
 
 def note(text: str) -> None:
