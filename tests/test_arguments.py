@@ -23,8 +23,8 @@ class Unmapped(FileConnector):
 class Beset(FileConnector):
     """Another thread writes to what is put as soon as that is in the file."""
 
-    def put(self, obj: Any) -> FileKey:
-        key = super().put(obj)
+    def put(self, obj: Any, **options: Any) -> FileKey:
+        key = super().put(obj, **options)
         np.frombuffer(obj[0], np.uint8)[:] += 1
         return key
 

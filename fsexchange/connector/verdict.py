@@ -1,6 +1,7 @@
 """Verdicts: whether the owner of a store is proven dead, so that any process may remove the store.
 
-Where one kernel decides, a free lock proves it, and the gate keeps everybody else out meanwhile.
+Where one kernel decides, a free lock proves it unless the owner is seen to run, and the gate keeps
+everybody else out meanwhile.
 Where hosts share the file system these prove it: the owner's pid is free, in its own namespace of
 its own kernel; its host has booted since, and the store is silent; or its heartbeat has been
 silent for longer than a limit. There the rename of the witness decides between several removers.

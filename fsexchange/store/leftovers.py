@@ -59,13 +59,14 @@ def gc(
     """Return the stores below a directory, and `remove` those whose owners are proven dead.
 
     Without a directory, below those where stores are made for which none is named. Links are not
-    followed, nor other mounts entered.
+    followed, nor other file systems entered.
 
-    Proof is, where one kernel decides, that an owner's lock is free. Where hosts share the file
-    system it is that its pid is free, in a process of its kernel; that its host has booted since,
-    in one of its host; or, anywhere, that it has given no sign of life for `older_than` seconds, of
-    which it gives one every 30. A stopped process gives none. Kept stores and those of other users
-    are never removed; of a store that goes on, partial files are, which nobody can complete.
+    Proof is, where one kernel decides, that an owner's lock is free, unless it is seen to run.
+    Where hosts share the file system it is that its pid is free, in a process of its kernel; that
+    its host has booted since, in one of its host; or, anywhere, that it has given no sign of life
+    for `older_than` seconds, of which it gives one every 30. A stopped process gives none. Kept
+    stores and those of other users are never removed; of a store that goes on, partial files are,
+    which nobody can complete.
 
     Any number of processes may do so at the same time. Raises `StoreError` for a directory in which
     it cannot look, `ValueError` for less than 300 seconds. A warning names what fsexchange did not
