@@ -63,7 +63,6 @@ def test_ls_shows_each_object(command: Command, store: Store) -> None:
 def test_ls_as_json(command: Command, store: Store) -> None:
     key = store.put(np.ones((3, 2), "f4", order="F"), name="a")
     (got,) = _objects(command)
-    me = Process.this()
     assert got == {
         "key": str(key),
         "file": key.filename,
