@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import functools
 import gc
+import itertools
 import os
 import shutil
 import tempfile
@@ -55,15 +55,29 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 CLAIMS = os.environ.get("FSEXCHANGE_TEST_CLAIMS")
 
 
-def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
-    """Leave out the files of tests that another process has begun with; scripts/test runs two."""
-    return None if CLAIMS is None or _claimed(str(item.path.relative_to(ROOT))) else True
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """Run the files that no other process has begun with; scripts/test runs two."""
+    if CLAIMS is None or session.config.option.collectonly:
+        return None
+    if session.testsfailed:
+        raise session.Interrupted(f"{session.testsfailed} errors during collection")
+    for path, group in itertools.groupby(session.items, lambda item: item.path):
+        if not _claim(path):
+            continue
+        items: list[pytest.Item | None] = [*group, None]  # a file leaves nothing set up
+        for item, following in itertools.pairwise(items):
+            session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            if session.shouldfail:
+                raise session.Failed(session.shouldfail)
+            if session.shouldstop:
+                raise session.Interrupted(session.shouldstop)
+    return True
 
 
-@functools.cache
-def _claimed(path: str) -> bool:
+def _claim(path: Path) -> bool:
     try:
-        os.mkdir(os.path.join(str(CLAIMS), path.replace("/", "-")))
+        os.mkdir(os.path.join(str(CLAIMS), str(path.relative_to(ROOT)).replace("/", "-")))
     except FileExistsError:
         return False
     return True
