@@ -159,11 +159,11 @@ def test_mount_options_that_matter(kind: str, options: str, levels: set[str]) ->
 
 
 def test_a_directory_for_temporary_files_of_the_jobs_own_matters(shm_dir: Path) -> None:
-    script = f'mount --bind {shm_dir} /tmp && exec "$@"'
+    script = f'mount --bind {shm_dir} /var/tmp && exec "$@"'
     before = ["unshare", "--mount", "sh", "-c", script, "sh"]
     if subprocess.run([*before, "true"]).returncode:
         lacking("the right to mount in a namespace")
-    code, document = diagnose(Path("/tmp"), before)
+    code, document = diagnose(Path("/var/tmp"), before)
     assert (code, level(document, "private")) == (1, "matters")
 
 

@@ -237,7 +237,7 @@ def test_a_npy_file_of_a_shape_that_no_array_has(store: Store, base_dir: Path) -
 
 
 def test_what_a_file_would_lose_is_no_file(store: Store, base_dir: Path) -> None:
-    class Kelvin(np.ndarray):
+    class Kelvin(np.ndarray[Any, Any]):
         pass
 
     for obj in (np.ma.masked_less(np.arange(3.0), 1), np.arange(3.0).view(Kelvin)):
