@@ -245,7 +245,7 @@ def test_what_a_file_would_lose_is_no_file(store: Store, base_dir: Path) -> None
         with pytest.raises(SerializationError, match=f"a {type(obj).__name__}"):
             store.get_file("x", base_dir / "x.npy")
     assert os.listdir(base_dir) == ["store"]
-    for kept in (np.char.array(["a", "bc"]), np.rec.array([(1, 2.0)], dtype="i4,f8")):
-        store.put(kept, name="x", replace=True)
-        store.get_file("x", base_dir / "x.npy")
-        assert np.array_equal(np.load(base_dir / "x.npy"), np.asarray(kept))
+    kept = np.rec.array([(1, 2.0)], dtype="i4,f8")  # a view of it is all that this class adds
+    store.put(kept, name="x", replace=True)
+    store.get_file("x", base_dir / "x.npy")
+    assert np.array_equal(np.load(base_dir / "x.npy"), np.asarray(kept))

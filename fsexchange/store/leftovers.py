@@ -71,6 +71,11 @@ def gc(
     Any number of processes may do so at the same time. Raises `StoreError` for a directory in which
     it cannot look, `ValueError` for less than 300 seconds. A warning names what fsexchange did not
     make in a removed store, which stays.
+
+    >>> from fsexchange import Store
+    >>> with Store() as store:
+    ...     [(found.state, found.removed) for found in gc(store.store_dir, remove=True)]
+    [('living', False)]
     """
     if not older_than >= SILENT_AFTER:
         raise ValueError(
