@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
+
+import psutil
 
 from tests.jobs import _ANYWHERE, mpirun_path
 
@@ -22,16 +24,6 @@ print(os.getpid(), flush=True)
 time.sleep(600)
 """
 
-
-def status(pid: int) -> str:
-    """Return what the kernel says of a process; nothing of one that is gone."""
-    try:
-        with open(f"/proc/{pid}/status") as file:
-            return file.read()
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
-
-
 assert mpirun_path is not None
 job = subprocess.Popen(
     [mpirun_path, "-n", "2", sys.executable, "-m", "mpi4py", "-c", SCRIPT],
@@ -39,10 +31,15 @@ job = subprocess.Popen(
     env={**_ANYWHERE, **os.environ},
 )
 assert job.stdout is not None
-pids = [int(job.stdout.readline()) for _ in range(2)]
-for pid in (job.pid, *pids):
-    os.kill(pid, signal.SIGKILL)
-job.wait()
-for pid in pids:  # a process that is killed lives on until its memory is given back
-    while os.path.exists(f"/proc/{pid}") and " (zombie)" not in status(pid):
-        time.sleep(0.01)
+try:
+    for _ in range(2):
+        job.stdout.readline()
+finally:
+    processes = [psutil.Process(job.pid), *psutil.Process(job.pid).children(recursive=True)]
+    for process in processes:
+        process.kill()
+    job.wait()
+for process in processes:  # one that is killed lives on until its memory is given back
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
