@@ -31,18 +31,17 @@ def store(base_dir: Path) -> Iterator[Store]:
 
 
 def caller() -> threading.Thread | None:
-    """Return the thread that calls, if there is one."""
+    """Return the thread that calls, if there is one; one that ends may still be there beside it."""
     found = [thread for thread in threading.enumerate() if thread.name == "fsexchange-callbacks"]
-    assert len(found) <= 1
-    return found[0] if found else None
+    return found[-1] if found else None
 
 
 def over() -> None:
     """Wait for the thread that calls to end, as it does when no callback is left."""
-    thread = caller()
-    if thread is not None:
-        thread.join(30)
-        assert not thread.is_alive()
+    deadline = time.monotonic() + 30
+    while (thread := caller()) is not None:
+        thread.join(max(0.0, deadline - time.monotonic()))
+        assert time.monotonic() < deadline
 
 
 class Calls(list[Any]):
@@ -155,9 +154,9 @@ def test_one_thread_for_all_of_a_process(base_dir: Path, monkeypatch: pytest.Mon
         for future in futures:
             future.set_result(1)
         calls.wait(100)
+        assert len(set(calls.threads[-100:])) == 1
         over()
     assert len(calls) == 300
-    assert len({thread.name for thread in calls.threads}) == 1
     assert callbacks._caller is None
     for store in stores:
         store.close()
