@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from fsexchange.errors import CorruptObjectError
 from fsexchange.filesystem import files
 from fsexchange.filesystem.kinds import find_filesystem
-from fsexchange.filesystem.publish import RENAMING, beside, discard, is_taken, mode, patiently
+from fsexchange.filesystem.publish import RENAMING, beside, discard, is_taken, mode
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -71,15 +71,13 @@ class Markers:
         self._replace(path, pieces, nbytes, stamp=stamp)
 
     def read(self, path: str, nbytes: int = -1, mappable: bool = True, uid: int = -1) -> BytesLike:
-        return patiently(lambda: _unreplaced(path, lambda: files.read(path, nbytes, mappable, uid)))
+        return _unreplaced(path, lambda: files.read(path, nbytes, mappable, uid))
 
     def read_part(
         self, path: str, offset: int, nbytes: int, *, mappable: bool, uid: int = -1
     ) -> BytesLike:
-        return patiently(
-            lambda: _unreplaced(
-                path, lambda: files.read_part(path, offset, nbytes, mappable=mappable, uid=uid)
-            )
+        return _unreplaced(
+            path, lambda: files.read_part(path, offset, nbytes, mappable=mappable, uid=uid)
         )
 
     def remove(self, path: str) -> None:
