@@ -382,6 +382,14 @@ def _map(fd: int, nbytes: int, offset: int = 0) -> memoryview | None:
     return None
 
 
+def make_empty(path: str) -> None:
+    """Make an empty file; no error if there is one already."""
+    try:
+        create(path, [], 0)
+    except FileExistsError:
+        pass
+
+
 def unlink(path: str) -> None:
     """Remove a file; no error if it is gone already."""
     try:
@@ -390,13 +398,22 @@ def unlink(path: str) -> None:
         pass
 
 
+def mode_of(path: str) -> int:
+    """Return type and mode of what is at a path, not of what a link leads to; 0 if nothing is."""
+    try:
+        return os.lstat(path).st_mode
+    except FileNotFoundError:
+        return 0
+
+
 def is_there(path: str) -> bool:
     """Return whether there is something at a path; unlike os.path.lexists, with lstat's errors."""
-    try:
-        os.lstat(path)
-    except FileNotFoundError:
-        return False
-    return True
+    return mode_of(path) != 0
+
+
+def is_directory(path: str) -> bool:
+    """Return whether there is a directory at a path; unlike os.path.isdir, with lstat's errors."""
+    return stat.S_ISDIR(mode_of(path))
 
 
 def listing(path: str) -> Iterable[str]:

@@ -103,8 +103,8 @@ class Markers:
 
     def is_stamped(self, path: str) -> bool:
         try:
-            if not stat.S_ISREG(os.lstat(path + READY).st_mode):
-                return False  # a user's: to open a FIFO would wait for its writer
+            if not stat.S_ISREG(files.mode_of(path + READY)):
+                return False  # none, or a user's: to open a FIFO would wait for its writer
             return _STAMPED.fullmatch(_token(path + READY)[0]) is not None
         except FileNotFoundError:
             return False

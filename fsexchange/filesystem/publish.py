@@ -111,10 +111,7 @@ class Renaming:
         os.rename(path, to)
 
     def is_stamped(self, path: str) -> bool:
-        try:
-            found = os.lstat(path).st_mode
-        except FileNotFoundError:
-            return False
+        found = files.mode_of(path)
         return stat.S_ISREG(found) and bool(found & stat.S_ISVTX)
 
     is_published = is_stamped
