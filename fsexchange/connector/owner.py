@@ -173,11 +173,9 @@ class Life:
 
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT):
-            try:
+            # If the store is gone or out of reach, the verbs report that better than a thread.
+            with contextlib.suppress(OSError):
                 os.utime(self._record)  # "now" by the file server's clock, not by ours
-            except OSError:
-                # The store is gone or out of reach. The verbs report that better than a thread.
-                pass
 
 
 def is_gone(path: str, owner: Owner) -> bool:
