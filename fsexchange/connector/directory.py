@@ -18,7 +18,8 @@ from collections.abc import Callable
 
 from fsexchange.connector import layout, sweep
 from fsexchange.connector.gate import gate
-from fsexchange.connector.owner import Life, Owner, read_record, touch
+from fsexchange.connector.life import Life
+from fsexchange.connector.owner import Owner, read_record, touch
 from fsexchange.connector.owner import keep as keep_store
 from fsexchange.errors import FsExchangeError, StoreClosedError, StoreError
 from fsexchange.filesystem import files

@@ -12,17 +12,8 @@ import warnings
 from fsexchange.connector import layout, sweep
 from fsexchange.connector.directory import Directory
 from fsexchange.connector.gate import PATIENCE, gate, patiently
-from fsexchange.connector.owner import (
-    SILENT_AFTER,
-    Life,
-    Owner,
-    keep,
-    make_record,
-    read_record,
-    renew_record,
-    silence,
-    touch,
-)
+from fsexchange.connector.life import SILENT_AFTER, Life, silence
+from fsexchange.connector.owner import Owner, keep, make_record, read_record, renew_record, touch
 from fsexchange.connector.trust import check_trust, trusted_uid
 from fsexchange.errors import StoreClosedError, StoreError
 from fsexchange.filesystem import files
