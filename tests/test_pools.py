@@ -7,6 +7,7 @@ import os
 import sys
 from concurrent.futures import Future
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 
 from fsexchange.connector.connector import FileConnector
 from fsexchange.pools.futures import LightFuture
-from fsexchange.pools.task import encode
+from fsexchange.pools.task import encode, light_task
 
 from .jobs import mpirun, needs_mpi
 from .processes import command, python, small_tmpfs, strace
@@ -97,6 +98,15 @@ def test_a_result_is_there_after_an_interruption(shm_dir: Path) -> None:
         assert future.exception() is None
         assert (future.result()[0] == 1).all()
         assert not any(connector.exists(key) for key in (message[0], *message[1]))  # type: ignore[arg-type]
+
+
+def test_a_function_whose_module_is_gone_is_no_light_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("passing")
+    exec("def found(): pass", vars(module))
+    monkeypatch.setitem(sys.modules, "passing", module)
+    assert light_task(module.found, "", 1) is not None
+    monkeypatch.setitem(sys.modules, "passing", ModuleType("passing"))
+    assert light_task(module.found, "of another executor", 1) is None
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -19,12 +19,13 @@ from fsexchange.pools.arguments import Arguments
 from fsexchange.pools.futures import LightFuture, TaskFuture
 from fsexchange.pools.sizes import nbytes_of
 from fsexchange.pools.task import (
+    LightTask,
     Message,
     are_light,
     call,
     decode_result,
     encode,
-    light_function,
+    light_task,
     run,
     run_light,
 )
@@ -115,10 +116,11 @@ class StoreExecutor(Executor):
                 self._pending.add(in_thread)
             in_thread.add_done_callback(self._pending.discard)
             return in_thread
-        if are_light(args, self._threshold) and are_light(kwargs.values(), self._threshold):
-            function = light_function(fn)
-            if function is not None:
-                return self._submit_light(connector, function, args, kwargs)
+        threshold = self._threshold
+        if are_light(args, threshold) and (not kwargs or are_light(kwargs.values(), threshold)):
+            light = light_task(fn, self._config, threshold)
+            if light is not None:
+                return self._submit_light(connector, light, args, kwargs)
         future: TaskFuture[T] = TaskFuture()
         with self._lock:
             self._check_open()
@@ -140,13 +142,11 @@ class StoreExecutor(Executor):
         return future
 
     def _submit_light(
-        self, connector: FileConnector, function: Any, args: Any, kwargs: Any
+        self, connector: FileConnector, task: LightTask, args: Any, kwargs: Any
     ) -> Future[Any]:
         with self._lock:
             self._check_open()
-            inner = self._executor.submit(
-                run_light, self._config, self._threshold, function, args, kwargs
-            )
+            inner = self._executor.submit(run_light, task, args, kwargs)
             light = LightFuture.become(inner, connector)
             if light is not None:
                 self._pending.add(light)
@@ -249,7 +249,8 @@ class StoreExecutor(Executor):
 
     def _forget(self, future: Future[Any]) -> None:
         """Forget a task that is done, or a light one, whose result may be a message yet."""
-        if type(future) is LightFuture:
+        # Not `future.result()`, which takes longer than the rest of this.
+        if type(future._result) is tuple and type(future) is LightFuture:
             # Loads it. What that raises is for who asks later, not for the engine's thread.
             with contextlib.suppress(BaseException):
                 future.exception()

@@ -8,12 +8,13 @@ or a buffer of `threshold` bytes or more is the key of a file. What is light goe
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from pickle import dumps
-from types import FunctionType
-from typing import Any, TypeAlias
+from pickle import PicklingError, dumps, loads
+from types import BuiltinFunctionType, FunctionType
+from typing import Any, NamedTuple, TypeAlias
 
 from fsexchange.connector.connector import FileConnector
 from fsexchange.connector.keys import FileKey
@@ -29,6 +30,9 @@ _LIGHT = frozenset((type(None), bool, int, float, complex, str, bytes))
 Part: TypeAlias = "bytes | bytearray | FileKey"
 Message: TypeAlias = "tuple[Part, tuple[Part, ...], bytes]"
 
+# A pickle behind its digest: what all tasks of a function have in common, made and opened once.
+LightTask: TypeAlias = "tuple[bytes, bytes]"
+
 
 def are_light(objs: Iterable[Any], threshold: int) -> bool:
     """Return whether all objects are short and simple, so that nothing in them is to be moved."""
@@ -39,23 +43,27 @@ def are_light(objs: Iterable[Any], threshold: int) -> bool:
     return True
 
 
-def light_function(function: Any) -> Any:
-    """Return what goes to the worker in place of a function that it finds by its name, else None.
-
-    That is the function, or for one of the script its message, as not each engine has workers that
-    find those.
-    """
-    if type(function) is not FunctionType:
+def light_task(function: Any, config: str, threshold: int) -> LightTask | None:
+    """Return what tells a worker to call a function that it finds by its name; else None."""
+    kind = type(function)
+    if kind is not FunctionType and kind is not BuiltinFunctionType:
         return None
     found = where_named(function)
     if found is None:
         return None
-    return (_by_name(function), (), script.section([function])) if found.is_of_script else function
+    # Not each engine has workers that find what the script defines.
+    section = script.section([function]) if found.is_of_script else b""
+    try:
+        return _light_task(function, section, config, threshold)
+    except PicklingError:  # its module is gone; `encode` says so
+        return None
 
 
 @lru_cache(64)
-def _by_name(function: Any) -> bytes:
-    return dumps(function, 5)
+def _light_task(function: Any, section: bytes, config: str, threshold: int) -> LightTask:
+    name = script.name_of(function)
+    parts = dumps((function.__module__, name, dumps(function, 5), section, config, threshold), 5)
+    return hashlib.sha256(parts).digest(), parts
 
 
 def encode(
@@ -145,13 +153,38 @@ def run(config: str, threshold: int, task: Message) -> Any:
     return encode_result(call(function, args, kwargs), config, threshold)
 
 
-def run_light(
-    config: str, threshold: int, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    """Do what `run` does, with light arguments and what `light_function` has returned."""
-    if type(function) is tuple:
-        function = load(function[0], (), function[2])
-    return encode_result(function(*args, **kwargs), config, threshold)
+class _Opened(NamedTuple):
+    """A light task in the worker, and where its function was found."""
+
+    function: Any
+    module: str
+    name: str
+    config: str
+    threshold: int
+
+
+# By the digests of their tasks.
+_opened: dict[bytes, _Opened] = {}
+
+
+def run_light(task: LightTask, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Do what `run` does, with light arguments."""
+    opened = _opened.get(task[0])
+    # A task may bind the name to something else, which pickle would find.
+    if opened is None or script.find(opened.module, opened.name) is not opened.function:
+        opened = _open(task)
+    result = opened.function(*args, **kwargs)
+    return encode_result(result, opened.config, opened.threshold)
+
+
+def _open(task: LightTask) -> _Opened:
+    digest, parts = task
+    module, name, body, section, config, threshold = loads(parts)
+    if len(_opened) >= 256:
+        _opened.clear()
+    opened = _Opened(load(body, (), section), module, name, config, threshold)
+    _opened[digest] = opened
+    return opened
 
 
 def encode_result(result: Any, config: str, threshold: int) -> Any:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import dataclasses
 import multiprocessing
+import operator
 import os
 import random
 import signal
@@ -122,6 +123,17 @@ def make(n: int, kind: str = "array") -> Any:
         return [np.full(N, n), threading.Lock()]
     made = {"tuple": (b"", (), b""), "small": {"n": [n]}, "array": np.full(N, n), "list": ["x"] * N}
     return made[kind]
+
+
+def once(n: int) -> str:
+    """Bind the name to another function: later tasks of this worker find that."""
+    main: Any = sys.modules["__main__"]  # whose names a spawned worker does not have as globals
+    main.once = again
+    return "once"
+
+
+def again(n: int) -> str:
+    return "again"
 
 
 # ---- scenarios ----------------------------------------------------------------------------------
@@ -497,6 +509,11 @@ def light() -> None:
     with executor() as ex:
         assert [ex.submit(add, n, 1).result() for n in range(3)] == [1, 2, 3]
         assert ex.submit(pow, 2, 3).result() == 8
+        assert ex.submit(int, "7", base=8).result() == 7
+        assert ex.submit("a-b".split, "-").result() == ["a", "b"]
+        assert ex.submit(operator.mul, "x", 8 * N).result() == "x" * 8 * N
+        told = [ex.submit(once, n).result() for n in range(8)]
+        assert told.count("again") >= 6, told
         assert ex.submit(lambda *args, **more: [*args, *more], 1, n=2).result() == [1, "n"]
         assert ex.submit(make, 1, kind="tuple").result() == (b"", (), b"")
         assert ex.submit(make, 1, kind="small").result() == {"n": [1]}
