@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mpi4py import MPI
@@ -129,13 +130,13 @@ class Exchange(PointToPoint):
         self.connector = members.connector
         self.store = Store(self.connector)
         self.root = members.root
-        self.hosts = members.hosts
+        self.hosts = members.hosts.names
         self.put = self.store.put
         self.get = self.store.get
         self.evict = self.store.evict
         self.ref = self.store.ref
         self._collectives = Collectives(
-            members.internal, members.codec, self.connector, self.hosts, members.inline_limit
+            members.internal, members.codec, members.hosts, members.rooms, members.inline_limit
         )
         self._reductions = Reductions(self._collectives)
 
@@ -286,9 +287,9 @@ class Exchange(PointToPoint):
         ...     ex.assemble(np.ones((2, 3))).shape
         (2, 3)
         """
-        key = self.put_blocks(block, axis, offset=offset, shape=shape)
-        array: npt.NDArray[Any] = self._collectives.take(key, self.root)
-        return array
+        self._check()
+        describe = partial(blocks.describe, axis=axis, offset=offset, shape=shape)
+        return assembly.assemble(self._collectives, block, describe)
 
     def put_blocks(
         self,
@@ -325,11 +326,8 @@ class Exchange(PointToPoint):
             Another rank could not write its block; the file is removed.
         """
         self._check()
-
-        def describe(block: npt.ArrayLike) -> blocks.Block:
-            return blocks.describe(block, axis, offset, shape)
-
-        return assembly.assemble(self._collectives, self.connector, block, describe, self.root)
+        describe = partial(blocks.describe, axis=axis, offset=offset, shape=shape)
+        return assembly.put_blocks(self._collectives, self.connector, block, describe, self.root)
 
 
 def _as_key(obj: Any) -> FileKey | None:
