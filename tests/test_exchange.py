@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from .jobs import all_pass, more_ranks, needs_mpi, passes
-from .processes import needs_room, small_tmpfs
+from .processes import little_memory, needs_room, small_tmpfs
 
 pytestmark = needs_mpi
 
@@ -68,3 +68,11 @@ def test_head_to_head(shm_dir: Path) -> None:
 def test_full_disk_on_one_rank(n: int, tmp_path: Path) -> None:
     before = small_tmpfs(tmp_path / "small", 40)
     passes(n, "verbs", "full_disk", tmp_path, before=before)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_control_group_limits_memory(n: int, tmp_path: Path) -> None:
+    """No rank is killed for want of memory."""
+    with little_memory(700) as before:
+        out = passes(n, "verbs", "short_of_memory", tmp_path, before=before)
+    assert ("the memory of a host does not suffice" in out) == (n > 1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from typing import NamedTuple
 
 # Where distributions mount the hierarchy that limits memory (cgroups(7)), the files that tell the
 # limit, what is used, and of that the name of what the kernel drops when it needs memory.
@@ -14,44 +16,62 @@ _LEGACY = (
     "total_inactive_file ",
 )
 
+_MEMORY = "/proc/meminfo"
+
+
+class _Group(NamedTuple):
+    """A control group that limits the memory of this process."""
+
+    limit: int
+    usage: str
+    statistics: str
+    cache: str
+
 
 def free_memory() -> int:
-    """Return the bytes that this process can take before something else must go."""
-    with open("/proc/meminfo") as file:
-        free = _number_of("MemAvailable:", file.read()) * 1024
-    with open("/proc/self/cgroup") as file:
-        groups = [line.rstrip("\n").split(":", 2) for line in file]
-    for _, controllers, path in groups:
-        if not controllers:
-            free = min(free, _free_in(path, *_UNIFIED))
-        elif "memory" in controllers.split(","):
-            free = min(free, _free_in(path, *_LEGACY))
-    return free
+    """Return the bytes that this process can take before something else must go.
 
-
-def _free_in(path: str, root: str, limit: str, usage: str, cache: str) -> int:
-    """Return what a control group and those above it leave; much if none of them has a limit."""
-    free = 1 << 62
-    while True:
-        group = f"{root}/{path}"
+    A limit of a control group counts as it was when this was first called.
+    """
+    free = _number(_MEMORY, "MemAvailable:") * 1024
+    for group in _groups():
         try:
-            with open(f"{group}/{limit}") as file:
-                most = file.read().strip()
-            if most != "max":
-                with open(f"{group}/{usage}") as file:
-                    used = int(file.read())
-                with open(f"{group}/memory.stat") as file:
-                    droppable = _number_of(cache, file.read())
-                free = min(free, int(most) - used + droppable)
-        except OSError:
-            pass  # the root has no limit; in a container the path may be one that it does not see
-        if path in ("", "/"):
-            return max(0, free)
-        path = os.path.dirname(path)
+            used = _number(group.usage) - _number(group.statistics, group.cache)
+        except OSError:  # the process was moved to another one
+            continue
+        free = min(free, group.limit - used)
+    return max(0, free)
 
 
-def _number_of(name: str, text: str) -> int:
-    for line in text.splitlines():
-        if line.startswith(name):
-            return int(line[len(name) :].split()[0])
+@functools.cache
+def _groups() -> list[_Group]:
+    most = _number(_MEMORY, "MemTotal:") * 1024
+    found = []
+    with open("/proc/self/cgroup") as file:
+        lines = [line.rstrip("\n").split(":", 2) for line in file]
+    for _, controllers, path in lines:
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root, limit, usage, cache = _LEGACY if controllers else _UNIFIED
+        while True:  # those above it count, too
+            directory = f"{root}{path.rstrip('/')}"
+            try:
+                value = _number(f"{directory}/{limit}")
+                statistics = f"{directory}/memory.stat"
+                if value < most and _number(statistics, cache) >= 0:
+                    found.append(_Group(value, f"{directory}/{usage}", statistics, cache))
+            except (OSError, ValueError):  # "max"; a path that a container does not see
+                pass
+            if path in ("", "/"):
+                break
+            path = os.path.dirname(path)
+    return found
+
+
+def _number(path: str, name: str = "") -> int:
+    """Return the number after a name in a file; 0 if it has no such name."""
+    with open(path) as file:
+        for line in file:
+            if line.startswith(name):
+                return int(line[len(name) :].split()[0])
     return 0

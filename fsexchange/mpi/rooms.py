@@ -53,7 +53,8 @@ _SHORTEST_NAP, _LONGEST_NAP = 5e-5, 1e-2
 
 # Where a room is, its bytes, and where in it a rank's part starts.
 _OFFER = struct.Struct(f"<{PLACE_SIZE}sQQ")
-_ROOMLESS = _OFFER.pack(NOWHERE, 0, 0)
+# In place of that: there is no room; the root was interrupted.
+_ROOMLESS, _INTERRUPTED_OFFER = _OFFER.pack(NOWHERE, 0, 0), _OFFER.pack(NOWHERE, 0, 1)
 
 _log = logging.getLogger("fsexchange")
 
@@ -214,6 +215,10 @@ class Rooms:
                         room.fill(content(messages[rank], start), alone=True)
             except (OSError, FsExchangeError):
                 room = None
+            except BaseException:  # Ctrl-C: the others wait for the offers
+                for rank in messages:
+                    self._internal.Send(_INTERRUPTED_OFFER, rank, wire.OFFER)
+                raise
             used = self._offer(room, offers)
             return [rank for rank in messages if rank not in used]
 
@@ -276,6 +281,8 @@ class Rooms:
         doze(self._internal.Irecv(offer, root, wire.OFFER))
         if offer == _ROOMLESS:
             return None
+        if offer == _INTERRUPTED_OFFER:
+            raise self._interrupted(root)
         place, nbytes, at = _OFFER.unpack(offer)
         used = None
         try:
@@ -323,14 +330,13 @@ class Rooms:
             raise
         told = self._tell(done)
         if _INTERRUPTED in told:
-            rank = told.index(_INTERRUPTED)
-            host = self._hosts.names[rank]
-            raise RemoteError(
-                f"rank {rank} ({host}) was interrupted in its part of this call",
-                rank=rank,
-                host=host,
-            )
+            raise self._interrupted(told.index(_INTERRUPTED))
         return not any(told)
+
+    def _interrupted(self, rank: int) -> RemoteError:
+        host = self._hosts.names[rank]
+        said = f"rank {rank} ({host}) was interrupted in its part of this call"
+        return RemoteError(said, rank=rank, host=host)
 
     def _tell(self, done: int) -> bytearray:
         told = bytearray(self._size)
