@@ -52,22 +52,25 @@ class Filler:
         """Fill nothing any more."""
         os.close(self._fd)
 
-    def fill(self, to: int, source: int, nbytes: int) -> None:
-        """Copy to whole pages, none of which may be there yet, from any address.
+    def fill(self, to: int, source: int, nbytes: int) -> int:
+        """Copy to whole pages from any address, up to the first page that is there already.
 
-        `OSError` if there is no memory for one.
+        Return how many bytes. `OSError` if there is no memory for a page.
         """
+        done = 0
         fcntl.ioctl(self._fd, _REGISTER, struct.pack("4Q", to, nbytes, _REGISTER_MISSING, 0))
         try:
-            done = 0
             while done < nbytes:
                 piece = min(_PIECE, nbytes - done)
                 argument = bytearray(_COPY_ARGUMENT.pack(to + done, source + done, piece, 0, 0))
                 try:
                     fcntl.ioctl(self._fd, _COPY, argument)
                 except OSError as error:
-                    if error.errno != errno.EAGAIN:  # the process's memory map is being changed
+                    if error.errno == errno.EEXIST:
+                        break
+                    if error.errno != errno.EAGAIN:  # it got less far; so by another thread's mmap
                         raise
                 done += max(0, _COPY_ARGUMENT.unpack(argument)[4])
         finally:
             fcntl.ioctl(self._fd, _UNREGISTER, struct.pack("2Q", to, nbytes))
+        return done

@@ -11,12 +11,12 @@ from fsexchange.connector.connector import FileConnector
 from fsexchange.connector.keys import FileKey
 from fsexchange.mpi import blocks
 from fsexchange.mpi.collectives import Collectives
-from fsexchange.mpi.room import FILLED_FROM, HostRoom
+from fsexchange.mpi.room import FILLED_FROM, StoreRoom, span
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from fsexchange.mpi.room import Room
+    from fsexchange.mpi.room import MemoryRoom, Room
     from fsexchange.mpi.rooms import Parts
 
 #: Describes the block of a rank.
@@ -33,20 +33,17 @@ def assemble(
         return np.empty(plan.shape, plan.dtype)
 
     def fill(room: Room) -> None:
-        if isinstance(room, HostRoom):
-            if plan.run(rank)[1] >= FILLED_FROM:
-                room.fill(blocks.runs(plan, rank, block, 0))
-            elif plan.block_nbytes(rank):
-                part = plan.part_of(plan.array_in(room.memory), rank)
-                start = part.ctypes.data - room.address
-                along = zip(part.shape, part.strides, strict=True)
-                room.reserve(start, start + sum((n - 1) * stride for n, stride in along) + 1)
-                part[...] = block
-        else:
+        if isinstance(room, StoreRoom):
             written, slabs = _long_runs(collectives, block, plan)
             room.fill(blocks.runs(slabs, rank, written, 0))
+        elif all(plan.run(each)[1] >= FILLED_FROM for each in range(collectives.size)):
+            room.fill(blocks.runs(plan, rank, block, 0))
+        elif plan.block_nbytes(rank):
+            part = plan.part_of(plan.array_in(room.memory), rank)
+            room.reserve(*span(part, room.memory))
+            part[...] = block
 
-    def parts(room: HostRoom) -> Parts:
+    def parts(room: MemoryRoom) -> Parts:
         whole = plan.array_in(room.memory)
         views = [plan.part_of(whole, each) for each in range(collectives.size)]
         return [(each, view.T if plan.fortran else view) for each, view in enumerate(views)]

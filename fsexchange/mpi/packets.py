@@ -29,7 +29,7 @@ from fsexchange.mpi.message import (
     start,
     the_call,
 )
-from fsexchange.mpi.room import HostRoom, Room, content, pages
+from fsexchange.mpi.room import MemoryRoom, Room, content, pages
 from fsexchange.serialize.format import ALIGNMENT
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ class Packets:
             if self._rank in places and message is not None:
                 room.fill(content(message, places[self._rank]))
 
-        def parts(room: HostRoom) -> Parts:
+        def parts(room: MemoryRoom) -> Parts:
             writers: dict[int, int] = {}  # the first of each host
             for rank in places:
                 writers.setdefault(self._hosts.numbers[rank], rank)

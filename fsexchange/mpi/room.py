@@ -13,7 +13,7 @@ import mmap
 import os
 import struct
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -70,6 +70,13 @@ def content(message: Pieces, at: int) -> Iterator[tuple[int, Memory]]:
     for piece in message:
         yield at, piece
         at += len(piece)
+
+
+def span(part: npt.NDArray[Any], memory: npt.NDArray[np.uint8]) -> tuple[int, int]:
+    """Return from where to where in some memory the elements of a part of it are."""
+    start = part.ctypes.data - memory.ctypes.data
+    along = zip(part.shape, part.strides, strict=True)
+    return start, start + sum((n - 1) * stride for n, stride in along) + part.itemsize
 
 
 class HostRoom:
@@ -135,15 +142,12 @@ class HostRoom:
                 last.callback(filler.close)
             for at, piece in parts:
                 inner, nbytes = whole_pages(self.address + at, len(piece))
-                start = inner - self.address
-                stop = start + nbytes
-                if filler is None or nbytes < FILLED_FROM:
-                    start = stop = at + len(piece)
-                else:
-                    source = np.frombuffer(piece, np.uint8).ctypes.data
-                    filler.fill(inner, source + start - at, nbytes)
-                self._copy(at, memoryview(piece)[: start - at])
-                self._copy(stop, memoryview(piece)[stop - at :])
+                before, filled = inner - self.address - at, 0
+                if filler is not None and nbytes >= FILLED_FROM:
+                    source = np.frombuffer(piece, np.uint8).ctypes.data + before
+                    filled = filler.fill(inner, source, nbytes)
+                self._copy(at, memoryview(piece)[:before])
+                self._copy(at + before + filled, memoryview(piece)[before + filled :])
 
     def _copy(self, at: int, data: memoryview) -> None:
         for start in range(0, len(data), _PIECE):
@@ -164,6 +168,32 @@ class HostRoom:
         del self.memory
         self._map.close()
         os.close(self._fd)
+
+
+class OwnRoom:
+    """Memory of a rank that is alone on its host."""
+
+    place = bytes([3]).ljust(PLACE_SIZE, b"\0")
+
+    def __init__(self, nbytes: int) -> None:
+        self.nbytes = nbytes
+        #: The memory itself.
+        self.memory: npt.NDArray[np.uint8] = np.empty(nbytes, np.uint8)
+
+    def reserve(self, start: int, stop: int) -> None:
+        """Do nothing: such memory is given when it is used, as any."""
+
+    def fill(self, parts: Content, *, alone: bool = False) -> None:
+        """Write pieces to their offsets."""
+        for at, piece in parts:
+            self.memory[at : at + len(piece)] = np.frombuffer(piece, np.uint8)
+
+    def take(self, at: int, nbytes: int) -> memoryview:
+        """Return a part."""
+        return self.memory[at : at + nbytes].data
+
+    def close(self) -> None:
+        """End it; what was taken stays."""
 
 
 class StoreRoom:
@@ -205,7 +235,10 @@ class StoreRoom:
             self._connector.evict(self._key)
 
 
-Room: TypeAlias = "HostRoom | StoreRoom"
+#: A room whose memory a process can reach.
+MemoryRoom: TypeAlias = "HostRoom | OwnRoom"
+
+Room: TypeAlias = "MemoryRoom | StoreRoom"
 
 
 def enter(place: Memory, nbytes: int, connector: FileConnector) -> Room:

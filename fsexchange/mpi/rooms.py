@@ -12,7 +12,7 @@ import logging
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, zip_longest
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -27,11 +27,14 @@ from fsexchange.mpi.room import (
     PAGE,
     PLACE_SIZE,
     HostRoom,
+    MemoryRoom,
+    OwnRoom,
     Room,
     StoreRoom,
     content,
     enter,
     pages,
+    span,
 )
 
 if TYPE_CHECKING:
@@ -46,7 +49,7 @@ _R = TypeVar("_R")
 _DONE, _REFUSED, _INTERRUPTED = range(3)
 
 # Bytes that the first ranks of the hosts pass on at a time.
-_PIECE = 1 << 23
+_PIECE = 1 << 26
 
 # Seconds that a dozing rank sleeps between two looks.
 _SHORTEST_NAP, _LONGEST_NAP = 5e-5, 1e-2
@@ -82,7 +85,7 @@ class Rooms:
     # ---- rooms that all ranks enter together ----------------------------------------------------
 
     def for_all(
-        self, nbytes: int, fill: Callable[[Room], object], parts: Callable[[HostRoom], Parts]
+        self, nbytes: int, fill: Callable[[Room], object], parts: Callable[[MemoryRoom], Parts]
     ) -> Memory | None:
         """Return what all ranks write together, as memory of the caller's own; collective.
 
@@ -118,21 +121,25 @@ class Rooms:
             sum(nbytes),
             lambda room: fill(room, near[self._rank]),
             lambda room: fill(room, everywhere[self._rank]),
-            lambda room: take(room, near if isinstance(room, HostRoom) else everywhere),
+            lambda room: take(room, everywhere if isinstance(room, StoreRoom) else near),
         )
 
     def _together(
         self,
         nbytes: int,
         of_file: int,
-        fill: Callable[[Room], object],
+        fill: Callable[[MemoryRoom], object],
         write: Callable[[Room], object],
         take: Callable[[Room], Any],
-        parts: Callable[[HostRoom], Parts] | None = None,
+        parts: Callable[[MemoryRoom], Parts] | None = None,
     ) -> Any:
         """Return what this rank takes of a room of `nbytes` of each host, else of one file."""
         with contextlib.ExitStack() as last:
-            made = self._made(HostRoom.make, nbytes) if self._is_first else None
+            made: MemoryRoom | None = None
+            if len(self._hosts.near) == 1:
+                made = self._made(OwnRoom, nbytes)
+            elif self._is_first:
+                made = self._made(HostRoom.make, nbytes)
             places = bytearray(PLACE_SIZE * self._size)
             self._internal.Allgather(NOWHERE if made is None else made.place, places)
             if made is not None:
@@ -148,7 +155,7 @@ class Rooms:
                         last.callback(rooms[0].close)
                     fill(rooms[0])
                     if parts is not None and self._hosts.count > 1:
-                        rooms[0].reserve(*self._share(nbytes))
+                        self._reserve(rooms[0], parts(rooms[0]))
 
                 done = self._step(lay_out)
                 if done and parts is not None and self._hosts.count > 1:
@@ -158,11 +165,15 @@ class Rooms:
         self._say(nbytes)
         return self._by_store(of_file, write, take)
 
-    def _share(self, nbytes: int) -> tuple[int, int]:
-        """Return the part of a room for which this rank has the kernel give memory."""
+    def _reserve(self, room: MemoryRoom, parts: Parts) -> None:
+        """Have the kernel give memory for this rank's share of what other hosts pass on."""
         near = self._hosts.near
         n = near.index(self._rank)
-        return pages(nbytes * n // len(near)), min(nbytes, pages(nbytes * (n + 1) // len(near)))
+        for writer, part in parts:
+            if writer not in near and part.size:
+                start, stop = span(part, room.memory)
+                cuts = [start + pages((stop - start) * m // len(near)) for m in (n, n + 1)]
+                room.reserve(cuts[0], min(stop, cuts[1]))
 
     def _by_store(
         self, nbytes: int, write: Callable[[Room], object], take: Callable[[Room], Any]
@@ -189,11 +200,18 @@ class Rooms:
         if not self._firsts:
             return
         mine = self._hosts.numbers[self._rank]
+        queues: dict[int, list[npt.NDArray[Any]]] = {}
         for writer, part in parts:
-            number = self._hosts.numbers[writer]
-            for piece in _pieces(part):
-                data = np.ascontiguousarray(piece)
-                self._firsts.Bcast(data.reshape(-1).view(np.uint8), number)
+            queues.setdefault(self._hosts.numbers[writer], []).extend(_pieces(part))
+        for pieces in zip_longest(*queues.values()):  # all hosts send at the same time
+            moving = []
+            for number, piece in zip(queues, pieces, strict=True):
+                if piece is not None:
+                    data = np.ascontiguousarray(piece)
+                    raw = data.reshape(-1).view(np.uint8)
+                    moving.append((self._firsts.Ibcast(raw, number), number, data, piece))
+            for request, number, data, piece in moving:
+                request.Wait()
                 if number != mine and not np.may_share_memory(data, piece):
                     piece[...] = data
 
