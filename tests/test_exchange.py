@@ -70,6 +70,12 @@ def test_full_disk_on_one_rank(n: int, tmp_path: Path) -> None:
     passes(n, "verbs", "full_disk", tmp_path, before=before)
 
 
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_host_without_memory_to_share(n: int, tmp_path: Path) -> None:
+    out = passes(n, "verbs", "full_memory", tmp_path)
+    assert out.count("the memory of a host does not suffice") == (2 if n > 1 else 0)
+
+
 @pytest.mark.parametrize("n", [1, 2])
 def test_control_group_limits_memory(n: int, tmp_path: Path) -> None:
     """No rank is killed for want of memory."""

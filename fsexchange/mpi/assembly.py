@@ -48,9 +48,10 @@ def assemble(
         views = [plan.part_of(whole, each) for each in range(collectives.size)]
         return [(each, view.T if plan.fortran else view) for each, view in enumerate(views)]
 
-    memory = collectives.rooms.for_all(plan.nbytes, fill, parts)
-    if memory is not None:
-        return plan.array_in(memory)
+    if plan.nbytes > collectives.inline_limit:
+        memory = collectives.rooms.for_all(plan.nbytes, fill, parts)
+        if memory is not None:
+            return plan.array_in(memory)
     array = plan.array_in(np.empty(plan.nbytes, np.uint8))
     for each, part in enumerate(collectives.allgather(np.asarray(block))):
         plan.part_of(array, each)[...] = part

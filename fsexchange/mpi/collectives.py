@@ -57,7 +57,8 @@ class Collectives:
         self.rooms = rooms
         self._encode = codec.encode
         self._hosts = hosts.names
-        self._inline_limit = inline_limit
+        #: Bytes from which messages go by rooms, but on a single rank.
+        self.inline_limit = inline_limit if internal.size > 1 else inf
         self._packets = Packets(internal, hosts, rooms)
         self._packet = self._packets.size
         self._calls = 0
@@ -165,7 +166,7 @@ class Collectives:
         return a_call(verb, root, self._calls)
 
     def _limit(self, make: Make | None) -> float:
-        return self._inline_limit if make is None and self.size > 1 else inf
+        return self.inline_limit if make is None else inf
 
     def _start(self, call: bytes, obj: Any, make: Make | None) -> tuple[bytes, Outgoing | None]:
         """Return the packet of a message, and what is sent unless it is small."""

@@ -23,6 +23,7 @@ from fsexchange.errors import MissingObjectError
 from fsexchange.filesystem import files
 from fsexchange.filesystem.capacity import free_memory
 from fsexchange.filesystem.faults import Filler
+from fsexchange.filesystem.kinds import find_filesystem
 from fsexchange.filesystem.memory import whole_pages
 from fsexchange.mpi.message import empty
 
@@ -46,6 +47,8 @@ FILLED_FROM = 1 << 16
 
 # Of the free memory this part is left to others.
 _LEFT = 1 / 8
+
+_IN_MEMORY = ("tmpfs", "ramfs")
 
 #: The content of a part, each piece with its offset in the room.
 Content: TypeAlias = "Iterable[tuple[int, Memory]]"
@@ -79,6 +82,11 @@ def span(part: npt.NDArray[Any], memory: npt.NDArray[np.uint8]) -> tuple[int, in
     return start, start + sum((n - 1) * stride for n, stride in along) + part.itemsize
 
 
+def _check_memory(nbytes: int) -> None:
+    if nbytes > free_memory() * (1 - _LEFT):
+        raise OSError(errno.ENOMEM, f"the host has no {nbytes} bytes to share")
+
+
 class HostRoom:
     """Memory that ranks of a host share."""
 
@@ -99,8 +107,7 @@ class HostRoom:
     @classmethod
     def make(cls, nbytes: int) -> HostRoom:
         """Make one; `OSError` if the host has no memory for it."""
-        if nbytes > free_memory() * (1 - _LEFT):
-            raise OSError(errno.ENOMEM, f"the host has no {nbytes} bytes to share")
+        _check_memory(nbytes)
         fd = os.memfd_create("fsexchange")
         try:
             os.ftruncate(fd, nbytes)
@@ -171,11 +178,12 @@ class HostRoom:
 
 
 class OwnRoom:
-    """Memory of a rank that is alone on its host."""
+    """Memory of a rank that is alone on its host; `OSError` if that has none."""
 
     place = bytes([3]).ljust(PLACE_SIZE, b"\0")
 
     def __init__(self, nbytes: int) -> None:
+        _check_memory(nbytes)
         self.nbytes = nbytes
         #: The memory itself.
         self.memory: npt.NDArray[np.uint8] = np.empty(nbytes, np.uint8)
@@ -209,7 +217,9 @@ class StoreRoom:
 
     @classmethod
     def make(cls, connector: FileConnector, nbytes: int) -> StoreRoom:
-        """Make one; `StoreError` if the file system has no space for it."""
+        """Make one; `StoreError` if the file system has no space for it, `OSError` no memory."""
+        if find_filesystem(connector.store_dir).kind in _IN_MEMORY:
+            _check_memory(nbytes)
         return cls(connector, connector.reserve(b"", nbytes), made=True)
 
     @property

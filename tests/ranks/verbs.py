@@ -5,6 +5,7 @@ Every assertion is made on every rank. tests/test_exchange.py launches them, wit
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -652,31 +653,13 @@ def errors_of_all_kinds() -> None:
 
 
 def full_disk() -> None:
-    """Launched so that all ranks share a tmpfs of 40 MB; one has too much for it.
-
-    What fits in memory does not care. Where a host says that it has no more, the disk takes what
-    it can, and MPI the rest.
-    """
+    """Launched so that all ranks share a tmpfs of 40 MB; one has too much for it."""
     with Exchange(comm, base / "small" / "store") as ex:
         large = np.full((60 << 20) if rank == last else 10, rank, "u1")
-        fits = np.zeros(LARGE, "u1")
-        calls: dict[str, Callable[[], Any]] = {
-            "bcast": lambda: ex.bcast(large, root=last),
-            "gather": lambda: ex.gather(large),
-            "allgather": lambda: ex.allgather(large),
-            "scatter": lambda: ex.scatter([large] * size, root=last),
-            "alltoall": lambda: ex.alltoall([large] * size),
-            "assemble": lambda: ex.assemble(large),
-        }
-        expected = {name: call() for name, call in calls.items()}
-        rooms: Any = room
-        free_memory = rooms.free_memory
-        rooms.free_memory = lambda: 1 << 20
-        for name, call in calls.items():
-            assert same(call(), expected[name])
-            assert left_behind(ex) == []
-            assert len(ex.bcast(fits)) == LARGE
-        rooms.free_memory = free_memory
+        expected = _collectives(ex, large)
+        assert len(expected["assemble"]) == (60 << 20) + 10 * last
+        with _no_memory():  # nor has a tmpfs
+            assert same(_collectives(ex, large), expected)
         # Room for an array of all ranks is reserved by root, before anything is written.
         error = raises(RemoteError if rank else StoreError, lambda: ex.put_blocks(large))
         assert "No space left" in str(error)
@@ -689,6 +672,53 @@ def full_disk() -> None:
         comm.Barrier()  # to a receiver that waits it would go through no file
         if rank == 0:
             assert ex.recv(source=last) == "nothing of it was sent"
+
+
+def full_memory() -> None:
+    """A host that has no memory to share takes a file of the store, where that is on a disk."""
+    with Exchange(comm, base / "store") as ex:
+        large = np.full(LARGE if rank == last else 10 + rank, rank, "u1")
+        table = np.full((3000, 30), rank + 0.5)
+        expected = _collectives(ex, large)
+        across = ex.assemble(table, axis=1)  # of short runs
+        puts: list[int] = []
+        reserve = ex.connector.reserve
+
+        def counted(head: bytes, nbytes: int) -> FileKey:
+            puts.append(nbytes)
+            return reserve(head, nbytes)
+
+        ex.connector.reserve = counted  # type: ignore[method-assign]
+        with _no_memory():
+            assert same(_collectives(ex, large), expected)
+            assert left_behind(ex) == []
+            assert same(ex.assemble(table, axis=1), across)
+        assert sum(map(len, comm.allgather(puts))) >= 6 * (size > 1)
+    with Exchange(comm, base / "store", inline_limit=0) as ex, _no_memory():
+        assert same(ex.assemble(table, axis=1), across)
+        assert left_behind(ex) == []
+
+
+def _collectives(ex: Exchange, mine: Any) -> dict[str, Any]:
+    return {
+        "bcast": ex.bcast(mine, root=last),
+        "gather": ex.gather(mine),
+        "allgather": ex.allgather([mine, "and more"]),
+        "scatter": ex.scatter([mine] * size, root=last),
+        "alltoall": ex.alltoall([mine] * size),
+        "assemble": ex.assemble(mine),
+    }
+
+
+@contextlib.contextmanager
+def _no_memory() -> Iterator[None]:
+    rooms: Any = room
+    free_memory = rooms.free_memory
+    rooms.free_memory = lambda: 1 << 10
+    try:
+        yield
+    finally:
+        rooms.free_memory = free_memory
 
 
 def short_of_memory() -> None:
