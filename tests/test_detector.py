@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fsexchange import FileConnector, Store, StoreClosedError, WaitTimeoutError
-from fsexchange.connector import detector
+from fsexchange.connector import detector, life
 from fsexchange.connector import owner as owners
 from fsexchange.connector.gate import gate
 
@@ -79,7 +79,7 @@ def test_what_is_set_while_the_owner_is_looked_for_is_found(
     orphan: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     future = orphan.future()
-    real = owners.is_gone
+    real = life.is_gone
 
     def is_gone(path: str, owner: owners.Owner) -> bool:
         gone = real(path, owner)

@@ -26,8 +26,9 @@ from fsexchange import (
     StoreError,
     UntrustedDirectoryError,
 )
-from fsexchange.connector import owner as owner_module
-from fsexchange.connector.owner import Life, Owner, silence
+from fsexchange.connector import life as life_module
+from fsexchange.connector.life import Life, silence
+from fsexchange.connector.owner import Owner
 from fsexchange.connector.trust import trusted_uid
 
 from .clients import remember_missing_names
@@ -603,7 +604,7 @@ def test_silence_is_measured_by_the_file_systems_clock(tmp_path: Path) -> None:
 def test_heartbeat_renews_the_record_until_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(owner_module, "HEARTBEAT", 0.01)
+    monkeypatch.setattr(life_module, "HEARTBEAT", 0.01)
     record = tmp_path / ".fsexchange"
     record.touch()
     os.utime(record, (0, 0))

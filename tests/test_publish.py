@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from fsexchange import CorruptObjectError
+from fsexchange import CorruptObjectError, FileConnector, FileKey, StoreError
+from fsexchange.connector.ownfiles import OwnFiles
 from fsexchange.filesystem import files, markers, publish
 from fsexchange.filesystem.markers import MARKERS, READY
-from fsexchange.filesystem.publish import RENAMING, Publication, by_link
+from fsexchange.filesystem.publish import RENAMING, Publication, Renaming, by_link
 
 from .clients import remember_missing_names
 
@@ -225,21 +226,24 @@ def _answers(errors: list[int], then: bytes) -> Callable[..., bytes]:
 
 @pytest.mark.parametrize("number", [errno.ESTALE, errno.EREMOTEIO])
 def test_what_was_replaced_under_its_reader_is_opened_again(
-    number: int, monkeypatch: pytest.MonkeyPatch
+    number: int, base_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As NFS answers now and then; but not for ever."""
-    for name in "read", "read_part":
-        monkeypatch.setattr(files, name, _answers([number] * 5, b"content"))
-        args = [] if name == "read" else [0, 7]
-        assert getattr(RENAMING, name)("/path", *args, mappable=True) == b"content"
-        monkeypatch.setattr(files, name, _answers([number] * 14, b"content"))  # GlusterFS, for 1 s
-        assert getattr(RENAMING, name)("/path", *args, mappable=True) == b"content"
-        monkeypatch.setattr(files, name, _answers([number] * 1000, b"content"))
-        with pytest.raises(OSError, match="stale"):
-            getattr(RENAMING, name)("/path", *args, mappable=True)
-    monkeypatch.setattr(files, "read", _answers([errno.EIO], b"content"))
-    with pytest.raises(OSError, match="stale"):
-        RENAMING.read("/path", mappable=True)
+    with FileConnector(base_dir / "store") as connector:
+
+        def get(name: str, errors: list[int]) -> files.BytesLike | None:
+            monkeypatch.setattr(Renaming, name, staticmethod(_answers(errors, b"content")))
+            own = OwnFiles(connector.directory, RENAMING)
+            if name == "read":
+                return own.read("/path", 7)
+            return own.read_part("/path", 0, 7, sure=True)
+
+        for name in "read", "read_part":
+            assert get(name, [number] * 5) == b"content"
+            assert get(name, [number] * 14) == b"content"  # GlusterFS, for 1 s
+            for errors in [number] * 1000, [errno.EIO]:
+                with pytest.raises(StoreError, match="stale"):
+                    get(name, errors)
 
 
 def test_a_link_whose_answer_was_lost_is_no_error(
@@ -439,13 +443,13 @@ def test_file_that_reads_as_empty_while_it_is_replaced_is_opened_again(
     base_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As GlusterFS answers when another host just put the next one in its place."""
-    path = base_dir / "file"
-    put(RENAMING, path, b"content")
     preadv, left = os.preadv, [0, 0]
 
     def read(*args: Any) -> int:
         return left.pop() if left else preadv(*args)
 
-    monkeypatch.setattr(os, "preadv", read)
-    assert get(RENAMING, path) == b"content"
+    with FileConnector(base_dir / "store") as connector:
+        key = FileKey(connector.put(b"content").filename)
+        monkeypatch.setattr(os, "preadv", read)
+        assert connector.get(key) == b"content"
     assert left == []

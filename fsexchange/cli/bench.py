@@ -56,13 +56,13 @@ def command(directory: str | None, seconds: float, as_json: bool) -> None:
     from fsexchange.connector.default import default_base
     from fsexchange.connector.place import place
     from fsexchange.errors import StoreError
-    from fsexchange.filesystem.advice import store_error
+    from fsexchange.filesystem.advice import store_errors
     from fsexchange.filesystem.kinds import find_filesystem
 
     path = place(directory) if directory else default_base()
     if not os.path.isdir(path):
         raise click.ClickException(f"there is no directory {path}; make it, or name another")
-    try:
+    with store_errors("measure in", path):
         room = _room(path)
         sizes = [nbytes for nbytes in _SIZES if 2 * nbytes <= room // _PARTS]
         if not sizes:
@@ -74,10 +74,6 @@ def command(directory: str | None, seconds: float, as_json: bool) -> None:
             )
         with progress(f"measuring in {path}"), scratch_in(path) as scratch:
             found = list(_measure(scratch, sizes, seconds))
-    except OSError as error:
-        if isinstance(error, StoreError):
-            raise
-        raise store_error(error, "measure in", path) from error
     kind = find_filesystem(path).kind
     if as_json:
         rows = [medians._asdict() for medians in found]

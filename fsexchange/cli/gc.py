@@ -41,7 +41,7 @@ def command(dirs: tuple[str, ...], yes: bool, older_than: float, as_json: bool) 
     which nothing is proven are never removed; of living and kept ones, files are which killed
     writers have left partial.
     """
-    from fsexchange.connector.owner import SILENT_AFTER
+    from fsexchange.connector.life import SILENT_AFTER
     from fsexchange.errors import StoreError
     from fsexchange.store.leftovers import gc
 

@@ -12,14 +12,8 @@ from collections.abc import Callable
 from fsexchange.connector import layout
 from fsexchange.connector.directory import Directory
 from fsexchange.connector.gate import gate
-from fsexchange.connector.owner import (
-    HEARTBEAT,
-    SILENT_AFTER,
-    Owner,
-    is_gone,
-    read_record,
-    silence,
-)
+from fsexchange.connector.life import HEARTBEAT, SILENT_AFTER, is_gone, silence
+from fsexchange.connector.owner import Owner, read_record
 from fsexchange.errors import StoreClosedError
 from fsexchange.filesystem import files
 from fsexchange.filesystem.locks import Lock

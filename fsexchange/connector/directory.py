@@ -18,11 +18,12 @@ from collections.abc import Callable
 
 from fsexchange.connector import layout, sweep
 from fsexchange.connector.gate import gate
-from fsexchange.connector.owner import Life, Owner, read_record, touch
+from fsexchange.connector.life import Life
+from fsexchange.connector.owner import Owner, read_record, touch
 from fsexchange.connector.owner import keep as keep_store
 from fsexchange.errors import FsExchangeError, StoreClosedError, StoreError
 from fsexchange.filesystem import files
-from fsexchange.filesystem.advice import store_error
+from fsexchange.filesystem.advice import store_error, store_errors
 from fsexchange.filesystem.kinds import Policy, find_filesystem
 from fsexchange.filesystem.locks import free
 from fsexchange.filesystem.process import UNKNOWN
@@ -36,8 +37,6 @@ _TOUCH_EVERY = 3600.0
 
 # Seconds for which a client may remember a file that is gone: 1 on GlusterFS, by default.
 _REMEMBERED = 1.5
-
-_READ = os.O_RDONLY | os.O_CLOEXEC
 
 # The stores that end with this process.
 _owned: set[Directory] = set()
@@ -124,12 +123,9 @@ class Directory:
         """Raise `StoreClosedError` unless the store is still there."""
         try:
             # Opened, not stat'ed: an open asks the server on NFS, a stat asks the cache (nfs(5)).
-            # GlusterFS opens a file only when something is done with it.
-            (fd,) = map(os.open, (self._witness,), (_READ,))  # as `files` says
-            try:
-                os.fstat(fd)
-            finally:
-                os.close(fd)
+            # GlusterFS opens a file only when something is done with it, as `open_regular` does.
+            (fd,) = map(files.open_regular, (self._witness,))
+            os.close(fd)
         except OSError as error:
             if error.errno in _GONE:
                 if self._is_only_out_of_sight():
@@ -154,13 +150,11 @@ class Directory:
         try:
             if find_filesystem(self.path).policy.network:
                 return False
-            if files.is_there(layout.ending(self.path, self.store_id)):
-                return False
+            ending = files.is_there(layout.ending(self.path, self.store_id))  # before the record
             record = read_record(self.path)
-            if record is None or record.store_id != self.store_id:
+            if ending or record is None or record.store_id != self.store_id:
                 return False
-            with contextlib.suppress(FileExistsError):
-                files.create(self._witness, [], 0)
+            files.make_empty(self._witness)
         except OSError:
             return False
         return True
@@ -219,22 +213,18 @@ class Directory:
         a warning. If the store is gone, or has another owner by now, nothing is done; nor if it is
         to be kept, unless one that is `kept` is meant. After an error this can be called again.
         """
-        try:
-            with contextlib.suppress(FileNotFoundError), gate(self.path) as same:
-                record = read_record(self.path) if same else None
-                # Without a record: the process that cleared it was killed with the last to do. Or a
-                # cleaner of old files took it, and the witness: this one still knows the store.
+        translated = store_errors("clear the store at", self._witness)
+        with translated, contextlib.suppress(FileNotFoundError), gate(self.path) as same:
+            record = read_record(self.path) if same else None
+            if record is not None:
+                meant = self._is_mine(record) and (record.clear or kept)
+            else:
+                # The process that cleared it was killed with the last to do. Or a cleaner of old
+                # files took the record, and the witness: this one still knows the store.
                 ending = layout.ending(self.path, self.store_id)
-                if record is None:
-                    meant = same and (files.is_there(ending) or self._is_lost())
-                else:
-                    meant = self._is_mine(record) and (record.clear or kept)
-                if meant:
-                    self.remove()
-        except OSError as error:
-            if isinstance(error, StoreError):
-                raise
-            raise store_error(error, "clear the store at", self._witness) from error
+                meant = same and (files.is_there(ending) or self._is_lost())
+            if meant:
+                self.remove()
         self._give_up()
 
     def remove(self) -> bool:
@@ -250,27 +240,25 @@ class Directory:
             except FileNotFoundError:
                 raise
             except OSError:  # no rename here
-                with contextlib.suppress(FileExistsError):
-                    files.create(ending, [], 0)
+                files.make_empty(ending)
                 os.unlink(self._witness)
             self._ending = True
         except FileNotFoundError:
             if self.policy.network and not self._ending:
                 return False  # the process that got the witness clears
-            with contextlib.suppress(FileExistsError):
-                files.create(ending, [], 0)  # a cleaner of old files has removed the witness
+            files.make_empty(ending)  # a cleaner of old files has removed the witness
         sweep.remove_store(self.path, self.store_id)
         _log.info("cleared the store %s at %s", self.store_id, self.path)
         return True
 
-    def _is_mine(self, record: Owner | None) -> bool:
+    def _is_mine(self, record: Owner) -> bool:
         """Return whether the record is still this store's, and its owner's if that is this hold.
 
         Another process may have cleared it and made another store in its place, or have adopted it.
         """
-        if record is None or record.store_id != self.store_id:
-            return False
-        return self._owner is None or record.process in (self._owner.process, UNKNOWN)
+        return record.store_id == self.store_id and (
+            self._owner is None or record.process in (self._owner.process, UNKNOWN)
+        )
 
     def _give_up(self) -> None:
         """End this process's ownership, if any."""
@@ -316,12 +304,13 @@ def _call_at_exit(hold: Directory) -> Callable[[], object]:
     # The children of multiprocessing run finalizers, and before Python 3.13 no atexit handlers when
     # forked. A parent runs those of negative priority once its children are joined, which may read
     # from the store until then.
-    finalizers = [util.Finalize(None, hold._at_exit, exitpriority=-100)]
+    finalizers = []
 
-    def again(hold: Directory) -> None:
+    def add(hold: Directory) -> None:
         if hold.owned:
             finalizers.append(util.Finalize(None, hold._at_exit, exitpriority=-100))
 
+    add(hold)
     # A child of a forkserver imports the main module, and then forgets all finalizers.
-    util.register_after_fork(hold, again)
+    util.register_after_fork(hold, add)
     return lambda: [finalizer.cancel() for finalizer in finalizers]

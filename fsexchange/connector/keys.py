@@ -24,7 +24,7 @@ KEY_SIZE = _BINARY.size
 # dash, no NUL, no non-ASCII. Sixteen hex digits alone would be a writer's directory; a name
 # that ends in `.ready` would be the marker of another key.
 _OWN = r"[0-9a-f]{16}/[0-9]{1,20}"
-_PLAIN = r"(?![0-9a-f]{16}\Z)(?!.*\.ready\Z)[A-Za-z0-9_][A-Za-z0-9_.-]*"
+_PLAIN = rf"(?![0-9a-f]{{16}}\Z)(?!.*\.ready\Z)[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{MAX_FILENAME - 1}}}"
 _is_filename = re.compile(rf"(?:{_OWN}|{_PLAIN})\Z", re.ASCII).match
 _SEGMENT = re.compile(rf"[0-9a-f]{{16}}/{layout.SEGMENT.pattern}\Z", re.ASCII)
 _TEXT = re.compile(r"(?P<filename>[^:]*)(?::(?P<nbytes>[0-9]{1,19})(?:@(?P<offset>[0-9]{1,19}))?)?")
@@ -97,12 +97,12 @@ def checked(key: Any) -> FileKey:
             # Not by str(): the text of an enum's member is its name in the program.
             proven = FileKey(str.__str__(filename), index(nbytes), index(offset))
             filename, nbytes, offset = proven
-        if offset != 0:
+        if offset:
             geometry = segment_geometry(filename)
             if geometry is not None and geometry.holds(offset, nbytes):
                 return proven
             reason = "there is no such part of a segment"
-        elif len(filename) <= MAX_FILENAME and _is_filename(filename) is not None:
+        elif _is_filename(filename):
             if -1 <= nbytes < 1 << 63:
                 return proven
             reason = "no object has so many bytes"

@@ -12,21 +12,12 @@ import warnings
 from fsexchange.connector import layout, sweep
 from fsexchange.connector.directory import Directory
 from fsexchange.connector.gate import PATIENCE, gate, patiently
-from fsexchange.connector.owner import (
-    SILENT_AFTER,
-    Life,
-    Owner,
-    keep,
-    make_record,
-    read_record,
-    renew_record,
-    silence,
-    touch,
-)
+from fsexchange.connector.life import SILENT_AFTER, Life, silence
+from fsexchange.connector.owner import Owner, keep, make_record, read_record, renew_record, touch
 from fsexchange.connector.trust import check_trust, trusted_uid
 from fsexchange.errors import StoreClosedError, StoreError
 from fsexchange.filesystem import files
-from fsexchange.filesystem.advice import store_error
+from fsexchange.filesystem.advice import store_error, store_errors
 from fsexchange.filesystem.kinds import find_filesystem
 from fsexchange.filesystem.process import UNKNOWN, Process
 
@@ -38,7 +29,7 @@ _REMEMBERED = 45.0
 
 def open_directory(path: str, *, clear: bool, markers: bool, trust: bool) -> Directory:
     """Own the store at `path` if there is none or its owner is gone; else attach to it."""
-    try:
+    with store_errors("open a store in", layout.record(path)):
         hold = _try_to_open(path, clear=clear, markers=markers, trust=trust)
         if hold is None:
             message = f"other processes make and clear the store at {path} all the time"
@@ -51,10 +42,6 @@ def open_directory(path: str, *, clear: bool, markers: bool, trust: bool) -> Dir
                 hold = _try_to_open(path, clear=clear, markers=markers, trust=trust)
                 if hold is not None:
                     break
-    except OSError as error:
-        if isinstance(error, StoreError):
-            raise
-        raise store_error(error, "open a store in", layout.record(path)) from error
     assert hold is not None  # patience ends with an error
     if not hold.owned:
         _log.debug("attached to the store %s at %s", hold.store_id, path)
@@ -209,8 +196,7 @@ def _own(path: str, *, clear: bool, markers: bool, uid: int, network: bool) -> D
         with contextlib.suppress(FileExistsError):
             os.mkdir(f"{path}/{layout.NAMES}", 0o700)
         # Last: where there is no gate, others attach only to a store that has its witness.
-        with contextlib.suppress(FileExistsError):
-            files.create(layout.witness(path, store_id), [], 0)
+        files.make_empty(layout.witness(path, store_id))
         if clear:
             life = Life(path, store_id, network=network)
             if not life.begin():

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fsexchange.connector.directory import Directory
 from fsexchange.errors import CorruptObjectError
 from fsexchange.filesystem import files
-from fsexchange.filesystem.publish import Publication
+from fsexchange.filesystem.publish import REPLACED, Publication, patiently
 from fsexchange.filesystem.watch import until
 
 if TYPE_CHECKING:
@@ -33,11 +34,12 @@ class OwnFiles:
     def __init__(self, directory: Directory, publication: Publication) -> None:
         self._directory = directory
         self._publication = publication
+        self._create, self._read = publication.create, publication.read  # once: each verb pays
 
     def create(self, path: str, pieces: Sequence[Buffer], nbytes: int) -> None:
         """Write a file under a name that nobody looks for yet."""
         try:
-            self._publication.create(path, pieces, nbytes)
+            self._create(path, pieces, nbytes)
         except OSError as error:
             raise self._directory.error(error, "write", path) from error
 
@@ -62,13 +64,20 @@ class OwnFiles:
         """Return a file as a writable buffer of the caller's own, or None if there is none.
 
         `nbytes` is its length, or -1 if the file is not `sure`. A file of another length is a
-        `CorruptObjectError`, unless it has a stamp: then `set` has replaced it since.
+        `CorruptObjectError`, unless it has a stamp: then `set` has replaced it since. One that is
+        being replaced is opened again.
         """
         # Small files are never mapped, so the kind of file system need not be found out for them.
         mappable = 0 <= nbytes < files.MAP_FROM or self._directory.policy.mappable
+        uid = self._directory.uid
         try:
             if nbytes >= 0 or self._may_open(path):
-                return self._publication.read(path, nbytes, mappable, self._directory.uid)
+                try:
+                    return self._read(path, nbytes, mappable, uid)  # most need no `partial`
+                except OSError as error:
+                    if error.errno not in REPLACED:
+                        raise
+                    return patiently(partial(self._read, path, nbytes, mappable, uid))
         except FileNotFoundError:
             pass
         except CorruptObjectError:
@@ -85,9 +94,8 @@ class OwnFiles:
         mappable = nbytes < files.MAP_FROM or self._directory.policy.mappable
         try:
             if sure or self._may_open(path):
-                return self._publication.read_part(
-                    path, offset, nbytes, mappable=mappable, uid=self._directory.uid
-                )
+                read = partial(self._publication.read_part, path, offset, nbytes)
+                return patiently(partial(read, mappable=mappable, uid=self._directory.uid))
         except FileNotFoundError:
             pass
         except OSError as error:
@@ -145,7 +153,7 @@ class OwnFiles:
         """Return the path of the file whose appearance says that there is a file."""
         return self._publication.sign(path)
 
-    def remove(self, path: str, *, plain: bool = False) -> bool:
+    def remove(self, path: str, plain: bool = False) -> bool:
         """Remove a file; False if there is none.
 
         Beside files with `plain` names may be those of a user, which are none of ours.

@@ -81,24 +81,21 @@ def remove_objects(path: str) -> Rest:
     """Remove all that fsexchange made in `path`, except what says that it ends."""
     rest = Rest([], [])
     for name in files.listing(path):
-        if layout.WRITER.fullmatch(name) or layout.LEAVING.fullmatch(name):
+        if layout.OF_WRITERS.fullmatch(name):
             _remove_writer(path, name, rest)
-    if _is_directory(f"{path}/{layout.NAMES}"):  # and not a user's file
-        for name in files.listing(f"{path}/{layout.NAMES}"):
-            _remove_file(path, f"{layout.NAMES}/{name}", rest)
     # In this order an object comes before its marker, which may be all that says whose it is.
     names = sorted(files.listing(path))
     for name in names:
-        if name == layout.NAMES and _is_directory(f"{path}/{name}"):
+        if name == layout.NAMES and files.is_directory(f"{path}/{name}"):  # and no user's file
+            for named in files.listing(f"{path}/{name}"):
+                _remove_file(path, f"{name}/{named}", rest)
             if not _remove_directory(f"{path}/{name}") and not rest.foreign:
                 rest.busy.append(name)  # somebody is naming an object, or a file of it is in use
         elif layout.BESIDE_WRITERS.fullmatch(name) or _is_stamped(path, name, names):
             _remove_file(path, name, rest)
         elif name.startswith(layout.IN_USE):
             rest.busy.append(name)
-        elif not any(
-            kind.fullmatch(name) for kind in (layout.WRITER, layout.LEAVING, layout.KEPT_TO_THE_END)
-        ):
+        elif not (layout.OF_WRITERS.fullmatch(name) or layout.KEPT_TO_THE_END.fullmatch(name)):
             rest.foreign.append(name)
     return rest
 
@@ -113,62 +110,43 @@ def _is_stamped(path: str, name: str, names: list[str]) -> bool:
 
 def is_made(path: str) -> bool:
     """Return whether fsexchange made the directory, by the mode that it gives to its own."""
-    try:
-        return stat.S_IMODE(os.stat(path).st_mode) == stat.S_ISVTX | 0o700
-    except FileNotFoundError:
-        return False
-
-
-def _is_directory(path: str) -> bool:
-    try:
-        return stat.S_ISDIR(os.lstat(path).st_mode)
-    except FileNotFoundError:
-        return False
+    return stat.S_IMODE(files.mode_of(path)) == stat.S_ISVTX | 0o700
 
 
 def _remove_writer(path: str, writer: str, rest: Rest) -> None:
     """Remove a writer's directory, or add to `rest` what is in it."""
     folder = f"{path}/{writer}"
-    try:
-        if not _is_directory(folder):
-            if files.is_there(folder):
-                rest.foreign.append(writer)
-            return
-        names = os.listdir(folder)
-    except FileNotFoundError:
+    if not files.is_directory(folder):
+        if files.is_there(folder):
+            rest.foreign.append(writer)
         return
-    if layout.LEAVING.fullmatch(writer):
-        _empty(path, writer, names, rest)
-    elif layout.SIGNATURE not in names and not is_made(folder):
+    names = list(files.listing(folder))
+    if not (layout.LEAVING.fullmatch(writer) or layout.SIGNATURE in names or is_made(folder)):
         # A user's directory that looks like a writer's, or one that a killed writer just made.
         if not _remove_directory(folder):
             made_just_now = files.is_there(f"{folder}/{layout.SIGNATURE}")
             (rest.busy if made_just_now else rest.foreign).append(writer)
-    elif all(layout.IN_WRITER.fullmatch(name) for name in names):
+        return
+    if layout.WRITER.fullmatch(writer) and all(map(layout.IN_WRITER.fullmatch, names)):
         # Move it out of reach of its writer, which may put objects faster than we remove them.
-        leaving = layout.leaving(writer)
-        try:
-            os.rename(folder, f"{path}/{leaving}")
-        except OSError:
-            leaving = writer  # object stores do not rename directories
-        _empty(path, leaving, names, rest)
-    else:
-        _empty(path, writer, names, rest)
+        with contextlib.suppress(OSError):  # object stores do not rename directories
+            os.rename(folder, f"{path}/{layout.leaving(writer)}")
+            writer = layout.leaving(writer)
+    _empty(path, writer, names, rest)
 
 
 def _empty(path: str, writer: str, names: list[str], rest: Rest) -> None:
     """Remove a writer's directory that held `names`, or add to `rest` what is in it."""
     folder = f"{path}/{writer}"
     signature = f"{folder}/{layout.SIGNATURE}"
-    before = len(rest.foreign)
     for name in names:
         if layout.SEGMENT.fullmatch(name):
             retire(f"{folder}/{name}")
         if layout.IN_WRITER.fullmatch(name) and name != layout.SIGNATURE:
-            _remove_file(path, f"{writer}/{name}", rest)
-    left = {f"{writer}/{name}" for name in files.listing(folder) if name != layout.SIGNATURE}
-    left -= set(rest.foreign[before:])
-    if not left and len(rest.foreign) == before:
+            with contextlib.suppress(IsADirectoryError):  # a user's
+                files.unlink(f"{folder}/{name}")
+    left = {*files.listing(folder)} - {layout.SIGNATURE}
+    if not left:
         files.unlink(signature)  # last: it marks the rest as ours
         if _remove_directory(folder):
             return
@@ -177,9 +155,9 @@ def _empty(path: str, writer: str, names: list[str], rest: Rest) -> None:
             files.create(signature, [], 0)
         rest.busy.append(writer)
     for name in left:
-        base = os.path.basename(name)
-        passing = layout.IN_WRITER.fullmatch(base) or base.startswith(layout.IN_USE)
-        (rest.busy if passing else rest.foreign).append(name)
+        ours = layout.IN_WRITER.fullmatch(name) and not files.is_directory(f"{folder}/{name}")
+        passing = ours or name.startswith(layout.IN_USE)
+        (rest.busy if passing else rest.foreign).append(f"{writer}/{name}")
 
 
 def _remove_file(path: str, name: str, rest: Rest) -> None:

@@ -21,7 +21,8 @@ from typing import Literal, NamedTuple, TypeAlias
 from fsexchange.connector import layout, sweep
 from fsexchange.connector.directory import Directory
 from fsexchange.connector.gate import gate
-from fsexchange.connector.owner import SILENT_AFTER, Owner, is_gone, read_record, silence
+from fsexchange.connector.life import SILENT_AFTER, is_gone, silence
+from fsexchange.connector.owner import Owner, read_record
 from fsexchange.connector.trust import check_trust
 from fsexchange.errors import StoreError, UntrustedDirectoryError
 from fsexchange.filesystem import files

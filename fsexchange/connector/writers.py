@@ -52,7 +52,7 @@ class Writers:
         self._writers: dict[str, _Writer] = {}
         self._locks: list[Lock] = []
 
-    def next_name(self, *, tells_length: bool = False) -> str:
+    def next_name(self, tells_length: bool = False) -> str:
         """Return the name of a new object of `put`, which may tell its length at its start."""
         purpose = "put with length" if tells_length else "put"
         writer = self._writers.get(purpose) or self._take(purpose)

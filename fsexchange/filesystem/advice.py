@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+from collections.abc import Iterator
 
 from fsexchange.errors import StoreError
 from fsexchange.filesystem.kinds import find_filesystem
@@ -32,6 +34,17 @@ _ADVICE = {
     "its directory",
     errno.EEXIST: "another process made it at the same time, as only one may with markers=True",
 }
+
+
+@contextlib.contextmanager
+def store_errors(doing: str, path: str) -> Iterator[None]:
+    """Raise what `store_error` returns for an `OSError`; a `StoreError` passes as it is."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except OSError as error:
+        raise store_error(error, doing, path) from error
 
 
 def store_error(error: OSError, doing: str, path: str) -> StoreError:

@@ -41,6 +41,9 @@ MAP_FROM = 1 << 20
 # Fewer bytes are read into a bytearray: to fill it with zeros costs less than to make an array.
 _BYTEARRAY_UP_TO = 1 << 16
 
+# Takes what is read beyond the end that a file should have; nobody looks at it.
+_BEYOND = bytearray(1)
+
 # The most buffers in one call: limits.h, writev(2).
 _IOV_MAX = os.sysconf("SC_IOV_MAX")
 
@@ -124,7 +127,8 @@ def create(path: str, pieces: Sequence[Buffer], nbytes: int, mode: int = 0o600) 
     (fd,) = map(os.open, (path,), _CREATES, (mode,))
     try:
         try:
-            write(fd, pieces, nbytes)
+            if nbytes:
+                write(fd, pieces, nbytes)
         except BaseException:
             os.closerange(fd, fd + 1)  # raises nothing: the first error says more
             raise
@@ -220,14 +224,9 @@ def read(path: str, nbytes: int = -1, mappable: bool = True, uid: int = -1) -> B
         if uid != -1:
             check_uid(fd, uid, path)
         # One byte more than there should be: so a longer file is noticed without an fstat.
-        if 0 <= nbytes < _BYTEARRAY_UP_TO:
-            small = bytearray(nbytes + 1)
-            if os.readv(fd, (small,)) == nbytes:
-                del small[nbytes:]
-                return small
-        elif 0 <= nbytes < MAP_FROM:
-            buffer = _memory(nbytes)
-            if os.readv(fd, (buffer, bytearray(1))) == nbytes:
+        if 0 <= nbytes < MAP_FROM:
+            buffer = bytearray(nbytes) if nbytes < _BYTEARRAY_UP_TO else _memory(nbytes)
+            if os.readv(fd, (buffer, _BEYOND)) == nbytes:
                 return buffer
         size = os.fstat(fd).st_size
         if nbytes not in (-1, size):
@@ -383,6 +382,14 @@ def mapped(fd: int, nbytes: int, offset: int = 0) -> memoryview | None:
     return None
 
 
+def make_empty(path: str) -> None:
+    """Make an empty file; no error if there is one already."""
+    try:
+        create(path, [], 0)
+    except FileExistsError:
+        pass
+
+
 def unlink(path: str) -> None:
     """Remove a file; no error if it is gone already."""
     try:
@@ -391,13 +398,22 @@ def unlink(path: str) -> None:
         pass
 
 
+def mode_of(path: str) -> int:
+    """Return type and mode of what is at a path, not of what a link leads to; 0 if nothing is."""
+    try:
+        return os.lstat(path).st_mode
+    except FileNotFoundError:
+        return 0
+
+
 def is_there(path: str) -> bool:
     """Return whether there is something at a path; unlike os.path.lexists, with lstat's errors."""
-    try:
-        os.lstat(path)
-    except FileNotFoundError:
-        return False
-    return True
+    return mode_of(path) != 0
+
+
+def is_directory(path: str) -> bool:
+    """Return whether there is a directory at a path; unlike os.path.isdir, with lstat's errors."""
+    return stat.S_ISDIR(mode_of(path))
 
 
 def listing(path: str) -> Iterable[str]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from fsexchange.errors import CorruptObjectError
 from fsexchange.filesystem import files
 from fsexchange.filesystem.kinds import find_filesystem
-from fsexchange.filesystem.publish import RENAMING, beside, discard, is_taken, mode, patiently
+from fsexchange.filesystem.publish import RENAMING, beside, discard, is_taken, mode
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -71,15 +71,13 @@ class Markers:
         self._replace(path, pieces, nbytes, stamp=stamp)
 
     def read(self, path: str, nbytes: int = -1, mappable: bool = True, uid: int = -1) -> BytesLike:
-        return patiently(lambda: _unreplaced(path, lambda: files.read(path, nbytes, mappable, uid)))
+        return _unreplaced(path, lambda: files.read(path, nbytes, mappable, uid))
 
     def read_part(
         self, path: str, offset: int, nbytes: int, *, mappable: bool, uid: int = -1
     ) -> BytesLike:
-        return patiently(
-            lambda: _unreplaced(
-                path, lambda: files.read_part(path, offset, nbytes, mappable=mappable, uid=uid)
-            )
+        return _unreplaced(
+            path, lambda: files.read_part(path, offset, nbytes, mappable=mappable, uid=uid)
         )
 
     def remove(self, path: str) -> None:
@@ -105,8 +103,8 @@ class Markers:
 
     def is_stamped(self, path: str) -> bool:
         try:
-            if not stat.S_ISREG(os.lstat(path + READY).st_mode):
-                return False  # a user's: to open a FIFO would wait for its writer
+            if not stat.S_ISREG(files.mode_of(path + READY)):
+                return False  # none, or a user's: to open a FIFO would wait for its writer
             return _STAMPED.fullmatch(_token(path + READY)[0]) is not None
         except FileNotFoundError:
             return False

@@ -86,8 +86,7 @@ class Process(NamedTuple):
         return bool(self.boot and here) and self.host == os.uname().nodename and self.boot != here
 
     def __str__(self) -> str:
-        job = f", job {self.job}" if self.job else ""
-        return f"process {self.pid} on {self.host}{job}"
+        return f"process {self.pid} on {self.host}" + (f", job {self.job}" if self.job else "")
 
 
 #: Stands for a process of which nothing is written down.
@@ -96,11 +95,7 @@ UNKNOWN = Process("an unknown host", 0, 0, "")
 
 @lru_cache(1)
 def _boot_id() -> str:
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
+    return _content("/proc/sys/kernel/random/boot_id").decode().strip()
 
 
 def _pid_namespace() -> str:
@@ -112,18 +107,20 @@ def _pid_namespace() -> str:
 
 def _started(pid: int) -> str:
     """Return when a running process started, in ticks; empty if none runs, or without /proc."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            # Its name comes second, in parentheses, and may have others in it: proc(5).
-            fields = file.read().rpartition(b")")[2].split()
-    except OSError:
-        return ""
+    # Its name comes second, in parentheses, and may have others in it: proc(5).
+    fields = _content(f"/proc/{pid}/stat").rpartition(b")")[2].split()
     ended = not fields or fields[0] in (b"Z", b"X")  # and nobody has waited for it
     return "" if ended else fields[19].decode()
 
 
+def _content(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
 def _job_id() -> str:
-    for name in ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "COBALT_JOBID", "JOB_ID"):
-        if os.environ.get(name):
-            return os.environ[name]
-    return ""
+    names = "SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "COBALT_JOBID", "JOB_ID"
+    return next(filter(None, map(os.environ.get, names)), "")

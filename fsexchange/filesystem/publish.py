@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# By these a network file system tells a reader that the file was replaced: open the name again.
-# GlusterFS remembers for a second, by default, which file had the name.
-_REPLACED = (errno.ESTALE, errno.EREMOTEIO)
+#: By these a network file system tells a reader that the file was replaced: open the name again.
+#: GlusterFS remembers for a second, by default, which file had the name.
+REPLACED = (errno.ESTALE, errno.EREMOTEIO)
 _PATIENCE = 2.0
 
 
@@ -80,8 +80,7 @@ class Publication(Protocol):
 class Renaming:
     """Publish by rename(2): readers see the earlier file, or all of the new one."""
 
-    def create(self, path: str, pieces: Sequence[Buffer], nbytes: int) -> None:
-        files.create(path, pieces, nbytes)
+    create = staticmethod(files.create)
 
     def publish(
         self,
@@ -103,30 +102,16 @@ class Renaming:
             discard(temporary)
             raise
 
-    def read(self, path: str, nbytes: int = -1, mappable: bool = True, uid: int = -1) -> BytesLike:
-        try:  # first without a closure, which takes 0.2 us
-            return files.read(path, nbytes, mappable, uid)
-        except OSError as error:
-            if error.errno not in _REPLACED:
-                raise
-        return patiently(lambda: files.read(path, nbytes, mappable, uid))
+    read = staticmethod(files.read)
+    read_part = staticmethod(files.read_part)
 
-    def read_part(
-        self, path: str, offset: int, nbytes: int, *, mappable: bool, uid: int = -1
-    ) -> BytesLike:
-        return patiently(lambda: files.read_part(path, offset, nbytes, mappable=mappable, uid=uid))
-
-    def remove(self, path: str) -> None:
-        os.unlink(path)
+    remove = staticmethod(os.unlink)
 
     def move(self, path: str, to: str) -> None:
         os.rename(path, to)
 
     def is_stamped(self, path: str) -> bool:
-        try:
-            found = os.lstat(path).st_mode
-        except FileNotFoundError:
-            return False
+        found = files.mode_of(path)
         return stat.S_ISREG(found) and bool(found & stat.S_ISVTX)
 
     is_published = is_stamped
@@ -191,7 +176,7 @@ def patiently(read: Callable[[], T]) -> T:
         try:
             return read()
         except OSError as error:
-            if error.errno not in _REPLACED or time.monotonic() > deadline:
+            if error.errno not in REPLACED or time.monotonic() > deadline:
                 raise
         time.sleep(pause)
         pause = min(2 * pause + 0.001, 0.1)

@@ -13,7 +13,8 @@ from typing import NamedTuple
 from fsexchange.connector import inventory, layout
 from fsexchange.connector.default import default_places
 from fsexchange.connector.inventory import Item
-from fsexchange.connector.owner import SILENT_AFTER, read_record
+from fsexchange.connector.life import SILENT_AFTER
+from fsexchange.connector.owner import read_record
 from fsexchange.connector.place import place
 from fsexchange.connector.verdict import State, Verdict, judge
 from fsexchange.errors import StoreError

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from fsexchange.connector import inventory, layout
 from fsexchange.connector.geometry import geometry_of
 from fsexchange.connector.inventory import Item
-from fsexchange.connector.owner import SILENT_AFTER
+from fsexchange.connector.life import SILENT_AFTER
 from fsexchange.errors import CorruptObjectError, SerializationError
 from fsexchange.filesystem.locks import nobody_writes
 from fsexchange.serialize.format import length_of
