@@ -15,22 +15,21 @@ class Hosts:
     def __init__(self, names: Sequence[str], places: Sequence[Hashable], rank: int) -> None:
         #: The host name of each rank.
         self.names = list(names)
-        numbers: dict[Hashable, int] = {}
-        #: The host of each rank, numbered in the order of their first ranks.
-        self.numbers = [numbers.setdefault(place, len(numbers)) for place in places]
+        firsts: dict[Hashable, int] = {}
+        for each, place in enumerate(places):
+            firsts.setdefault(place, each)
         #: The lowest rank of each host, which makes what its ranks share.
-        self.firsts = [self.numbers.index(number) for number in range(len(numbers))]
-        self.count = len(numbers)
+        self.firsts = list(firsts.values())
+        self.count = len(firsts)
+        numbers = {place: number for number, place in enumerate(firsts)}
+        #: The host of each rank, in the order of the first ranks.
+        self.numbers = [numbers[place] for place in places]
         #: The ranks of this rank's host.
-        self.near = self.on(self.numbers[rank])
+        self.near = [n for n, number in enumerate(self.numbers) if number == self.numbers[rank]]
         self.first = self.near[0]
         #: All ranks, host by host.
-        self.in_order = [rank for number in range(self.count) for rank in self.on(number)]
+        self.in_order = sorted(range(len(places)), key=self.numbers.__getitem__)
         self._rank = rank
-
-    def on(self, number: int) -> list[int]:
-        """Return the ranks of a host."""
-        return [rank for rank, each in enumerate(self.numbers) if each == number]
 
     def among(self, ranks: Sequence[int]) -> Hosts:
         """Return the hosts of some of the ranks, of which this rank is one."""
