@@ -105,9 +105,13 @@ class Packets:
         """Send each rank its message."""
         self._comm.Scatter(self._starts(messages), MPI.IN_PLACE, root)
         long = self._long([length(message[0]) for message in messages], limit)
-        requests = self._send_rests(messages, [rank for rank in self._ranks if rank not in long])
-        missed = self._rooms.give({rank: messages[rank] for rank in long}) if long else []
-        MPI.Request.Waitall(requests + self._send_rests(messages, missed))
+        missed: list[int] = []
+        try:
+            if long:
+                missed = self._rooms.give({rank: messages[rank] for rank in long})
+        finally:  # the ranks of other hosts wait for theirs, whatever a signal's handler raised
+            left = [rank for rank in self._ranks if rank not in long or rank in missed]
+            MPI.Request.Waitall(self._send_rests(messages, left))
 
     def scatter_from(self, call: bytes, root: int, packet: Message, limit: float) -> Message:
         """Return the root's message, whose packet is here."""
@@ -135,12 +139,15 @@ class Packets:
         messages = self._cut(call, packets)
         lengths = [length(packet) for packet in messages.values()]
         long = self._long(lengths, limit)
-        requests = self._receive_rests(messages, [rank for rank in self._ranks if rank not in long])
-        if long:
-            taken = self._rooms.collect({rank: lengths[rank] for rank in long})
-            messages.update(taken)
-            requests += self._receive_rests(messages, [rank for rank in long if rank not in taken])
-        MPI.Request.Waitall(requests)
+        missed: list[int] = []
+        try:
+            if long:
+                taken = self._rooms.collect({rank: lengths[rank] for rank in long})
+                messages.update(taken)
+                missed = [rank for rank in long if rank not in taken]
+        finally:  # as in `scatter`
+            left = [rank for rank in self._ranks if rank not in long or rank in missed]
+            MPI.Request.Waitall(self._receive_rests(messages, left))
         return [*messages.values()]
 
     # ---- all ranks ------------------------------------------------------------------------------
@@ -222,8 +229,6 @@ class Packets:
         places, totals = zip(*map(place_in_room, received.values()), strict=True)
         coming = self._long(lengths, limit)
         going = self._long([length(message[0]) for message in messages], limit)
-        requests = self._receive_rests(received, [n for n in self._ranks if n not in coming])
-        requests += self._send_rests(messages, [n for n in self._ranks if n not in going])
 
         def fill(room: Room, at: int) -> None:
             for rank in going:
@@ -233,14 +238,17 @@ class Packets:
         def take(room: Room, starts: list[int]) -> dict[int, Message]:
             return {rank: room.take(starts[rank] + places[rank], lengths[rank]) for rank in coming}
 
-        if any(totals):
-            taken = self._rooms.for_hosts(totals, fill, take)
-            if taken is None:
-                requests += self._receive_rests(received, coming)
-                requests += self._send_rests(messages, going)
-            else:
-                received.update(taken)
-        MPI.Request.Waitall(requests)
+        by_room = any(totals)
+        try:
+            if by_room:
+                taken = self._rooms.for_hosts(totals, fill, take)
+                by_room = taken is not None
+                received.update(taken or {})
+        finally:  # as in `scatter`
+            sources = [rank for rank in self._ranks if not by_room or rank not in coming]
+            dests = [rank for rank in self._ranks if not by_room or rank not in going]
+            requests = self._receive_rests(received, sources)
+            MPI.Request.Waitall(requests + self._send_rests(messages, dests))
         return [*received.values()]
 
     # ---- parts of these -------------------------------------------------------------------------
