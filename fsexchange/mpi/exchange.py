@@ -84,9 +84,10 @@ class Exchange(PointToPoint):
 
     Notes
     -----
-    Memory that ranks share has no name, needs no /dev/shm, and ends with its last array. Where that
-    of a host, or of a control group, does not suffice, all ranks take a file of the store instead,
-    of which the library warns once by `logging`, and where that has no space, MPI.
+    Memory that ranks share has no name, needs no /dev/shm, and ends with its last array: whoever
+    keeps one large object of a call keeps the memory of all on its host; a copy does not. Where the
+    memory of a host, or of a control group, does not suffice, all ranks take a file of the store
+    instead, of which the library warns once by `logging`, and where that has no space, MPI.
 
     A rank that fails in its part of a collective (an object that cannot be pickled, a full disk)
     raises its own error. Every rank that waits for its data raises `RemoteError`, which has that

@@ -59,6 +59,9 @@ _OFFER = struct.Struct(f"<{PLACE_SIZE}sQQ")
 # In place of that: there is no room; the root was interrupted.
 _ROOMLESS, _INTERRUPTED_OFFER = _OFFER.pack(NOWHERE, 0, 0), _OFFER.pack(NOWHERE, 0, 1)
 
+# What says that there is no room, or that a rank cannot use it.
+_NO_ROOM = (OSError, MemoryError, FsExchangeError)
+
 _log = logging.getLogger("fsexchange")
 
 #: The parts of a room's memory that are written on one host each, and a rank of that.
@@ -231,7 +234,7 @@ class Rooms:
                 if room is not None:
                     for rank, start in offers.items():
                         room.fill(content(messages[rank], start), alone=True)
-            except (OSError, FsExchangeError):
+            except _NO_ROOM:
                 room = None
             except BaseException:  # Ctrl-C: the others wait for the offers
                 for rank in messages:
@@ -306,7 +309,7 @@ class Rooms:
         try:
             with contextlib.closing(enter(place, nbytes, self._connector)) as room:
                 used = use(room, at)
-        except (OSError, FsExchangeError):
+        except _NO_ROOM:
             pass  # a message has it then
         finally:
             self._internal.Send(bytes([used is not None]), root, wire.WRITTEN)
@@ -317,7 +320,7 @@ class Rooms:
     def _made(self, make: Callable[[int], _R], nbytes: int) -> _R | None:
         try:
             return make(nbytes)
-        except (OSError, FsExchangeError):
+        except _NO_ROOM:
             return None
 
     def _say(self, nbytes: int) -> None:
@@ -341,7 +344,7 @@ class Rooms:
         done = _DONE
         try:
             work()
-        except (OSError, FsExchangeError):
+        except _NO_ROOM:
             done = _REFUSED
         except BaseException:  # Ctrl-C: the others wait for this rank
             self._tell(_INTERRUPTED)
