@@ -193,10 +193,12 @@ class Rooms:
             if place == NOWHERE:
                 return None
             room = enter(place, nbytes, self._connector)
-            taken: list[Any] = []
-            if self._step(lambda: write(room)) and self._step(lambda: taken.append(take(room))):
-                return taken[0]
-            return None
+            if not self._step(lambda: write(room)):
+                return None
+            try:
+                return take(room)
+            finally:  # a rank that has no memory for it raises that; the others have theirs
+                self._tell(_DONE)
 
     def _pass_on(self, parts: Parts) -> None:
         """Have the first ranks of the hosts pass on what was written on each."""
