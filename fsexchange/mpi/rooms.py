@@ -13,7 +13,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, zip_longest
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -48,8 +48,10 @@ _R = TypeVar("_R")
 # What a rank tells all others of a step: done; it could not; Ctrl-C.
 _DONE, _REFUSED, _INTERRUPTED = range(3)
 
-# Bytes that the first ranks of the hosts pass on at a time.
-_PIECE = 1 << 26
+# Bytes of what the first ranks of the hosts pass on, longer if it is contiguous, and how many of
+# these at a time.
+_PIECE, _LONG_PIECE = 1 << 23, 1 << 26
+_AT_A_TIME = 8
 
 # Seconds that a dozing rank sleeps between two looks.
 _SHORTEST_NAP, _LONGEST_NAP = 5e-5, 1e-2
@@ -66,6 +68,29 @@ _log = logging.getLogger("fsexchange")
 
 #: The parts of a room's memory that are written on one host each, and a rank of that.
 Parts: TypeAlias = "list[tuple[int, npt.NDArray[Any]]]"
+
+
+class _Piece(NamedTuple):
+    """What the first rank of a host passes on at a time."""
+
+    number: int
+    """The host."""
+    piece: npt.NDArray[Any]
+    data: npt.NDArray[np.uint8]
+    """The memory of it, or of a copy where that is not contiguous."""
+
+    def pack(self) -> None:
+        """Make the copy, if one is needed."""
+        if not self.piece.flags.c_contiguous:
+            self._copy()[...] = self.piece
+
+    def unpack(self) -> None:
+        """Put a copy that was received into its place."""
+        if not self.piece.flags.c_contiguous:
+            self.piece[...] = self._copy()
+
+    def _copy(self) -> npt.NDArray[Any]:
+        return self.data.view(self.piece.dtype).reshape(self.piece.shape)
 
 
 class Rooms:
@@ -150,6 +175,7 @@ class Rooms:
             offers = [places[n * PLACE_SIZE :][:PLACE_SIZE] for n in self._hosts.firsts]
             if NOWHERE not in offers:
                 rooms: list[Any] = [] if made is None else [made]
+                groups: list[list[_Piece]] = []
 
                 def lay_out() -> None:
                     if made is None:
@@ -159,10 +185,12 @@ class Rooms:
                     fill(rooms[0])
                     if parts is not None and self._hosts.count > 1:
                         self._reserve(rooms[0], parts(rooms[0]))
+                        if self._is_first:
+                            groups.extend(self._to_pass_on(parts(rooms[0])))
 
                 done = self._step(lay_out)
                 if done and parts is not None and self._hosts.count > 1:
-                    done = self._step(lambda: self._pass_on(parts(rooms[0])))
+                    done = self._step(lambda: self._pass_on(groups))
                 if done:
                     return take(rooms[0])
         self._say(nbytes)
@@ -200,25 +228,46 @@ class Rooms:
             finally:  # a rank that has no memory for it raises that; the others have theirs
                 self._tell(_DONE)
 
-    def _pass_on(self, parts: Parts) -> None:
+    def _to_pass_on(self, parts: Parts) -> list[list[_Piece]]:
+        """Return what the first ranks of the hosts pass on, in groups that move at a time.
+
+        All hosts send at the same time. `MemoryError` if there is none for copies of what is not
+        contiguous.
+        """
+        queues: dict[int, list[npt.NDArray[Any]]] = {}
+        for writer, part in parts:
+            queues.setdefault(self._hosts.numbers[writer], []).extend(_pieces(part))
+        turns = [
+            (number, piece)
+            for pieces in zip_longest(*queues.values())
+            for number, piece in zip(queues, pieces, strict=True)
+            if piece is not None
+        ]
+        most = max([each.nbytes for _, each in turns if not each.flags.c_contiguous], default=0)
+        copies = [np.empty(most, np.uint8) for _ in range(min(_AT_A_TIME, len(turns)))]
+        made = []
+        for n, (number, piece) in enumerate(turns):
+            if piece.flags.c_contiguous:
+                data = piece.reshape(-1).view(np.uint8)
+            else:
+                data = copies[n % _AT_A_TIME][: piece.nbytes]
+            made.append(_Piece(number, piece, data))
+        return [made[n : n + _AT_A_TIME] for n in range(0, len(made), _AT_A_TIME)]
+
+    def _pass_on(self, groups: list[list[_Piece]]) -> None:
         """Have the first ranks of the hosts pass on what was written on each."""
         if not self._firsts:
             return
         mine = self._hosts.numbers[self._rank]
-        queues: dict[int, list[npt.NDArray[Any]]] = {}
-        for writer, part in parts:
-            queues.setdefault(self._hosts.numbers[writer], []).extend(_pieces(part))
-        for pieces in zip_longest(*queues.values()):  # all hosts send at the same time
-            moving = []
-            for number, piece in zip(queues, pieces, strict=True):
-                if piece is not None:
-                    data = np.ascontiguousarray(piece)
-                    raw = data.reshape(-1).view(np.uint8)
-                    moving.append((self._firsts.Ibcast(raw, number), number, data, piece))
-            for request, number, data, piece in moving:
-                request.Wait()
-                if number != mine and not np.may_share_memory(data, piece):
-                    piece[...] = data
+        for group in groups:
+            for each in group:
+                if each.number == mine:
+                    each.pack()
+            moving = [self._firsts.Ibcast(each.data, each.number) for each in group]
+            doze(moving, awake=True)
+            for each in group:
+                if each.number != mine:
+                    each.unpack()
 
     # ---- rooms between a root and ranks of its host ---------------------------------------------
 
@@ -290,18 +339,16 @@ class Rooms:
         for rank, at in starts.items():
             offer = _ROOMLESS if room is None else _OFFER.pack(room.place, room.nbytes, at)
             self._internal.Send(offer, rank, wire.OFFER)
-        used = []
-        for rank in starts if room is not None else ():
-            answer = bytearray(1)
-            doze(self._internal.Irecv(answer, rank, wire.WRITTEN))
-            if answer[0]:
-                used.append(rank)
-        return used
+        if room is None:
+            return []
+        answers = {rank: bytearray(1) for rank in starts}
+        doze([self._internal.Irecv(each, rank, wire.WRITTEN) for rank, each in answers.items()])
+        return [rank for rank, answer in answers.items() if answer[0]]
 
     def _accept(self, root: int, use: Callable[[Room, int], Any]) -> Any:
         """Return what `use` makes of the part that the root offers; None if it cannot."""
         offer = bytearray(_OFFER.size)
-        doze(self._internal.Irecv(offer, root, wire.OFFER))
+        doze([self._internal.Irecv(offer, root, wire.OFFER)])
         if offer == _ROOMLESS:
             return None
         if offer == _INTERRUPTED_OFFER:
@@ -363,18 +410,29 @@ class Rooms:
 
     def _tell(self, done: int) -> bytearray:
         told = bytearray(self._size)
-        doze(self._internal.Iallgather(bytes([done]), told))
+        doze([self._internal.Iallgather(bytes([done]), told)])
         return told
 
 
-def doze(request: MPI.Request) -> None:
-    """Wait for a request, asleep most of the time, at most a twentieth longer than it takes.
+def doze(requests: Sequence[MPI.Request], *, awake: bool = False) -> None:
+    """Wait for requests, asleep most of the time, at most a twentieth longer than it takes.
 
-    A rank that waits in MPI keeps its core busy, which others may need where ranks share cores.
+    A rank that waits in MPI keeps its core busy, which others may need where ranks share cores;
+    `awake` does, as MPI moves no data meanwhile. What a signal's handler raises comes after the
+    wait: others are in step with this rank.
     """
-    began = time.perf_counter()
-    while not request.Test():
-        time.sleep(min(_LONGEST_NAP, _SHORTEST_NAP + (time.perf_counter() - began) / 20))
+    began, raised = time.perf_counter(), None
+    while True:
+        try:
+            if awake:
+                MPI.Request.Waitall(requests)
+            if MPI.Request.Testall(requests):
+                break
+            time.sleep(min(_LONGEST_NAP, _SHORTEST_NAP + (time.perf_counter() - began) / 20))
+        except BaseException as error:
+            raised = error
+    if raised is not None:
+        raise raised
 
 
 def _starts(nbytes: Sequence[int]) -> list[int]:
@@ -382,8 +440,9 @@ def _starts(nbytes: Sequence[int]) -> list[int]:
 
 
 def _pieces(part: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
-    """Yield a part in pieces of about `_PIECE` bytes along its first axis."""
+    """Yield a part in pieces along its first axis."""
     if part.nbytes:
-        rows = max(1, _PIECE * len(part) // part.nbytes)
+        most = _LONG_PIECE if part.flags.c_contiguous else _PIECE
+        rows = max(1, most * len(part) // part.nbytes)
         for n in range(0, len(part), rows):
             yield part[n : n + rows]
