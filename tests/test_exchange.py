@@ -41,6 +41,7 @@ def test_on_every_rank(n: int, shm_dir: Path) -> None:
         "one_rank_fails",
         "errors_of_all_kinds",
         "interrupted_while_writing",
+        "interrupted_while_waiting",
         "short_of_address_space",
         "use_after_close",
     ]

@@ -9,6 +9,7 @@ import contextlib
 import mmap
 import os
 import resource
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -563,6 +564,38 @@ def interrupted_while_writing() -> None:
             HostRoom.fill = fill  # type: ignore[method-assign]
             assert (ex.bcast(large) == 0).all()
             assert ex.allgather(rank) == list(range(size))
+        assert left_behind(ex) == []
+
+
+def interrupted_while_waiting() -> None:
+    """A handler raises on the root while the others write what it gathers; all stay in step."""
+    fill = HostRoom.fill
+
+    def slow(*args: Any, **options: Any) -> None:
+        time.sleep(0.3)
+        fill(*args, **options)
+
+    def stop(*_: Any) -> None:
+        raise OddError
+
+    with Exchange(comm, base / "store") as ex:
+        for verb in (ex.gather, ex.allgather, ex.bcast):
+            ex.barrier()
+            if rank == 0:
+                signal.signal(signal.SIGALRM, stop)
+                signal.setitimer(signal.ITIMER_REAL, 0.1)
+            else:
+                HostRoom.fill = slow  # type: ignore[method-assign]
+            obj = np.full(LARGE, rank, "u1")
+            call = partial(verb, obj, root=last) if verb == ex.bcast else partial(verb, obj)
+            if rank == 0 < last:
+                raises(OddError, call)
+            else:
+                call()
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            HostRoom.fill = fill  # type: ignore[method-assign]
+            got = ex.allgather(np.full(LARGE, rank + 5, "u1"))
+            assert [int(each[-1]) for each in got] == list(range(5, size + 5))
         assert left_behind(ex) == []
 
 
