@@ -576,7 +576,7 @@ def interrupted_while_waiting() -> None:
         fill(*args, **options)
 
     def stop(*_: Any) -> None:
-        raise OddError
+        raise OddError(1, 2)
 
     with Exchange(comm, base / "store") as ex:
         for verb in (ex.gather, ex.allgather, ex.bcast):
