@@ -1,7 +1,8 @@
 """Check and test with every supported Python that this machine has; scripts/test --all runs this.
 
-Each Python has a venv of its own. The checks run one Python after the other, as they also make the
-venvs; then the tests, two Pythons at a time; at last those marked `wide`, which keep all cores busy
+Each Python has a venv of its own. These are made first, one after the other, as each installation
+writes into the project's directory, too; the oldest and the newest Python also make the checks.
+Then come the tests, two Pythons at a time; at last those marked `wide`, which keep all cores busy
 by themselves. The oldest Python runs of the MPI jobs only those of two ranks. Those between run no
 MPI jobs, nothing that is marked `slow`, and in /dev/shm alone what the others test in the directory
 for temporary files, too.
@@ -21,7 +22,13 @@ import sys
 from test_parts import Job, end_when_terminated, side_by_side
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-CHECKS, AT_ENDS, BETWEEN = ["--checks"], ["-m", "not wide"], ["-m", "not mpi and not slow"]
+# With pytest's --version only the venv is made.
+CHECKS, NONE, AT_ENDS, BETWEEN = (
+    ["--checks"],
+    ["--version"],
+    ["-m", "not wide"],
+    ["-m", "not mpi and not slow"],
+)
 ALONE = ["-m", "wide"]
 ABOUT = "import ensurepip, sys; print('%d.%d' % sys.version_info[:2], sys.executable)"
 
@@ -87,7 +94,7 @@ def main() -> int:
     os.chdir(ROOT)
     runs = Runs(pythons)
     for version in pythons:
-        runs.test((version, CHECKS))
+        runs.test((version, CHECKS if version in runs.ends else NONE))
     between = [version for version in pythons if version not in runs.ends]
     runs.test(  # the longest first
         *((version, AT_ENDS) for version in reversed(runs.ends)),

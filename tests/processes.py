@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
+import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,29 @@ def small_tmpfs(mount_point: Path, megabytes: int) -> list[str]:
     if shutil.which("unshare") is None or subprocess.run([*before, "true"]).returncode:
         lacking("the right to mount a tmpfs in a namespace")
     return before
+
+
+@contextlib.contextmanager
+def little_memory(megabytes: int) -> Iterator[list[str]]:
+    """Yield what to run a command with so that a control group of its own limits its memory."""
+    legacy = os.path.ismount("/sys/fs/cgroup/memory")
+    group = Path("/sys/fs/cgroup", "memory" if legacy else "", f"fsexchange-test-{os.getpid()}")
+    try:
+        group.mkdir()
+        limit = group / ("memory.limit_in_bytes" if legacy else "memory.max")
+        limit.write_text(str(megabytes << 20))
+    except OSError:
+        with contextlib.suppress(OSError):
+            group.rmdir()
+        lacking("the right to make a control group that limits memory")
+    try:
+        yield ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
+    finally:
+        deadline = time.monotonic() + 30
+        while group.exists() and time.monotonic() < deadline:
+            with contextlib.suppress(OSError):  # its last process is not gone yet
+                group.rmdir()
+            time.sleep(0.05)
 
 
 def read_only(path: Path) -> list[str]:

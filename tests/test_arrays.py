@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from fsexchange import FileConnector
-from fsexchange.mpi.blocks import create, cut, describe, merge, plan, slabs, write
+from fsexchange.mpi.blocks import create, cut, describe, merge, plan, runs, slabs
 from fsexchange.serialize import deserialize
 
 from .jobs import all_pass, needs_mpi, passes
@@ -66,7 +66,7 @@ def test_blocks_in_one_process(order: Any, rows: int, base_dir: Path) -> None:
             made = long
         key = create(connector, made)
         for n, part in reversed(list(enumerate(parts))):
-            write(connector, key, made, n, part)
+            connector.fill(key, runs(made, n, part, key.nbytes - made.nbytes))
         data = connector.get(key)
         assert data is not None
         assert np.array_equal(deserialize(data), whole)

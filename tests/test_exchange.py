@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from .jobs import all_pass, more_ranks, needs_mpi, passes
-from .processes import needs_room, small_tmpfs
+from .processes import little_memory, needs_room, small_tmpfs
 
 pytestmark = needs_mpi
 
@@ -41,6 +41,8 @@ def test_on_every_rank(n: int, shm_dir: Path) -> None:
         "one_rank_fails",
         "errors_of_all_kinds",
         "interrupted_while_writing",
+        "interrupted_while_waiting",
+        "short_of_address_space",
         "use_after_close",
     ]
     all_pass(n, "verbs", bodies, shm_dir)
@@ -68,3 +70,17 @@ def test_head_to_head(shm_dir: Path) -> None:
 def test_full_disk_on_one_rank(n: int, tmp_path: Path) -> None:
     before = small_tmpfs(tmp_path / "small", 40)
     passes(n, "verbs", "full_disk", tmp_path, before=before)
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_host_without_memory_to_share(n: int, tmp_path: Path) -> None:
+    out = passes(n, "verbs", "full_memory", tmp_path)
+    assert out.count("the memory of a host does not suffice") == (2 if n > 1 else 0)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_control_group_limits_memory(n: int, tmp_path: Path) -> None:
+    """No rank is killed for want of memory."""
+    with little_memory(700) as before:
+        out = passes(n, "verbs", "short_of_memory", tmp_path, before=before)
+    assert ("the memory of a host does not suffice" in out) == (n > 1)

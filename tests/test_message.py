@@ -1,22 +1,16 @@
-"""Messages: every object arrives as it was, split anywhere, inline or by a file; errors, too."""
+"""Messages: every object arrives as it was, split anywhere; errors, too."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from fsexchange import (
-    FileConnector,
-    FileKey,
-    MissingObjectError,
     RemoteError,
     SerializationError,
-    StoreError,
 )
 from fsexchange.mpi import wire
 from fsexchange.mpi.codec import Codec
@@ -27,20 +21,18 @@ from fsexchange.mpi.message import (
     Pieces,
     a_call,
     decode,
-    failure,
-    is_in_file,
+    in_room,
     is_of,
-    is_stand_by,
     joined,
     length,
     of_object,
-    own_file,
+    place_in_room,
     private,
-    split,
-    stand_by,
+    rest,
+    start,
     the_call,
 )
-from fsexchange.mpi.outgoing import Outgoing, small_or, small_or_each, spill
+from fsexchange.mpi.outgoing import Outgoing, small_or, small_or_each
 from fsexchange.serialize import dumps
 
 OBJECTS = {
@@ -54,17 +46,10 @@ OBJECTS = {
     "huge pages": np.ones(5 << 20, "u1"),
     "many pieces": [np.arange(50_001, dtype="u1"), {"more": np.ones(3)}, np.full(70_000, 7, "u1")],
 }
-KEY = FileKey("00c0ffee00c0ffee/7", nbytes=1024)
 CALL = a_call(wire.BCAST, 3, 1000)
 encode = Codec(same_script=True).encode
 
 each_object = pytest.mark.parametrize("obj", OBJECTS.values(), ids=OBJECTS)
-
-
-@pytest.fixture
-def connector(shm_dir: Path) -> Iterator[FileConnector]:
-    with FileConnector(shm_dir / "store") as made:
-        yield made
 
 
 def sent_of(obj: Any, make: Any = None) -> Outgoing:
@@ -85,12 +70,8 @@ def received(pieces: Pieces) -> bytearray:
     return bytearray().join(pieces)
 
 
-def load(connector: FileConnector, message: Message, *, last: bool = False) -> Any:
-    return decode(connector, message, 3, "hostb", last=last)
-
-
-def files(connector: FileConnector) -> list[Path]:
-    return list(Path(connector.store_dir).glob("*/[0-9]*"))
+def load(message: Message) -> Any:
+    return decode(message, 3, "hostb")
 
 
 def shows(message: Message, array: np.ndarray[Any, Any]) -> bool:
@@ -102,26 +83,25 @@ def shows(message: Message, array: np.ndarray[Any, Any]) -> bool:
 
 
 @each_object
-def test_object_in_its_message(obj: Any, connector: FileConnector) -> None:
+def test_object_in_its_message(obj: Any) -> None:
     pieces = of_object(CALL, encode(obj))
     message = received(pieces)
     assert len(message) == length(pieces[0]) == length(message[:HEAD_SIZE])
-    assert (is_in_file(message), is_stand_by(message)) == (False, False)
     assert is_of(message, CALL)
-    assert dumps(load(connector, message)) == dumps(obj)
-    assert dumps(load(connector, message + b"the rest of a packet")) == dumps(obj)
-    got = load(connector, message)
+    assert dumps(load(message)) == dumps(obj)
+    assert dumps(load(message + b"the rest of a packet")) == dumps(obj)
+    got = load(message)
     if isinstance(got, np.ndarray):
         assert got.flags.aligned
         assert got.flags.writeable
     assert dumps(private(encode(obj))) == dumps(obj)
 
 
-def test_small_object_is_its_packet(connector: FileConnector) -> None:
+def test_small_object_is_its_packet() -> None:
     small = small_or(encode, CALL, 100, "a text", None)
     assert isinstance(small, bytes)
     assert small.startswith(CALL)
-    assert load(connector, small.ljust(100, b"\0")) == "a text"
+    assert load(small.ljust(100, b"\0")) == "a text"
     assert length(small) == 0  # no more than its packet
     body = len(encode("a text")[0])
     assert isinstance(small_or(encode, CALL, CALL_SIZE + body, "a text", None), bytes)
@@ -134,9 +114,8 @@ def test_split_and_joined(obj: Any, at: int) -> None:
     pieces = of_object(CALL, encode(obj))
     whole = bytes(received(pieces))
     assert joined(pieces) == whole
-    start, rest = split(pieces, at)
-    assert start == whole[:at]
-    assert bytes(rest) == whole[at:]
+    assert start(pieces, at) == whole[:at]
+    assert bytes(rest(pieces, at)) == whole[at:]
 
 
 def test_what_is_copied_and_what_not() -> None:
@@ -144,32 +123,35 @@ def test_what_is_copied_and_what_not() -> None:
     assert not any(shows(piece, short) for piece in of_object(CALL, encode(short)))
     pieces = of_object(CALL, encode(long))
     assert shows(pieces[-1], long)
-    assert shows(split(pieces, 512)[1], long)
-    assert not shows(split(pieces, 512)[0], long)
+    assert shows(rest(pieces, 512), long)
+    assert not shows(start(pieces, 512), long)
     assert not shows(joined(pieces), long)
     assert not np.shares_memory(private(encode(long)), long)
 
 
-def test_small_parts_do_not_keep_the_rest(connector: FileConnector) -> None:
+def test_small_parts_do_not_keep_the_rest() -> None:
     message = received(of_object(CALL, encode([np.ones(1000), np.ones(1 << 19)])))
-    small, large = load(connector, message)
+    small, large = load(message)
     assert shows(message, large)
     assert not shows(message, small)
 
 
-def test_stand_by_is_no_other_message() -> None:
-    message = received(stand_by(CALL))
-    assert len(message) == length(message) == HEAD_SIZE
-    assert is_stand_by(message)
-    assert not is_in_file(message)
-    others = own_file(CALL, KEY), failure(CALL, KeyError(1))
-    assert not any(is_stand_by(received(other)) for other in others)
+def test_place_in_a_room() -> None:
+    for obj in (OBJECTS["array"], OBJECTS["many pieces"], {"text": "é" * 100_000}):
+        pieces = of_object(CALL, encode(obj))
+        assert place_in_room(pieces[0]) == (0, 0)
+        placed = in_room(pieces, 1 << 40, 1 << 41)
+        assert place_in_room(start(placed, HEAD_SIZE)) == (1 << 40, 1 << 41)
+        assert length(placed[0]) == length(pieces[0]) == sum(map(len, placed))
+        assert dumps(load(received(placed))) == dumps(obj)
+    small = small_or(encode, CALL, 100, "a text", None)
+    assert isinstance(small, bytes)
+    assert place_in_room(small) == (0, 0)
 
 
 def test_every_number_means_one_thing() -> None:
-    kinds = [wire.SMALL, wire.PICKLE, wire.BUFFERS, wire.OWN_FILE, wire.PART_OF_FILE]
-    kinds += [wire.FAILURE, wire.STAND_BY]
-    tags = [wire.ASK, wire.HERE, wire.ACKNOWLEDGEMENT, wire.REST, wire.WAKE, wire.SENT_ANYWAY]
+    kinds = [wire.SMALL, wire.PICKLE, wire.BUFFERS, wire.FAILURE]
+    tags = [wire.ASK, wire.HERE, wire.REST, wire.OFFER, wire.WRITTEN, wire.SENT_ANYWAY]
     for numbers in (kinds, [*tags, wire.FIRST_NUMBER]):
         assert len(set(numbers)) == len(numbers)
     assert max(kinds) < 256
@@ -181,9 +163,9 @@ def test_calls_that_differ() -> None:
         a_call(wire.BCAST, 2, 1000),
         a_call(wire.BCAST, 3, 999),
     )
-    for kind in (stand_by, lambda call: of_object(call, encode(OBJECTS["two pieces"]))):
-        assert is_of(received(kind(CALL)), CALL)
-        assert not any(is_of(received(kind(other)), CALL) for other in others)
+    encoded = encode(OBJECTS["two pieces"])
+    assert is_of(received(of_object(CALL, encoded)), CALL)
+    assert not any(is_of(received(of_object(other, encoded)), CALL) for other in others)
     assert the_call(CALL) == "bcast of root 3, its collective no. 1000"
     assert the_call(a_call(wire.ALLTOALL, 0, 7)) == "alltoall, its collective no. 7"
     a_call(wire.SCAN, 1 << 20, 1 << 40)  # more ranks and calls than the head has room for
@@ -192,43 +174,40 @@ def test_calls_that_differ() -> None:
 # ---- errors -------------------------------------------------------------------------------------
 
 
-def test_failure_is_raised_by_its_receiver(connector: FileConnector) -> None:
+def test_failure_is_raised_by_its_receiver() -> None:
     sent = sent_of(threading.Lock())
     assert type(sent.error) is SerializationError
-    assert sent.longest == 0
     with pytest.raises(RemoteError, match=r"rank 3 \(hostb\) failed .*lock") as raised:
-        load(connector, received(sent.messages[0]))
+        load(received(sent.messages[0]))
     error = raised.value
     assert (error.rank, error.host) == (3, "hostb")
     assert type(error.cause) is SerializationError
     assert "outgoing.py" in error.traceback
 
 
-def test_what_is_made_stays_in_its_message(connector: FileConnector) -> None:
+def test_what_is_made_stays_in_its_message() -> None:
     large = np.ones(1 << 20)
     sent = sent_of(None, lambda _: large)
     assert sent.error is None
-    assert spill(connector, CALL, sent, 0) is sent  # whatever the limit
-    assert np.array_equal(load(connector, received(sent.messages[0])), large)
+    assert np.array_equal(load(received(sent.messages[0])), large)
     sent = sent_of(None, lambda _: 1 // 0)
     with pytest.raises(RemoteError) as raised:
-        load(connector, received(sent.messages[0]))
+        load(received(sent.messages[0]))
     assert type(raised.value.cause) is type(sent.error) is ZeroDivisionError
 
 
 # ---- a message for each rank --------------------------------------------------------------------
 
 
-def test_each_rank_has_its_message(connector: FileConnector) -> None:
+def test_each_rank_has_its_message() -> None:
     sent = each(OBJECTS.values(), len(OBJECTS))
     messages = [received(pieces) for pieces in sent.messages]
-    assert sent.longest == max(map(len, messages))
-    assert list(map(dumps, [load(connector, message) for message in messages])) == list(
+    assert list(map(dumps, [load(message) for message in messages])) == list(
         map(dumps, OBJECTS.values())
     )
     small = small_or_each(encode, CALL, 64, None, 3, None)
     assert isinstance(small, list)
-    assert [load(connector, message) for message in small] == [None] * 3
+    assert [load(message) for message in small] == [None] * 3
 
 
 @pytest.mark.parametrize(
@@ -240,72 +219,16 @@ def test_each_rank_has_its_message(connector: FileConnector) -> None:
         ([1, threading.Lock(), 1], SerializationError, "lock"),
     ],
 )
-def test_mistake_is_sent_to_all(
-    objs: Any, kind: type[Exception], says: str, connector: FileConnector
-) -> None:
+def test_mistake_is_sent_to_all(objs: Any, kind: type[Exception], says: str) -> None:
     sent = each(objs, 3)
     assert type(sent.error) is kind
     assert len(sent.messages) == 3
     for pieces in sent.messages:
         with pytest.raises(RemoteError, match=says):
-            load(connector, received(pieces))
+            load(received(pieces))
 
 
-def test_each_object_is_made(connector: FileConnector) -> None:
+def test_each_object_is_made() -> None:
     sent = each("123", 3, int)
-    assert [load(connector, received(pieces)) for pieces in sent.messages] == [1, 2, 3]
+    assert [load(received(pieces)) for pieces in sent.messages] == [1, 2, 3]
     assert type(each("12x", 3, int).error) is ValueError
-
-
-# ---- files --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("obj", [None, np.arange(1000), [np.ones(100_000)] * 2])
-def test_object_with_its_own_file(obj: Any, connector: FileConnector) -> None:
-    sent = sent_of(obj)
-    assert spill(connector, CALL, sent, sent.longest) is sent
-    assert files(connector) == []
-    spilled = spill(connector, CALL, sent, sent.longest - 1)
-    message = received(spilled.messages[0])
-    assert len(message) == length(message) <= 128  # no longer than the shortest packet
-    assert is_in_file(message)
-    assert dumps(load(connector, message)) == dumps(obj)
-    assert len(files(connector)) == 1
-    assert dumps(load(connector, message, last=True)) == dumps(obj)
-    assert files(connector) == []
-    with pytest.raises(MissingObjectError, match="removed before it was received"):
-        load(connector, message)
-
-
-def test_objects_for_several_ranks_share_a_file(connector: FileConnector) -> None:
-    objs = [np.arange(1 << 17), "short", [b"x" * 200_001, np.ones(5)], None, np.ones(1 << 16)]
-    sent = spill(connector, CALL, each(objs, 5), 1000)
-    assert list(sent.readers) == [0, 2, 4]
-    assert [encoded is None for encoded in sent.encoded] == [True, False, True, False, True]
-    assert len(files(connector)) == 1
-    messages = [received(pieces) for pieces in sent.messages]
-    assert [is_in_file(message) for message in messages] == [True, False, True, False, True]
-    for obj, message in zip(objs, messages, strict=True):
-        assert len(message) <= 128
-        got = load(connector, message)
-        assert dumps(got) == dumps(obj)
-        if isinstance(got, np.ndarray):
-            assert got.flags.aligned
-    assert sent.key is not None
-    connector.evict(sent.key)
-    assert files(connector) == []
-
-
-def test_full_disk_is_sent_to_all(connector: FileConnector) -> None:
-    full: Any = connector
-    error = StoreError("No space left")
-
-    def put(*_: Any, **options: Any) -> FileKey:
-        raise error
-
-    full.put = put
-    sent = spill(connector, CALL, each([bytes(2000), "short"], 2), 1000)
-    assert sent == Outgoing(sent.messages, error=error)
-    for pieces in sent.messages:
-        with pytest.raises(RemoteError, match="No space left"):
-            load(connector, received(pieces))

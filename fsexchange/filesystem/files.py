@@ -232,7 +232,7 @@ def read(path: str, nbytes: int = -1, mappable: bool = True, uid: int = -1) -> B
         if nbytes not in (-1, size):
             raise _wrong_length(path, nbytes, size)
         if size >= MAP_FROM and mappable:
-            mapping = _map(fd, size)
+            mapping = mapped(fd, size)
             if mapping is not None:
                 return mapping
         return _read_all(fd, size, path)
@@ -262,7 +262,7 @@ def read_part(
                 raise _too_short(path, end, size)
             if nbytes and mappable:
                 before = offset % mmap.ALLOCATIONGRANULARITY  # a mapping starts at a page: mmap(2)
-                mapping = _map(fd, before + nbytes, offset - before)
+                mapping = mapped(fd, before + nbytes, offset - before)
                 if mapping is not None:
                     return mapping[before:]
         return _read_all(fd, nbytes, path, offset)
@@ -354,7 +354,7 @@ class _Mapping:
     """https://numpy.org/doc/stable/reference/arrays.interface.html"""
 
 
-def _map(fd: int, nbytes: int, offset: int = 0) -> memoryview | None:
+def mapped(fd: int, nbytes: int, offset: int = 0) -> memoryview | None:
     """Map a file copy-on-write; None where the kernel will not: no mmap, maps used up.
 
     Memory is not reserved for pages that are never written to, so that a file may be larger than

@@ -14,18 +14,15 @@ import errno
 import fcntl
 import mmap
 import os
-import platform
 import re
 import struct
 import weakref
 
-# The number of the system call; it has no wrapper in libc.
-_USERFAULTFD = {"x86_64": 323, "aarch64": 282}.get(platform.machine(), -1)
-_USER_MODE_ONLY = 1  # which needs no privilege
+from fsexchange.filesystem.faults import userfaultfd
 
 # linux/userfaultfd.h
-_API, _REGISTER, _UNREGISTER, _WRITEPROTECT = 0xC018AA3F, 0xC020AA00, 0x8010AA01, 0xC018AA06
-_VERSION, _UNPOPULATED, _ASYNC = 0xAA, 1 << 13, 1 << 15
+_REGISTER, _UNREGISTER, _WRITEPROTECT = 0xC020AA00, 0x8010AA01, 0xC018AA06
+_UNPOPULATED, _ASYNC = 1 << 13, 1 << 15
 _REGISTER_WP, _PROTECT = 1 << 1, 1 << 0
 
 # linux/fs.h
@@ -48,15 +45,11 @@ class WatchedMemory:
     """
 
     def __init__(self) -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
         self._pid = os.getpid()
-        self._pages = self._faults = -1
-        self._faults = libc.syscall(_USERFAULTFD, os.O_CLOEXEC | _USER_MODE_ONLY)
-        if self._faults < 0:
-            raise OSError(ctypes.get_errno(), "userfaultfd")
+        self._pages = -1
+        self._faults = userfaultfd(_UNPOPULATED | _ASYNC)
         try:
             self._pages = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-            fcntl.ioctl(self._faults, _API, struct.pack("3Q", _VERSION, _UNPOPULATED | _ASYNC, 0))
         except BaseException:
             self.close()
             raise

@@ -1,41 +1,81 @@
-"""Assembly: all ranks write their blocks of one array into its file."""
+"""Assembly: all ranks write their blocks of one array into a room, or into its file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
 
 from fsexchange.connector.connector import FileConnector
 from fsexchange.connector.keys import FileKey
 from fsexchange.mpi import blocks
 from fsexchange.mpi.collectives import Collectives
+from fsexchange.mpi.room import FILLED_FROM, StoreRoom, span
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from fsexchange.mpi.room import MemoryRoom, Room
+    from fsexchange.mpi.rooms import Parts
+
+#: Describes the block of a rank.
+Describe: TypeAlias = "Callable[[npt.ArrayLike], blocks.Block]"
+
 
 def assemble(
+    collectives: Collectives, block: npt.ArrayLike, describe: Describe
+) -> npt.NDArray[Any]:
+    """Return the array that the blocks of all ranks make; collective."""
+    plan = blocks.plan(collectives.allgather(block, describe))
+    rank = collectives.rank
+    if not plan.nbytes:
+        return np.empty(plan.shape, plan.dtype)
+
+    def fill(room: Room) -> None:
+        if isinstance(room, StoreRoom):
+            written, slabs = _long_runs(collectives, block, plan)
+            room.fill(blocks.runs(slabs, rank, written, 0))
+        elif all(plan.run(each)[1] >= FILLED_FROM for each in range(collectives.size)):
+            room.fill(blocks.runs(plan, rank, block, 0))
+        elif plan.block_nbytes(rank):
+            part = plan.part_of(plan.array_in(room.memory), rank)
+            room.reserve(*span(part, room.memory))
+            part[...] = block
+
+    def parts(room: MemoryRoom) -> Parts:
+        whole = plan.array_in(room.memory)
+        views = [plan.part_of(whole, each) for each in range(collectives.size)]
+        return [(each, view.T if plan.fortran else view) for each, view in enumerate(views)]
+
+    if plan.nbytes > collectives.inline_limit:
+        memory = collectives.rooms.for_all(plan.nbytes, fill, parts)
+        if memory is not None:
+            return plan.array_in(memory)
+    array = plan.array_in(np.empty(plan.nbytes, np.uint8))
+    for each, part in enumerate(collectives.allgather(np.asarray(block))):
+        plan.part_of(array, each)[...] = part
+    return array
+
+
+def put_blocks(
     collectives: Collectives,
     connector: FileConnector,
     block: npt.ArrayLike,
-    describe: Callable[[npt.ArrayLike], blocks.Block],
+    describe: Describe,
     root: int,
 ) -> FileKey:
     """Write the blocks of all ranks, and return the key of the array on every rank; collective.
 
-    `describe` describes this rank's block. The root makes the file.
+    The root makes the file.
     """
     rank = collectives.rank
     plan = blocks.plan(collectives.allgather(block, describe))
-    slabs = blocks.slabs(plan)
     failed: Exception | None = None
-    if slabs is not None:
-        try:
-            pieces = collectives.alltoall(blocks.cut(block, rank, plan, slabs))
-            block = blocks.merge(pieces, rank, plan, slabs)
-        except Exception as error:  # whatever it is, the others wait for this rank below
-            failed = error
-        plan = slabs
+    try:
+        block, plan = _long_runs(collectives, block, plan)
+    except Exception as error:  # whatever it is, the others wait for this rank below
+        failed = error
     created: list[FileKey] = []
 
     def create(_: object) -> FileKey:
@@ -45,7 +85,7 @@ def assemble(
     def write(_: object) -> None:
         if failed is not None:
             raise failed
-        blocks.write(connector, key, plan, rank, block)
+        connector.fill(key, blocks.runs(plan, rank, block, key.nbytes - plan.nbytes))
 
     try:
         key: FileKey = collectives.bcast(None, root, create)
@@ -55,3 +95,18 @@ def assemble(
             connector.evict(lost)
         raise
     return key
+
+
+def _long_runs(
+    collectives: Collectives, block: npt.ArrayLike, plan: blocks.Plan
+) -> tuple[npt.ArrayLike, blocks.Plan]:
+    """Return a block of this rank that has long runs, and the plan of all such; collective.
+
+    The ranks exchange their blocks for that, if they have short runs.
+    """
+    slabs = blocks.slabs(plan)
+    if slabs is None:
+        return block, plan
+    rank = collectives.rank
+    pieces = collectives.alltoall(blocks.cut(block, rank, plan, slabs))
+    return blocks.merge(pieces, rank, plan, slabs), slabs

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -70,6 +70,17 @@ class Plan(NamedTuple):
         while axis > 0 and block[axis] == shape[axis]:
             axis -= 1
         return axis, math.prod(block[axis:]) * self.dtype.itemsize
+
+    def array_in(self, memory: Any) -> npt.NDArray[Any]:
+        """Return the whole array, whose elements are in some memory."""
+        order: Any = "F" if self.fortran else "C"
+        return np.ndarray(self.shape, self.dtype, memory, order=order)
+
+    def part_of(self, array: npt.NDArray[Any], rank: int) -> npt.NDArray[Any]:
+        """Return the block of a rank in the whole array."""
+        ends = zip(self.offsets[rank], self.blocks[rank], strict=True)
+        part: npt.NDArray[Any] = array[tuple(slice(start, start + n) for start, n in ends)]
+        return part
 
     def in_file_order(self, lengths: tuple[int, ...]) -> tuple[int, ...]:
         """Return the lengths of the axes, from the slowest to the fastest in the file."""
@@ -249,14 +260,12 @@ def create(connector: FileConnector, plan: Plan) -> FileKey:
     return connector.reserve(plan.header, len(plan.header) + plan.nbytes)
 
 
-def write(
-    connector: FileConnector, key: FileKey, plan: Plan, rank: int, block: npt.ArrayLike
-) -> None:
-    """Write the block of a rank into its place; all ranks may write at the same time."""
+def runs(plan: Plan, rank: int, block: npt.ArrayLike, at: int) -> Iterator[tuple[int, memoryview]]:
+    """Yield where the runs of a rank's block are, if the array starts at `at`, and their bytes."""
     array = np.asarray(block)
     if array.nbytes:
         shape, offset = plan.in_file_order(plan.shape), plan.in_file_order(plan.offsets[rank])
         strides = contiguous(shape, plan.dtype.itemsize)
         first = sum(n * stride for n, stride in zip(offset, strides, strict=True))
-        part = Part(first + key.nbytes - plan.nbytes, plan.in_file_order(array.shape), strides)
-        connector.fill(key, part.runs(array.T if plan.fortran else array, plan.dtype))
+        part = Part(first + at, plan.in_file_order(array.shape), strides)
+        yield from part.runs(array.T if plan.fortran else array, plan.dtype)

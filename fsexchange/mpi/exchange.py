@@ -1,9 +1,10 @@
-"""Exchange: the ranks of a communicator hand each other objects, large ones through files."""
+"""Exchange: the ranks of a communicator hand each other objects of any size."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mpi4py import MPI
@@ -29,10 +30,11 @@ class Exchange(PointToPoint):
 
     It is a duplicate of the one it is made of. Its lower-case verbs do what mpi4py's do:
     `ex.bcast(obj)` is `comm.bcast(obj)`, and upper-case ones are mpi4py's own. Small objects travel
-    inside messages. A large object that goes to all is written once to a file, which every rank
-    maps, and which is gone when the verb has returned on all ranks. Objects that were `put` stay;
-    their keys travel by the key verbs, which check them, or like any other object. `Dup`, `Split`
-    and the like return an Exchange over the same store, which ends with the first.
+    inside messages. A large one is written once to memory that the ranks of a host share, and
+    passed on to other hosts by MPI: each host has one copy, and every rank an array of its own,
+    whose pages are copied when it writes to them. Objects that were `put` stay; their keys travel
+    by the key verbs, which check them, or like any other object. `Dup`, `Split` and the like return
+    an Exchange over the same store, which ends with the first.
 
     Use it in a `with` statement; all ranks enter and leave together. When all have reached the
     end, the root clears the store if it owns it, and then the ranks go on. The end of the
@@ -51,9 +53,10 @@ class Exchange(PointToPoint):
     root:
         Rank that makes the directory, and clears it when all ranks have closed.
     inline_limit:
-        Objects up to this many bytes travel in messages, others by a file. In `allgather` the limit
-        is for the objects of all ranks together. In `send` it holds between hosts; ranks of one
-        host send through memory that they share. The root's value counts.
+        Objects up to this many bytes travel in messages, others by memory that ranks share. In
+        `allgather` the limit is for the objects of all ranks together. In `send` it holds between
+        hosts, and larger ones go by a file; ranks of one host send through memory that they share.
+        The root's value counts.
     abort_timeout:
         Seconds for which a rank that leaves the `with` by an exception, other than `sys.exit(0)`,
         waits for the others to leave. If some do not, it clears the stores that it owns or shares
@@ -81,6 +84,11 @@ class Exchange(PointToPoint):
 
     Notes
     -----
+    Memory that ranks share has no name, needs no /dev/shm, and ends with its last array: whoever
+    keeps one large object of a call keeps the memory of all on its host; a copy does not. Where the
+    memory of a host, or of a control group, does not suffice, all ranks take a file of the store
+    instead, of which the library warns once by `logging`, and where that has no space, MPI.
+
     A rank that fails in its part of a collective (an object that cannot be pickled, a full disk)
     raises its own error. Every rank that waits for its data raises `RemoteError`, which has that
     error, its rank and host. The others go on, and the Exchange stays usable. A send to one rank
@@ -129,13 +137,13 @@ class Exchange(PointToPoint):
         self.connector = members.connector
         self.store = Store(self.connector)
         self.root = members.root
-        self.hosts = members.hosts
+        self.hosts = members.hosts.names
         self.put = self.store.put
         self.get = self.store.get
         self.evict = self.store.evict
         self.ref = self.store.ref
         self._collectives = Collectives(
-            members.internal, members.codec, self.connector, self.hosts, members.inline_limit
+            members.internal, members.codec, members.hosts, members.rooms, members.inline_limit
         )
         self._reductions = Reductions(self._collectives)
 
@@ -278,17 +286,17 @@ class Exchange(PointToPoint):
     ) -> npt.NDArray[Any]:
         """Return the array that the blocks of all ranks make, on every rank, mapped by all.
 
-        Every rank writes its block into its place in one file, so a host holds one copy, however
-        many ranks it has. See `put_blocks` for blocks, places and errors.
+        Every rank writes its block into its place in the memory of its host, which holds one copy,
+        however many ranks it has. See `put_blocks` for blocks, places and errors.
 
         >>> import numpy as np
         >>> with Exchange(MPI.COMM_SELF) as ex:
         ...     ex.assemble(np.ones((2, 3))).shape
         (2, 3)
         """
-        key = self.put_blocks(block, axis, offset=offset, shape=shape)
-        array: npt.NDArray[Any] = self._collectives.take(key, self.root)
-        return array
+        self._check()
+        describe = partial(blocks.describe, axis=axis, offset=offset, shape=shape)
+        return assembly.assemble(self._collectives, block, describe)
 
     def put_blocks(
         self,
@@ -325,11 +333,8 @@ class Exchange(PointToPoint):
             Another rank could not write its block; the file is removed.
         """
         self._check()
-
-        def describe(block: npt.ArrayLike) -> blocks.Block:
-            return blocks.describe(block, axis, offset, shape)
-
-        return assembly.assemble(self._collectives, self.connector, block, describe, self.root)
+        describe = partial(blocks.describe, axis=axis, offset=offset, shape=shape)
+        return assembly.put_blocks(self._collectives, self.connector, block, describe, self.root)
 
 
 def _as_key(obj: Any) -> FileKey | None:

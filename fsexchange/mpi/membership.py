@@ -21,7 +21,9 @@ from fsexchange.errors import StoreClosedError
 from fsexchange.mpi import slab as slab_module
 from fsexchange.mpi.bodies import Bodies
 from fsexchange.mpi.codec import Codec, this_script
+from fsexchange.mpi.hosts import Hosts
 from fsexchange.mpi.leaving import leave
+from fsexchange.mpi.rooms import Rooms
 from fsexchange.mpi.sharing import share
 from fsexchange.mpi.slab import Slab
 
@@ -123,7 +125,6 @@ class Membership:
                 (*mine, socket.gethostname(), *_checked(root, inline_limit, abort_timeout))
             )
             paths, places, names, scripts, hosts, roots, problems = zip(*everyone, strict=True)
-            self.hosts = list(hosts)
             self.codec = Codec(same_script=len(set(scripts)) == 1)
             for rank, problem in enumerate(problems):
                 if problem:
@@ -134,15 +135,16 @@ class Membership:
                 )
             self.root = root
             self.connector, self.temporary, self.inline_limit = share(
-                self.internal, store_dir, root, self.hosts, inline_limit, options
+                self.internal, store_dir, root, list(hosts), inline_limit, options
             )
-            near = [n for n, place in enumerate(places) if place == places[self.rank]]
+            self.hosts = self._reachable(paths, Hosts(hosts, places, self.rank))
+            self.rooms = Rooms(self.internal, self.connector, self.hosts)
             self.bodies = Bodies(
                 self.internal,
                 self.connector,
-                self.hosts,
+                self.hosts.names,
                 slab,
-                self._reachable(paths, near),
+                [path if n in self.hosts.near else None for n, path in enumerate(paths)],
                 names[0],
                 self.inline_limit,
             )
@@ -155,18 +157,20 @@ class Membership:
         self._left = False
         self._pid = os.getpid()
 
-    def _reachable(self, paths: Sequence[str], near: list[int]) -> list[str | None]:
-        """Return the slabs of the ranks on this host, none if a rank cannot open its neighbour's.
+    def _reachable(self, paths: Sequence[str], hosts: Hosts) -> Hosts:
+        """Return the hosts, or if a rank cannot open its neighbour's slab, each rank as its own.
 
-        Processes of one host may be in containers that hide them from each other; collective.
+        Processes of one machine may be in containers that hide them from each other; collective.
         """
+        near = hosts.near
         try:
             os.close(os.open(paths[near[near.index(self.rank) - 1]], os.O_RDWR | os.O_CLOEXEC))
             opens = True
         except OSError:
             opens = False
-        everywhere = all(self.internal.allgather(opens))  # `allreduce` would make a communicator
-        return [path if everywhere and rank in near else None for rank, path in enumerate(paths)]
+        if all(self.internal.allgather(opens)):  # `allreduce` would make a communicator
+            return hosts
+        return Hosts(hosts.names, range(self.size), self.rank)
 
     def over(self, comm: MPI.Intracomm) -> Membership:
         """Return the membership of some of these ranks, who share this directory; collective."""
@@ -174,7 +178,8 @@ class Membership:
         made.comm, made.internal = comm, _second(comm)
         made.rank, made.size = comm.rank, comm.size
         ranks = comm.group.Translate_ranks(None, self.comm.group)
-        made.hosts = [self.hosts[rank] for rank in ranks]
+        made.hosts = self.hosts.among(ranks)
+        made.rooms = Rooms(made.internal, self.connector, made.hosts)
         made.root = ranks.index(self.root) if self.root in ranks else 0
         made._ranks = [self._ranks[rank] for rank in ranks]
         made._above = self._above or self
@@ -259,6 +264,7 @@ class Membership:
                 self.connector.close()
         finally:
             self.internal.Barrier()
+            self.rooms.free()
             self._free()
             if self._above is None:
                 _memberships.remove(self)
@@ -284,10 +290,10 @@ class Membership:
 
     @property
     def _me(self) -> str:
-        return f"rank {self.rank} ({self.hosts[self.rank]})"
+        return f"rank {self.rank} ({self.hosts.names[self.rank]})"
 
     def _had_not_left(self, missing: list[int], timeout: float) -> str:
-        some = ", ".join(f"{rank} ({self.hosts[rank]})" for rank in missing[:8])
+        some = ", ".join(f"{rank} ({self.hosts.names[rank]})" for rank in missing[:8])
         more = ", ..." if len(missing) > 8 else ""
         return f"{len(missing)} of {self.size} ranks had not left after {timeout:g} s: {some}{more}"
 

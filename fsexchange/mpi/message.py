@@ -1,4 +1,4 @@
-"""The messages of collectives: a small object itself, or where a large one is.
+"""The messages of collectives, each an object.
 
     offset  size
     0       1       the verb, see `wire`
@@ -6,16 +6,15 @@
     2       2       the root, modulo 65,536; 0 for verbs without one
     4       4       how many collectives its sender has called, modulo 2**32
     8       8       length of the message, unless it is SMALL
-    16      ...     body; of SMALL at 8
+    16      8       of alltoall: where it is among those of its sender that go by a room
+    24      8       of alltoall: the bytes of all those together
+    32      ...     body; of SMALL at 8
 
     kind            body
     SMALL, PICKLE   a pickle
     BUFFERS         number of buffers, length of the pickle, length of each buffer (8 bytes each),
                     the pickle; then the buffers, each at a multiple of 64 bytes
-    OWN_FILE        key of the file that holds the message, in binary form
-    PART_OF_FILE    the same, and offset and length in it (8 bytes each)
     FAILURE         frames of a `Failure`
-    STAND_BY        nothing
 
 All but the kind and the length are the same on all ranks that call the same: the call. Verbs pass
 it on as the head of a SMALL message.
@@ -24,22 +23,18 @@ This module needs no MPI.
 
 from __future__ import annotations
 
-import contextlib
 import struct
-from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from fsexchange.connector.keys import KEY_SIZE, FileKey
-from fsexchange.errors import FsExchangeError, MissingObjectError, RemoteError
+from fsexchange.errors import RemoteError
 from fsexchange.mpi import codec, wire
 from fsexchange.serialize import deserialize, serialize
 from fsexchange.serialize.format import ALIGNMENT
 from fsexchange.store.failure import Failure
 
 if TYPE_CHECKING:
-    from fsexchange.connector.connector import FileConnector
     from fsexchange.mpi.codec import Encoded, Memory
 
 #: A message as its receiver has it.
@@ -51,11 +46,13 @@ Pieces: TypeAlias = "list[Memory]"
 
 _CALL = struct.Struct("<BBHI")
 _LENGTH = struct.Struct("<Q")
-_PART = struct.Struct(f"<{KEY_SIZE}sQQ")
+_ROOM = struct.Struct("<QQ")
 _LENGTHS = struct.Struct("<QQ")
 
 #: Bytes before the body, and before that of a SMALL message.
-HEAD_SIZE, CALL_SIZE = _CALL.size + _LENGTH.size, _CALL.size
+CALL_SIZE = _CALL.size
+_ROOM_AT = CALL_SIZE + _LENGTH.size
+HEAD_SIZE = _ROOM_AT + _ROOM.size
 
 # An object of up to this many bytes is copied into one piece: this costs less than another message
 # for its arrays.
@@ -88,7 +85,7 @@ def the_call(message: Message) -> str:
 
 
 def _head(call: bytes, kind: int, nbytes: int) -> bytes:
-    return b"".join((call[:1], bytes((kind,)), call[2:], _LENGTH.pack(nbytes)))
+    return b"".join((call[:1], bytes((kind,)), call[2:], _LENGTH.pack(nbytes), bytes(_ROOM.size)))
 
 
 def of_object(call: bytes, encoded: Encoded) -> Pieces:
@@ -117,26 +114,15 @@ def of_object(call: bytes, encoded: Encoded) -> Pieces:
 
 def failure(call: bytes, error: Exception) -> Pieces:
     """Return the message that makes its receiver raise `RemoteError`."""
-    return _message(call, wire.FAILURE, b"".join(serialize(Failure(error))))
+    body = b"".join(serialize(Failure(error)))
+    return [_head(call, wire.FAILURE, HEAD_SIZE + len(body)) + body]
 
 
-def stand_by(call: bytes) -> Pieces:
-    """Return the message of a root that writes a file first, which takes a while."""
-    return _message(call, wire.STAND_BY, b"")
-
-
-def own_file(call: bytes, key: FileKey) -> Pieces:
-    """Return the message of an object whose message has its own file."""
-    return _message(call, wire.OWN_FILE, key.pack())
-
-
-def part_of_file(call: bytes, key: FileKey, offset: int, nbytes: int) -> Pieces:
-    """Return the message of an object whose message is a part of a file."""
-    return _message(call, wire.PART_OF_FILE, _PART.pack(key.pack(), offset, nbytes))
-
-
-def _message(call: bytes, kind: int, body: bytes) -> Pieces:
-    return [_head(call, kind, HEAD_SIZE + len(body)) + body]
+def in_room(message: Pieces, at: int, nbytes: int) -> Pieces:
+    """Return the message with where it is in its sender's part of a room, and how long that is."""
+    first = memoryview(message[0])
+    head = b"".join((first[:_ROOM_AT], _ROOM.pack(at, nbytes), first[HEAD_SIZE:]))
+    return [head, *message[1:]]
 
 
 def joined(message: Pieces) -> Message:
@@ -154,17 +140,22 @@ def joined(message: Pieces) -> Message:
     return whole
 
 
-def split(message: Pieces, at: int) -> tuple[bytes, Message]:
-    """Return the first `at` bytes of a message, and its rest, uncopied if that is one array."""
-    if len(message) == 1 and len(message[0]) <= at:
-        return bytes(message[0]), b""
+def start(message: Pieces, nbytes: int) -> bytes:
+    """Return the first bytes of a message."""
+    taken: list[Memory] = []
+    for piece in message:
+        if nbytes <= 0:
+            break
+        taken.append(memoryview(piece)[:nbytes])
+        nbytes -= len(piece)
+    return b"".join(taken)
+
+
+def rest(message: Pieces, at: int) -> Message:
+    """Return a message from `at` on, uncopied if that is one array."""
     if len(message) == 2 and len(message[0]) <= at:
-        first, data = message
-        rest = memoryview(data)
-        cut = at - len(first)
-        return b"".join((first, rest[:cut])), rest[cut:]
-    whole = memoryview(joined(message))
-    return bytes(whole[:at]), whole[at:]
+        return memoryview(message[1])[at - len(message[0]) :]
+    return memoryview(joined(message))[at:]
 
 
 def private(encoded: Encoded) -> Any:
@@ -197,21 +188,18 @@ def length(message: Message) -> int:
     return nbytes
 
 
-def is_stand_by(message: Message) -> bool:
-    """Return whether a message is `STAND_BY`."""
-    return message[1] == wire.STAND_BY
+def place_in_room(message: Message) -> tuple[int, int]:
+    """Return where a message is in its sender's part of a room, and how long that part is."""
+    if message[1] == wire.SMALL:
+        return 0, 0
+    at, nbytes = _ROOM.unpack_from(message, _ROOM_AT)
+    return at, nbytes
 
 
-def is_in_file(message: Message) -> bool:
-    """Return whether the object is in a file; its writer may wait to remove that."""
-    return message[1] in (wire.OWN_FILE, wire.PART_OF_FILE)
+def decode(message: Message, rank: int, host: str) -> Any:
+    """Return the object of a message from `rank`; `RemoteError` if the sender failed.
 
-
-def decode(connector: FileConnector, message: Message, rank: int, host: str, *, last: bool) -> Any:
-    """Return the object of a message from `rank`; the `last` reader of a file removes it.
-
-    `RemoteError` if the sender failed, `MissingObjectError` if the file is gone; else what the
-    object's own class raises while it is loaded, as mpi4py does.
+    Raises what the object's own class raises while it is loaded, as mpi4py does.
     """
     kind = message[1]
     if kind == wire.SMALL:
@@ -220,29 +208,14 @@ def decode(connector: FileConnector, message: Message, rank: int, host: str, *, 
         return codec.decode(memoryview(message)[HEAD_SIZE:])
     if kind == wire.BUFFERS:
         return _of_buffers(memoryview(message))
-    body = memoryview(message)[HEAD_SIZE : length(message)]
-    if kind == wire.FAILURE:
-        told: Failure = deserialize(body)
-        raise RemoteError(
-            f"rank {rank} ({host}) failed in its part of this call: {told.last_line}",
-            rank=rank,
-            host=host,
-            cause=told.error,
-            traceback=told.traceback,
-        )
-    if kind == wire.OWN_FILE:
-        key = FileKey.unpack(body)
-        with _evicted(connector, key, last):
-            data = connector.get(key)
-    else:
-        binary, offset, nbytes = _PART.unpack(body)
-        key = FileKey.unpack(binary)
-        with _evicted(connector, key, last):
-            data = connector.get_part(key, offset, nbytes)
-    if data is None:
-        path = connector.path(key)
-        raise MissingObjectError(f"{path} was removed before it was received", path=path)
-    return decode(connector, data, rank, host, last=False)
+    told: Failure = deserialize(memoryview(message)[HEAD_SIZE : length(message)])
+    raise RemoteError(
+        f"rank {rank} ({host}) failed in its part of this call: {told.last_line}",
+        rank=rank,
+        host=host,
+        cause=told.error,
+        traceback=told.traceback,
+    )
 
 
 def _of_buffers(message: memoryview) -> Any:
@@ -257,32 +230,3 @@ def _of_buffers(message: memoryview) -> Any:
         end = start + each
         buffers.append(message[start:end])
     return codec.decode(body, codec.pinned_by_none(buffers))
-
-
-@contextlib.contextmanager
-def _evicted(connector: FileConnector, key: FileKey, last: bool) -> Iterator[None]:
-    """Remove a file after the block if this reader is the `last`, even if the block raises."""
-    try:
-        yield
-    finally:
-        if last:
-            with contextlib.suppress(FsExchangeError):
-                connector.evict(key)
-
-
-# ---- files --------------------------------------------------------------------------------------
-
-
-def in_one_file(messages: Sequence[Pieces]) -> tuple[Pieces, list[tuple[int, int]]]:
-    """Return the content of a file of messages, and the offset and length of each in it."""
-    written: Pieces = []
-    parts: list[tuple[int, int]] = []
-    end = 0
-    for pieces in messages:
-        start = end + -end % ALIGNMENT
-        if start > end:
-            written.append(bytes(start - end))
-        written += pieces
-        end = start + length(pieces[0])
-        parts.append((start, end - start))
-    return written, parts

@@ -9,9 +9,9 @@ only the first step.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from itertools import accumulate
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, pairwise, repeat
+from typing import TYPE_CHECKING
 
 from mpi4py import MPI
 
@@ -21,12 +21,20 @@ from fsexchange.mpi.message import (
     Message,
     Pieces,
     empty,
+    in_room,
     is_of,
     length,
-    split,
+    place_in_room,
+    rest,
+    start,
     the_call,
 )
+from fsexchange.mpi.room import MemoryRoom, Room, content, pages
 from fsexchange.serialize.format import ALIGNMENT
+
+if TYPE_CHECKING:
+    from fsexchange.mpi.hosts import Hosts
+    from fsexchange.mpi.rooms import Parts, Rooms
 
 #: Bytes of the packet of a bcast: objects of 4 KiB have room. MPICH takes about the same time up to
 #: here; it has a step between 6 and 8 KiB.
@@ -42,125 +50,219 @@ _SMALLEST_PACKET = 128
 _COPIED_BELOW = 1 << 16
 _TIMES_LARGER = 16
 
-# Seconds that a dozing rank sleeps between two looks.
-_SHORTEST_NAP, _LONGEST_NAP = 5e-5, 1e-2
-
 
 class Packets:
     """The messages of collectives among the ranks of a communicator.
 
     Each method takes the call that all messages must be of; `MismatchError` if one is of another.
+    Messages of more than `limit` bytes go by rooms where that is possible, see `Rooms`.
     """
 
-    def __init__(self, comm: MPI.Intracomm, hosts: Sequence[str]) -> None:
+    def __init__(self, comm: MPI.Intracomm, hosts: Hosts, rooms: Rooms) -> None:
         self._comm = comm
         self._rank, self._ranks = comm.rank, range(comm.size)
-        self._hosts = hosts
+        self._hosts, self._rooms = hosts, rooms
         size = max(_SMALLEST_PACKET, min(PACKET_TO_ALL, _PACKETS // comm.size))
         self.size = size - size % ALIGNMENT
         """Bytes of a packet of verbs other than bcast."""
 
     # ---- one root -------------------------------------------------------------------------------
 
-    def bcast(self, message: Pieces, root: int) -> None:
-        """Send the root's message to all ranks; called by the root."""
-        start, rest = split(message, PACKET_TO_ALL)
-        self._comm.Bcast(start.ljust(PACKET_TO_ALL, b"\0"), root)
-        if rest:
-            self._comm.Bcast(rest, root)
+    def bcast(self, message: Pieces, root: int, limit: float) -> Message | None:
+        """Send the root's message to all ranks; return it if it is in a room."""
+        self._comm.Bcast(start(message, PACKET_TO_ALL).ljust(PACKET_TO_ALL, b"\0"), root)
+        total = length(message[0])
+        if total > PACKET_TO_ALL:
+            shared = self._by_room(total, root, message, limit)
+            if shared is not None:
+                return shared
+            self._comm.Bcast(rest(message, PACKET_TO_ALL), root)
+        return None
 
-    def bcast_from(self, call: bytes, root: int, packet: Message | None = None) -> Message:
-        """Return the root's message, of which perhaps the packet is here; called by the others."""
-        if packet is None:
-            packet = bytearray(PACKET_TO_ALL)
-            self._comm.Bcast(packet, root)
+    def bcast_from(self, call: bytes, root: int, packet: Message, limit: float) -> Message:
+        """Return the root's message, whose packet is here."""
         total = self._length(call, packet, root)
         if total <= PACKET_TO_ALL:
             return packet
+        shared = self._by_room(total, root, [], limit)
+        if shared is not None:
+            return shared
         whole = empty(total)
         whole[:PACKET_TO_ALL] = packet
         self._comm.Bcast(whole[PACKET_TO_ALL:], root)
         return whole
 
-    def scatter(self, messages: Sequence[Pieces], root: int) -> None:
-        """Send each rank its message; called by the root."""
-        packets, rests = self._split_each(messages)
-        self._comm.Scatter(packets, MPI.IN_PLACE, root)
-        MPI.Request.Waitall(self._send_rests(rests))
+    def _by_room(self, nbytes: int, root: int, message: Pieces, limit: float) -> Message | None:
+        if nbytes <= limit:
+            return None
+        return self._rooms.for_all(
+            nbytes,
+            lambda room: room.fill(content(message, 0), alone=True),
+            lambda room: [(root, room.memory)],
+        )
 
-    def scatter_from(self, call: bytes, root: int, packet: Message | None = None) -> Message:
-        """Return the root's message, of which perhaps the packet is here; called by the others."""
-        if packet is None:
-            packet = bytearray(self.size)
-            self._comm.Scatter(None, packet, root)
+    def scatter(self, messages: Sequence[Pieces], root: int, limit: float) -> None:
+        """Send each rank its message."""
+        self._comm.Scatter(self._starts(messages), MPI.IN_PLACE, root)
+        long = self._long([length(message[0]) for message in messages], limit)
+        missed: list[int] = []
+        try:
+            if long:
+                missed = self._rooms.give({rank: messages[rank] for rank in long})
+        finally:  # the ranks of other hosts wait for theirs, whatever a signal's handler raised
+            left = [rank for rank in self._ranks if rank not in long or rank in missed]
+            MPI.Request.Waitall(self._send_rests(messages, left))
+
+    def scatter_from(self, call: bytes, root: int, packet: Message, limit: float) -> Message:
+        """Return the root's message, whose packet is here."""
         total = self._length(call, packet, root)
         if total <= self.size:
             return packet
-        whole = empty(total)
-        whole[: self.size] = packet
-        self._comm.Recv(whole[self.size :], root, wire.REST)
-        return whole
+        if total > limit and root in self._hosts.near:
+            given = self._rooms.given(root, total)
+            if given is not None:
+                return given
+        messages = {root: packet}
+        MPI.Request.Waitall(self._receive_rests(messages, [root]))
+        return messages[root]
+
+    def gather(self, message: Pieces, root: int, limit: float) -> None:
+        """Send the root this rank's message, of which it has the packet."""
+        total = length(message[0])
+        if total <= self.size:
+            return
+        if total <= limit or root not in self._hosts.near or not self._rooms.hand_in(root, message):
+            self._comm.Send(rest(message, self.size), root, wire.REST)
+
+    def gathered(self, call: bytes, packets: bytearray, limit: float) -> list[Message]:
+        """Return the messages of all ranks, whose packets are here."""
+        messages = self._cut(call, packets)
+        lengths = [length(packet) for packet in messages.values()]
+        long = self._long(lengths, limit)
+        missed: list[int] = []
+        try:
+            if long:
+                taken = self._rooms.collect({rank: lengths[rank] for rank in long})
+                messages.update(taken)
+                missed = [rank for rank in long if rank not in taken]
+        finally:  # as in `scatter`
+            left = [rank for rank in self._ranks if rank not in long or rank in missed]
+            MPI.Request.Waitall(self._receive_rests(messages, left))
+        return [*messages.values()]
 
     # ---- all ranks ------------------------------------------------------------------------------
-    # These take the packets of all ranks, and return their messages.
 
-    def gathered(self, call: bytes, packets: bytearray) -> list[Message]:
-        """Return the whole messages on the root."""
-        messages, requests = self._receive_rests(call, packets)
-        MPI.Request.Waitall(requests)
-        return messages
-
-    def send_rest(self, rest: Message, root: int) -> None:
-        """Send the root of a gather the rest of this rank's message."""
-        self._comm.Send(rest, root, wire.REST)
-
-    def allgathered(self, call: bytes, packets: bytearray, rest: Message) -> list[Message]:
-        """Return the whole messages; `rest` is this rank's."""
+    def allgathered(
+        self, call: bytes, packets: bytearray, message: Pieces | None, limit: float
+    ) -> list[Message]:
+        """Return the messages of all ranks, whose packets are here; `message` is this rank's."""
         size = self.size
-        came = self._cut(call, packets)
-        lengths = [max(size, length(packet)) for packet in came]
+        messages = self._cut(call, packets)
+        lengths = [length(packet) for packet in messages.values()]
         if max(lengths) <= size:
-            return [*came]
-        places = [0, *accumulate(nbytes + -nbytes % ALIGNMENT for nbytes in lengths)]
-        memory = empty(places.pop())
-        counts = [nbytes - size for nbytes in lengths]
-        self._comm.Allgatherv(rest, (memory, counts, [at + size for at in places], MPI.BYTE))
-        for at, packet in zip(places, came, strict=True):
-            memory[at : at + size] = packet
-        messages = [memory[at : at + n] for at, n in zip(places, lengths, strict=True)]
-        own = min(_COPIED_BELOW, len(memory) // _TIMES_LARGER)
-        return [bytearray(each) if len(each) < own else each for each in messages]
+            return [*messages.values()]
+        if sum(lengths) > limit:
+            places: dict[int, int] = {}
+            end = 0
+            for rank in self._hosts.in_order:
+                if lengths[rank] > size:
+                    places[rank] = end
+                    end += pages(lengths[rank])
+            shared = self._all_by_room(end, places, message)
+            if shared is not None:
+                view = memoryview(shared)
+                for rank, at in places.items():
+                    messages[rank] = view[at : at + lengths[rank]]
+                return _unpinned(messages, end)
+        starts = [
+            *accumulate((n + -n % ALIGNMENT for n in map(max, lengths, repeat(size))), initial=0)
+        ]
+        memory = empty(starts.pop())
+        counts = [max(0, n - size) for n in lengths]
+        own = b"" if message is None else rest(message, size)
+        self._comm.Allgatherv(own, (memory, counts, [at + size for at in starts], MPI.BYTE))
+        for rank, at in enumerate(starts):
+            memory[at : at + size] = messages[rank]
+            messages[rank] = memory[at : at + max(size, lengths[rank])]
+        return _unpinned(messages, len(memory))
 
-    def alltoall(self, call: bytes, messages: Sequence[Pieces]) -> list[Message]:
+    def _all_by_room(
+        self, nbytes: int, places: dict[int, int], message: Pieces | None
+    ) -> Message | None:
+        def fill(room: Room) -> None:
+            if self._rank in places and message is not None:
+                room.fill(content(message, places[self._rank]))
+
+        def parts(room: MemoryRoom) -> Parts:
+            writers: dict[int, int] = {}  # the first of each host
+            for rank in places:
+                writers.setdefault(self._hosts.numbers[rank], rank)
+            starts = [*(places[rank] for rank in writers.values()), nbytes]
+            memory = [room.memory[start:stop] for start, stop in pairwise(starts)]
+            return list(zip(writers.values(), memory, strict=True))
+
+        return self._rooms.for_all(nbytes, fill, parts)
+
+    def alltoall(self, call: bytes, messages: Sequence[Pieces], limit: float) -> list[Message]:
         """Send each rank its message, and return those of all ranks for this one."""
-        packets, rests = self._split_each(messages)
-        received = bytearray(len(packets))
-        self._comm.Alltoall(packets, received)
-        whole, requests = self._receive_rests(call, received)
-        MPI.Request.Waitall(requests + self._send_rests(rests))
-        return whole
+        lengths = [length(message[0]) for message in messages]
+        places: dict[int, int] = {}
+        end = 0
+        for rank in self._long(lengths, limit):
+            places[rank] = end
+            end += pages(lengths[rank])
+        if end:
+            messages = [in_room(each, places.get(n, 0), end) for n, each in enumerate(messages)]
+        packets = bytearray(self.size * len(messages))
+        self._comm.Alltoall(self._starts(messages), packets)
+        return self.alltoalled(call, packets, messages, limit)
 
-    def doze(self, root: int) -> None:
-        """Sleep until the root calls `wake`, and at most a twentieth longer.
+    def alltoalled(
+        self, call: bytes, packets: bytearray, messages: Sequence[Pieces], limit: float
+    ) -> list[Message]:
+        """Return the messages of all ranks for this one, whose packets are here.
 
-        A rank that waits in MPI keeps its core busy, which the root may need where ranks share
-        cores.
+        `messages` are those of this rank, none if their packets hold all of them.
         """
-        woken = self._comm.Irecv(bytearray(), root, wire.WAKE)
-        began = time.perf_counter()
-        while not woken.Test():
-            time.sleep(min(_LONGEST_NAP, _SHORTEST_NAP + (time.perf_counter() - began) / 20))
+        received = self._cut(call, packets)
+        lengths = [length(packet) for packet in received.values()]
+        places, totals = zip(*map(place_in_room, received.values()), strict=True)
+        coming = self._long(lengths, limit)
+        going = self._long([length(message[0]) for message in messages], limit)
 
-    def wake(self) -> None:
-        """Let all other ranks return from `doze`."""
-        for rank in self._ranks:
-            if rank != self._rank:
-                self._comm.Send(b"", rank, wire.WAKE)
+        def fill(room: Room, at: int) -> None:
+            for rank in going:
+                place, _ = place_in_room(messages[rank][0])
+                room.fill(content(messages[rank], at + place))
+
+        def take(room: Room, starts: list[int]) -> dict[int, Message]:
+            return {rank: room.take(starts[rank] + places[rank], lengths[rank]) for rank in coming}
+
+        by_room = any(totals)
+        try:
+            if by_room:
+                taken = self._rooms.for_hosts(totals, fill, take)
+                by_room = taken is not None
+                received.update(taken or {})
+        finally:  # as in `scatter`
+            sources = [rank for rank in self._ranks if not by_room or rank not in coming]
+            dests = [rank for rank in self._ranks if not by_room or rank not in going]
+            requests = self._receive_rests(received, sources)
+            MPI.Request.Waitall(requests + self._send_rests(messages, dests))
+        return [*received.values()]
+
+    # ---- parts of these -------------------------------------------------------------------------
+
+    def _long(self, lengths: Sequence[int], limit: float) -> list[int]:
+        """Return the other ranks of this host whose messages, of such lengths, go by a room."""
+        least = max(limit, self.size)
+        near = self._hosts.near if lengths else ()
+        return [rank for rank in near if lengths[rank] > least and rank != self._rank]
 
     def _length(self, call: bytes, packet: Message, rank: int) -> int:
         """Return the length of a rank's message; `MismatchError` if it is of another call."""
         if not is_of(packet, call):
-            host, own = self._hosts[rank], self._hosts[self._rank]
+            host, own = self._hosts.names[rank], self._hosts.names[self._rank]
             raise MismatchError(
                 f"rank {self._rank} ({own}) is in {the_call(call)}, and rank {rank} ({host}) in "
                 f"{the_call(packet)}: all ranks must call the same verbs in the same order",
@@ -169,44 +271,43 @@ class Packets:
             )
         return length(packet)
 
-    def _cut(self, call: bytes, packets: bytearray) -> list[memoryview]:
+    def _cut(self, call: bytes, packets: bytearray) -> dict[int, Message]:
         """Return the packet of each rank, all of them of the call."""
         view = memoryview(packets)
-        came = [view[at : at + self.size] for at in range(0, len(packets), self.size)]
-        for rank, packet in enumerate(came):
-            self._length(call, packet, rank)
+        came: dict[int, Message] = {}
+        for rank, at in enumerate(range(0, len(packets), self.size)):
+            came[rank] = view[at : at + self.size]
+            self._length(call, came[rank], rank)
         return came
 
-    def _split_each(self, messages: Sequence[Pieces]) -> tuple[bytes, list[Message]]:
-        """Return the packets for all ranks, and the rests for the others."""
-        parts = [
-            # Its own message stays with its rank, which joins nothing for it.
-            (bytes(message[0][: self.size]), b"")
-            if rank == self._rank
-            else split(message, self.size)
-            for rank, message in enumerate(messages)
-        ]
-        packets = b"".join([start.ljust(self.size, b"\0") for start, _ in parts])
-        return packets, [rest for _, rest in parts]
+    def _starts(self, messages: Sequence[Pieces]) -> bytes:
+        """Return the packets for all ranks."""
+        return b"".join([start(each, self.size).ljust(self.size, b"\0") for each in messages])
 
     def _receive_rests(
-        self, call: bytes, packets: bytearray
-    ) -> tuple[list[Message], list[MPI.Request]]:
-        """Return the messages of all ranks, those of others whole once the requests are done."""
-        size = self.size
-        messages: list[Message] = []
+        self, messages: dict[int, Message], ranks: Iterable[int]
+    ) -> list[MPI.Request]:
+        """Replace packets of some of the ranks by messages, whole once the requests are done."""
         requests = []
-        for rank, packet in enumerate(self._cut(call, packets)):
-            total = length(packet)
-            if rank == self._rank or total <= size:
-                messages.append(packet)
-            else:
+        for rank in ranks:
+            total = length(messages[rank])
+            if rank != self._rank and total > self.size:
                 whole = empty(total)
-                whole[:size] = packet
-                requests.append(self._comm.Irecv(whole[size:], rank, wire.REST))
-                messages.append(whole)
-        return messages, requests
+                whole[: self.size] = messages[rank]
+                messages[rank] = whole
+                requests.append(self._comm.Irecv(whole[self.size :], rank, wire.REST))
+        return requests
 
-    def _send_rests(self, rests: Sequence[Message]) -> list[MPI.Request]:
-        """Send the rests to the other ranks, without a copy."""
-        return [self._comm.Isend(rest, rank, wire.REST) for rank, rest in enumerate(rests) if rest]
+    def _send_rests(self, messages: Sequence[Pieces], ranks: Iterable[int]) -> list[MPI.Request]:
+        """Send the rests to some of the ranks, without a copy."""
+        return [
+            self._comm.Isend(rest(messages[rank], self.size), rank, wire.REST)
+            for rank in ranks
+            if messages and rank != self._rank and length(messages[rank][0]) > self.size
+        ]
+
+
+def _unpinned(messages: dict[int, Message], nbytes: int) -> list[Message]:
+    """Return messages that share `nbytes` bytes, with copies of those that are small beside all."""
+    own = min(_COPIED_BELOW, nbytes // _TIMES_LARGER)
+    return [bytearray(each) if len(each) < own else each for each in messages.values()]

@@ -19,10 +19,9 @@ if TYPE_CHECKING:
 # the directory from this host: for 30 s by default on NFS (acdirmin, nfs(5)).
 _HIDDEN_FOR = 35.0
 
-#: Bytes up to which an object rides inside its message. Between 4 ranks of one host, on tmpfs,
-#: messages and files cost the same at 2 MiB a rank (allgather) to 32 MiB (bcast). An object for one
-#: rank alone is always faster in a message: `scripts/bench-exchange`. Above the limit, files need
-#: one copy a host, messages one a rank; and pages of a file that nobody reads stay on disk.
+#: Bytes up to which an object rides inside its message. Between 4 ranks of one host, messages and
+#: memory that they share cost the same at 2 MiB a rank (allgather) to 32 MiB (bcast). Above the
+#: limit, shared memory needs one copy a host, messages one a rank.
 INLINE_LIMIT = 8 << 20
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import mmap
 import os
 import platform
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -49,9 +50,13 @@ _fence = threading.Lock()
 
 
 def this_host() -> tuple[object, ...]:
-    """Return what the processes have in common that can map each other's slabs."""
+    """Return what the processes have in common that can map each other's memory.
+
+    Two hosts may be namespaces of one machine; then they differ in their names.
+    """
     with open("/proc/sys/kernel/random/boot_id") as file:
-        return file.read(), os.readlink("/proc/self/ns/pid"), os.geteuid()
+        boot_id = file.read()
+    return boot_id, os.readlink("/proc/self/ns/pid"), os.geteuid(), socket.gethostname()
 
 
 class BrokenBodyError(Exception):

@@ -9,23 +9,20 @@ All others travel on the internal communicator, those between two ranks under th
 SMALL = 1  # the object as a pickle that leaves nothing out, all of it in the packet
 PICKLE = 2  # the same, of any length
 BUFFERS = 3  # the object as a pickle and the buffers that it leaves out
-OWN_FILE = 4  # the key of the file that holds the message
-PART_OF_FILE = 5  # the key of a file, and where in it the message for this rank is
-FAILURE = 6  # the exception that the sender raises
-STAND_BY = 7  # nothing yet: the root writes a file, and sends another message about it
+FAILURE = 4  # the exception that the sender raises
 
 # ---- the verb of a message ----------------------------------------------------------------------
 
 VERBS = ("bcast", "gather", "allgather", "scatter", "alltoall", "reduce", "allreduce", "scan")
 BCAST, GATHER, ALLGATHER, SCATTER, ALLTOALL, REDUCE, ALLREDUCE, SCAN = range(len(VERBS))
 
-# ---- tags on the internal communicator; all these messages are empty, except rests and parts -----
+# ---- tags on the internal communicator; those that only tell are empty ----------------------
 
 ASK = 1  # by a rank that leaves: has the receiver left, too?
 HERE = 2  # the answer: it has
-ACKNOWLEDGEMENT = 3  # the reader of a file has what it needs
-REST = 4  # the rest of a message that a collective moves to one rank
-WAKE = 5  # the wait that STAND_BY began is over
+REST = 3  # the rest of a message that a collective moves to one rank
+OFFER = 4  # where in a room a rank's part is
+WRITTEN = 5  # a rank has written its part of a room, or used what it was offered
 SENT_ANYWAY = 6  # an array that was described only, as MPI was to reduce it, and cannot
 
 # The bodies of large messages to other hosts have numbers of their own, from this one on.

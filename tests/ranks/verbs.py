@@ -5,7 +5,11 @@ Every assertion is made on every rank. tests/test_exchange.py launches them, wit
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import os
+import resource
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,8 +31,9 @@ from fsexchange import (
     StoreClosedError,
     StoreError,
 )
-from fsexchange.mpi import Exchange, Request, connect
+from fsexchange.mpi import Exchange, Request, connect, room
 from fsexchange.mpi.membership import ArgumentError
+from fsexchange.mpi.room import HostRoom
 from fsexchange.mpi.sharing import INLINE_LIMIT
 
 from .common import base, comm, left_behind, raised_everywhere, raises, rank, run, same, size
@@ -543,22 +548,54 @@ def interrupted_while_writing() -> None:
     """Ctrl-C on the root; the others hear of it, and all stay in step."""
     large = np.zeros(LARGE, "u1")
     with Exchange(comm, base / "store") as ex:
-        connector: Any = ex.connector
-        put = connector.put
+        fill = HostRoom.fill
         calls: list[tuple[Any, Any]] = [(ex.bcast, large), (ex.scatter, [large] * size)]
 
-        def interrupted(obj: Any, **options: Any) -> FileKey:
-            raise KeyboardInterrupt
+        def interrupted(*_: Any, **options: Any) -> None:
+            if rank == last:
+                raise KeyboardInterrupt
 
-        for verb, obj in calls:
-            connector.put = interrupted
+        for verb, obj in calls if size > 1 else ():
+            HostRoom.fill = interrupted  # type: ignore[method-assign]
             error = raises(
                 KeyboardInterrupt if rank == last else RemoteError, partial(verb, obj, root=last)
             )
             assert rank == last or "interrupted" in str(error)
-            connector.put = put
+            HostRoom.fill = fill  # type: ignore[method-assign]
             assert (ex.bcast(large) == 0).all()
             assert ex.allgather(rank) == list(range(size))
+        assert left_behind(ex) == []
+
+
+def interrupted_while_waiting() -> None:
+    """A handler raises on the root while the others write what it gathers; all stay in step."""
+    fill = HostRoom.fill
+
+    def slow(*args: Any, **options: Any) -> None:
+        time.sleep(0.3)
+        fill(*args, **options)
+
+    def stop(*_: Any) -> None:
+        raise OddError(1, 2)
+
+    with Exchange(comm, base / "store") as ex:
+        for verb in (ex.gather, ex.allgather, ex.bcast):
+            ex.barrier()
+            if rank == 0:
+                signal.signal(signal.SIGALRM, stop)
+                signal.setitimer(signal.ITIMER_REAL, 0.1)
+            else:
+                HostRoom.fill = slow  # type: ignore[method-assign]
+            obj = np.full(LARGE, rank, "u1")
+            call = partial(verb, obj, root=last) if verb == ex.bcast else partial(verb, obj)
+            if rank == 0 < last:
+                raises(OddError, call)
+            else:
+                call()
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            HostRoom.fill = fill  # type: ignore[method-assign]
+            got = ex.allgather(np.full(LARGE, rank + 5, "u1"))
+            assert [int(each[-1]) for each in got] == list(range(5, size + 5))
         assert left_behind(ex) == []
 
 
@@ -653,30 +690,16 @@ def errors_of_all_kinds() -> None:
 def full_disk() -> None:
     """Launched so that all ranks share a tmpfs of 40 MB; one has too much for it."""
     with Exchange(comm, base / "small" / "store") as ex:
-        large = np.zeros((60 << 20) if rank == last else 10, "u1")
-        fits = np.zeros(LARGE, "u1")
-        calls: dict[str, tuple[Callable[[], Any], set[int]]] = {
-            "bcast": (lambda: ex.bcast(large, root=last), {*range(size)}),
-            "gather": (lambda: ex.gather(large), {0}),
-            "allgather": (lambda: ex.allgather(large), {*range(size)}),
-            "scatter": (lambda: ex.scatter([large] * size, root=last), {*range(size)}),
-            "alltoall": (lambda: ex.alltoall([large] * size), {*range(size)}),
-            "assemble": (lambda: ex.assemble(large), {*range(size)}),
-            "put_blocks": (lambda: ex.put_blocks(large), {*range(size)}),
-        }
-        for name, (call, waiting) in calls.items():
-            # Room for an array of all ranks is reserved by root, before anything is written.
-            full = 0 if name in ("assemble", "put_blocks") else last
-            if rank == full:
-                assert "No space left" in str(raises(StoreError, call))
-            elif rank in waiting:
-                error = raises(RemoteError, call)
-                assert type(error.cause) is StoreError
-                assert "No space left" in str(error)
-            else:
-                call()
-            assert left_behind(ex) == []
-            assert len(ex.bcast(fits)) == LARGE  # and there is room again
+        large = np.full((60 << 20) if rank == last else 10, rank, "u1")
+        expected = _collectives(ex, large)
+        assert len(expected["assemble"]) == (60 << 20) + 10 * last
+        with _no_memory():  # nor has a tmpfs
+            assert same(_collectives(ex, large), expected)
+        # Room for an array of all ranks is reserved by root, before anything is written.
+        error = raises(RemoteError if rank else StoreError, lambda: ex.put_blocks(large))
+        assert "No space left" in str(error)
+        assert not rank or type(error.cause) is StoreError
+        assert left_behind(ex) == []
         if rank == last:
             for verb in (ex.send, ex.isend):
                 assert "No space left" in str(raises(StoreError, partial(verb, large, 0)))
@@ -684,6 +707,86 @@ def full_disk() -> None:
         comm.Barrier()  # to a receiver that waits it would go through no file
         if rank == 0:
             assert ex.recv(source=last) == "nothing of it was sent"
+
+
+def full_memory() -> None:
+    """A host that has no memory to share takes a file of the store, where that is on a disk."""
+    with Exchange(comm, base / "store") as ex:
+        large = np.full(LARGE if rank == last else 10 + rank, rank, "u1")
+        table = np.full((3000, 30), rank + 0.5)
+        expected = _collectives(ex, large)
+        across = ex.assemble(table, axis=1)  # of short runs
+        puts: list[int] = []
+        reserve = ex.connector.reserve
+
+        def counted(head: bytes, nbytes: int) -> FileKey:
+            puts.append(nbytes)
+            return reserve(head, nbytes)
+
+        ex.connector.reserve = counted  # type: ignore[method-assign]
+        with _no_memory():
+            assert same(_collectives(ex, large), expected)
+            assert left_behind(ex) == []
+            assert same(ex.assemble(table, axis=1), across)
+        assert sum(map(len, comm.allgather(puts))) >= 6 * (size > 1)
+    with Exchange(comm, base / "store", inline_limit=0) as ex, _no_memory():
+        assert same(ex.assemble(table, axis=1), across)
+        assert left_behind(ex) == []
+
+
+def _collectives(ex: Exchange, mine: Any) -> dict[str, Any]:
+    return {
+        "bcast": ex.bcast(mine, root=last),
+        "gather": ex.gather(mine),
+        "allgather": ex.allgather([mine, "and more"]),
+        "scatter": ex.scatter([mine] * size, root=last),
+        "alltoall": ex.alltoall([mine] * size),
+        "assemble": ex.assemble(mine),
+    }
+
+
+@contextlib.contextmanager
+def _no_memory() -> Iterator[None]:
+    rooms: Any = room
+    free_memory = rooms.free_memory
+    rooms.free_memory = lambda: 1 << 10
+    try:
+        yield
+    finally:
+        rooms.free_memory = free_memory
+
+
+def short_of_address_space() -> None:
+    """The last rank has none for what the others get; it alone raises, and all stay in step."""
+    obj = np.ones(100 << 17) if rank == 0 else None
+    with Exchange(comm, base / "store") as ex:
+        limits = resource.getrlimit(resource.RLIMIT_AS)
+        if rank == last > 0:
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
+            resource.setrlimit(resource.RLIMIT_AS, (used + (60 << 20), limits[1]))
+        if rank == last > 0:
+            try:
+                ex.bcast(obj)
+            except MemoryError:
+                pass
+            else:
+                raise AssertionError("there was memory")
+        else:
+            assert ex.bcast(obj).sum() == 100 << 17
+        assert ex.allgather(rank) == list(range(size))
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+        assert ex.bcast(obj).sum() == 100 << 17
+        assert left_behind(ex) == []
+
+
+def short_of_memory() -> None:
+    """Launched in a control group of 700 MB: what does not fit goes through the disk."""
+    with Exchange(comm, base / "store") as ex:
+        large = np.full(300 << 20, 7, "u1") if rank == last else None
+        assert (ex.bcast(large, root=last)[:: 1 << 12] == 7).all()
+        got = ex.gather(large, root=0)
+        assert got is None or (got[last][:: 1 << 12] == 7).all()
+        assert left_behind(ex) == []
 
 
 def use_after_close() -> None:

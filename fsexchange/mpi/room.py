@@ -1,0 +1,260 @@
+"""Room: where ranks lay out the messages of one call, and from where they take them.
+
+It is memory of a host, for its ranks, or a file of the store, for all. Both have the same methods.
+The memory is a file without a name (memfd_create(2)): no size of /dev/shm limits it, it ends with
+its last mapping, and a rank that is killed leaves nothing. This module needs no MPI.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import struct
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from fsexchange.connector.keys import KEY_SIZE, FileKey
+from fsexchange.errors import MissingObjectError
+from fsexchange.filesystem import files
+from fsexchange.filesystem.capacity import free_memory
+from fsexchange.filesystem.faults import Filler
+from fsexchange.filesystem.kinds import find_filesystem
+from fsexchange.filesystem.memory import whole_pages
+from fsexchange.mpi.message import empty
+
+if TYPE_CHECKING:
+    from fsexchange.connector.connector import FileConnector
+    from fsexchange.mpi.codec import Memory
+    from fsexchange.mpi.message import Pieces
+
+#: Bytes of which parts of a room are multiples, so that each can be mapped by itself, and no page
+#: of a network file system has two writers.
+PAGE = mmap.ALLOCATIONGRANULARITY
+
+# linux/mman.h; Linux 5.14
+_MADV_POPULATE_WRITE = 23
+
+# Bytes that are taken or copied at a time, so that a signal's handler runs soon.
+_PIECE = 1 << 23
+
+#: Bytes from which pages are copied into their places.
+FILLED_FROM = 1 << 16
+
+# Of the free memory this part is left to others.
+_LEFT = 1 / 8
+
+_IN_MEMORY = ("tmpfs", "ramfs")
+
+#: The content of a part, each piece with its offset in the room.
+Content: TypeAlias = "Iterable[tuple[int, Memory]]"
+
+_MEMORY = struct.Struct("<BQQ")
+_FILE = struct.Struct(f"<BQ{KEY_SIZE}s")
+
+#: Bytes of a place: what says where a room is.
+PLACE_SIZE = max(_MEMORY.size, _FILE.size)
+
+#: The place of no room.
+NOWHERE = bytes(PLACE_SIZE)
+
+
+def pages(nbytes: int) -> int:
+    """Return the bytes of the whole pages that hold so many bytes."""
+    return nbytes + -nbytes % PAGE
+
+
+def content(message: Pieces, at: int) -> Iterator[tuple[int, Memory]]:
+    """Yield the content of a part that holds one message."""
+    for piece in message:
+        yield at, piece
+        at += len(piece)
+
+
+def span(part: npt.NDArray[Any], memory: npt.NDArray[np.uint8]) -> tuple[int, int]:
+    """Return from where to where in some memory the elements of a part of it are."""
+    start = part.ctypes.data - memory.ctypes.data
+    along = zip(part.shape, part.strides, strict=True)
+    return start, start + sum((n - 1) * stride for n, stride in along) + part.itemsize
+
+
+def _check_memory(nbytes: int) -> None:
+    if nbytes > free_memory() * (1 - _LEFT):
+        raise OSError(errno.ENOMEM, f"the host has no {nbytes} bytes to share")
+
+
+class HostRoom:
+    """Memory that ranks of a host share."""
+
+    kind: ClassVar[int] = 1
+
+    def __init__(self, fd: int, nbytes: int) -> None:
+        self._fd = fd
+        self.nbytes = nbytes
+        try:
+            self._map = mmap.mmap(fd, nbytes)
+        except BaseException:
+            os.close(fd)
+            raise
+        #: The memory itself, which others see at once.
+        self.memory: npt.NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
+        self.address: int = self.memory.ctypes.data
+
+    @classmethod
+    def make(cls, nbytes: int) -> HostRoom:
+        """Make one; `OSError` if the host has no memory for it."""
+        _check_memory(nbytes)
+        fd = os.memfd_create("fsexchange")
+        try:
+            os.ftruncate(fd, nbytes)
+        except BaseException:
+            os.close(fd)
+            raise
+        return cls(fd, nbytes)
+
+    @property
+    def place(self) -> bytes:
+        """What says to other ranks of the host where it is."""
+        return _MEMORY.pack(self.kind, os.getpid(), self._fd).ljust(PLACE_SIZE, b"\0")
+
+    def reserve(self, start: int, stop: int) -> None:
+        """Have the kernel give the memory of a range; `OSError` if it cannot."""
+        start -= start % PAGE
+        for at in range(start, stop, _PIECE):
+            nbytes = min(_PIECE, stop - at)
+            try:
+                self._map.madvise(_MADV_POPULATE_WRITE, at, nbytes)
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # as an older kernel says
+                    raise
+                os.posix_fallocate(self._fd, at, nbytes)
+
+    def fill(self, parts: Content, *, alone: bool = False) -> None:
+        """Write pieces to their offsets; unless `alone`, others write elsewhere at the same time.
+
+        `OSError` if there is no memory for them.
+        """
+        if alone:
+            for at, piece in parts:
+                files.write(self._fd, [piece], len(piece), at)
+            return
+        with contextlib.ExitStack() as last:
+            filler: Filler | None = None
+            with contextlib.suppress(OSError):
+                filler = Filler()
+                last.callback(filler.close)
+            for at, piece in parts:
+                inner, nbytes = whole_pages(self.address + at, len(piece))
+                before, filled = inner - self.address - at, 0
+                if filler is not None and nbytes >= FILLED_FROM:
+                    source = np.frombuffer(piece, np.uint8).ctypes.data + before
+                    filled = filler.fill(inner, source, nbytes)
+                self._copy(at, memoryview(piece)[:before])
+                self._copy(at + before + filled, memoryview(piece)[before + filled :])
+
+    def _copy(self, at: int, data: memoryview) -> None:
+        for start in range(0, len(data), _PIECE):
+            piece = data[start : start + _PIECE]
+            self.reserve(at + start, at + start + len(piece))
+            self.memory[at + start : at + start + len(piece)] = np.frombuffer(piece, np.uint8)
+
+    def take(self, at: int, nbytes: int) -> memoryview:
+        """Return a part, which starts at a page, as memory of the caller's own: copy-on-write."""
+        memory = files.mapped(self._fd, nbytes, at)
+        if memory is None:  # the kernel maps no more for this process
+            memory = empty(nbytes)
+            memory[:] = self.memory[at : at + nbytes].data
+        return memory
+
+    def close(self) -> None:
+        """End it for this rank; what was taken stays."""
+        del self.memory
+        self._map.close()
+        os.close(self._fd)
+
+
+class OwnRoom:
+    """Memory of a rank that is alone on its host; `OSError` if that has none."""
+
+    place = bytes([3]).ljust(PLACE_SIZE, b"\0")
+
+    def __init__(self, nbytes: int) -> None:
+        _check_memory(nbytes)
+        self.nbytes = nbytes
+        #: The memory itself.
+        self.memory: npt.NDArray[np.uint8] = np.empty(nbytes, np.uint8)
+
+    def reserve(self, start: int, stop: int) -> None:
+        """Do nothing: such memory is given when it is used, as any."""
+
+    def fill(self, parts: Content, *, alone: bool = False) -> None:
+        """Write pieces to their offsets."""
+        for at, piece in parts:
+            self.memory[at : at + len(piece)] = np.frombuffer(piece, np.uint8)
+
+    def take(self, at: int, nbytes: int) -> memoryview:
+        """Return a part."""
+        return self.memory[at : at + nbytes].data
+
+    def close(self) -> None:
+        """End it; what was taken stays."""
+
+
+class StoreRoom:
+    """A file of the store."""
+
+    kind: ClassVar[int] = 2
+
+    def __init__(self, connector: FileConnector, key: FileKey, *, made: bool) -> None:
+        self._connector = connector
+        self._key = key
+        self._made = made
+        self.nbytes = key.nbytes
+
+    @classmethod
+    def make(cls, connector: FileConnector, nbytes: int) -> StoreRoom:
+        """Make one; `StoreError` if the file system has no space for it, `OSError` no memory."""
+        if find_filesystem(connector.store_dir).kind in _IN_MEMORY:
+            _check_memory(nbytes)
+        return cls(connector, connector.reserve(b"", nbytes), made=True)
+
+    @property
+    def place(self) -> bytes:
+        """What says to other ranks where it is."""
+        return _FILE.pack(self.kind, 0, self._key.pack()).ljust(PLACE_SIZE, b"\0")
+
+    def fill(self, parts: Content, *, alone: bool = False) -> None:
+        """Write pieces to their offsets; others may write elsewhere at the same time."""
+        self._connector.fill(self._key, parts)
+
+    def take(self, at: int, nbytes: int) -> Memory:
+        """Return a part as memory of the caller's own."""
+        data = self._connector.get_part(self._key, at, nbytes)
+        if data is None:
+            path = self._connector.path(self._key)
+            raise MissingObjectError(f"{path} was removed before it was received", path=path)
+        return data
+
+    def close(self) -> None:
+        """End it for this rank; the one that made it removes it."""
+        if self._made:
+            self._connector.evict(self._key)
+
+
+#: A room whose memory a process can reach.
+MemoryRoom: TypeAlias = "HostRoom | OwnRoom"
+
+Room: TypeAlias = "MemoryRoom | StoreRoom"
+
+
+def enter(place: Memory, nbytes: int, connector: FileConnector) -> Room:
+    """Return the room of `nbytes` bytes that another rank has made."""
+    if place[0] == HostRoom.kind:
+        _, pid, fd = _MEMORY.unpack_from(place)
+        return HostRoom(os.open(f"/proc/{pid}/fd/{fd}", os.O_RDWR | os.O_CLOEXEC), nbytes)
+    key = FileKey.unpack(_FILE.unpack_from(place)[2])
+    return StoreRoom(connector, key, made=False)

@@ -1,0 +1,159 @@
+"""Rooms: what one process writes in shared memory, others take, and nothing stays."""
+
+from __future__ import annotations
+
+import os
+import random
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fsexchange import FileConnector
+from fsexchange.filesystem.capacity import free_memory
+from fsexchange.filesystem.faults import Filler
+from fsexchange.mpi import room as module
+from fsexchange.mpi.room import PAGE, HostRoom, OwnRoom, StoreRoom, content, enter, pages, span
+
+from .processes import fork, little_memory, python
+
+MEGA = 1 << 20
+
+
+def taken(room: Any, at: int, nbytes: int) -> bytes:
+    return bytes(room.take(at, nbytes))
+
+
+def pieces(seed: int, nbytes: int) -> list[tuple[int, bytes]]:
+    """Return pieces of all lengths that make up so many bytes, in any order."""
+    rng = random.Random(seed)
+    made, at = [], 0
+    while at < nbytes:
+        length = min(nbytes - at, rng.choice([1, 63, 4096, 5000, 70_000, 300_001, MEGA]))
+        made.append((at, rng.randbytes(length)))
+        at += length
+    rng.shuffle(made)
+    return made
+
+
+def whole(parts: list[tuple[int, bytes]]) -> bytes:
+    return b"".join(data for _, data in sorted(parts))
+
+
+@pytest.fixture(params=["copied into place", "written", "without userfaultfd"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "without userfaultfd":
+
+        class Refused:
+            def __init__(self) -> None:
+                raise PermissionError
+
+        monkeypatch.setattr(module, "Filler", Refused)
+    return str(request.param)
+
+
+def test_processes_fill_one_room_at_the_same_time(way: str, tmp_path: Path) -> None:
+    parts = pieces(1, 12 * MEGA)
+    room = HostRoom.make(12 * MEGA)
+    connector: Any = None  # which only files need
+
+    def fill(n: int) -> None:
+        mine = enter(room.place, room.nbytes, connector)
+        mine.fill(parts[n::3], alone=way == "written")
+        mine.close()
+
+    children = [fork(partial(fill, n)) for n in range(3)]
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 3
+    assert taken(room, 0, room.nbytes) == whole(parts)
+    assert bytes(room.memory) == whole(parts)
+    room.close()
+
+
+def test_what_is_taken_is_the_takers_own() -> None:
+    room = HostRoom.make(3 * MEGA)
+    room.fill([(0, b"x" * 3 * MEGA)])
+    one, other = room.take(0, 3 * MEGA), room.take(PAGE, MEGA)
+    room.close()
+    one[:5] = other[:5] = b"hello"
+    one[PAGE] = 7
+    assert bytes(one[:6]) == b"hellox"
+    assert bytes(other[:6]) == b"hellox"
+
+
+def test_pages_that_are_there_are_written_over(way: str) -> None:
+    """Another rank may have had the kernel give them."""
+    parts = pieces(2, 5 * MEGA)
+    room = HostRoom.make(5 * MEGA)
+    room.reserve(MEGA + 1, 3 * MEGA)
+    room.fill(parts, alone=way == "written")
+    assert taken(room, 0, 5 * MEGA) == whole(parts)
+    room.close()
+
+
+def test_filler_stops_where_a_page_is() -> None:
+    filler, room = Filler(), HostRoom.make(MEGA)
+    data = np.arange(MEGA, dtype="u1")
+    room.memory[10 * PAGE] = 99
+    address = room.memory.ctypes.data
+    assert filler.fill(address, data.ctypes.data, MEGA) == 10 * PAGE
+    assert filler.fill(address, data.ctypes.data, MEGA) == 0
+    assert bytes(room.memory[: 10 * PAGE]) == bytes(data[: 10 * PAGE])
+    assert (room.memory[10 * PAGE], room.memory[-1]) == (99, 0)
+    filler.close()
+    room.close()
+
+
+def test_own_room() -> None:
+    parts = pieces(3, 2 * MEGA)
+    room = OwnRoom(2 * MEGA)
+    room.reserve(0, 2 * MEGA)
+    room.fill(parts)
+    got = room.take(0, 2 * MEGA)
+    room.close()
+    assert bytes(got) == whole(parts)
+
+
+def test_room_in_a_file(base_dir: Path) -> None:
+    parts = pieces(4, 2 * MEGA)
+    with FileConnector(base_dir / "store") as connector:
+        room = StoreRoom.make(connector, 2 * MEGA)
+        other = enter(room.place, 2 * MEGA, connector)
+        room.fill(parts[::2])
+        other.fill(parts[1::2])
+        other.close()  # the maker removes it
+        assert taken(room, 0, 2 * MEGA) == whole(parts)
+        assert taken(room, PAGE, 5) == whole(parts)[PAGE : PAGE + 5]
+        room.close()
+        found = [name for _, _, names in os.walk(base_dir / "store") for name in names]
+        assert [name for name in found if not name.startswith(".")] == []
+
+
+def test_more_than_there_is_is_refused() -> None:
+    with pytest.raises(OSError, match="no .* bytes to share"):
+        HostRoom.make(free_memory() + (1 << 30))
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match="."):
+        HostRoom.make(1 << 62)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_control_group_counts() -> None:
+    most = 256 * MEGA
+    with little_memory(256) as before:
+        said = int(python("free_memory", before=before).stdout)
+    assert 0 < said < most <= free_memory()
+
+
+def test_places_in_memory() -> None:
+    assert [pages(n) for n in (0, 1, PAGE, PAGE + 1)] == [0, PAGE, PAGE, 2 * PAGE]
+    assert list(content([b"abc", b"", b"de"], 7)) == [(7, b"abc"), (10, b""), (10, b"de")]
+    memory = np.zeros(1000, "u1")
+    array = memory.view("f8").reshape(5, 25)
+    for part in (array, array[1:3], array[:, 4:7], array[::2, ::5], array.T[3:, 1]):
+        start, stop = span(part, memory)
+        part[...] = 1
+        assert memory[start:stop].any()
+        assert np.flatnonzero(memory)[[0, -1]].tolist() == [start + 6, stop - 1]
+        memory[:] = 0
