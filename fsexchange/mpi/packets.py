@@ -21,8 +21,10 @@ from fsexchange.mpi.message import (
     Message,
     Pieces,
     empty,
+    failure,
     in_room,
     is_of,
+    joined,
     length,
     place_in_room,
     rest,
@@ -143,7 +145,8 @@ class Packets:
         try:
             if long:
                 taken = self._rooms.collect({rank: lengths[rank] for rank in long})
-                messages.update(taken)
+                lost = joined(failure(call, InterruptedError("the sender was interrupted")))
+                messages.update((n, lost if each is None else each) for n, each in taken.items())
                 missed = [rank for rank in long if rank not in taken]
         finally:  # as in `scatter`
             left = [rank for rank in self._ranks if rank not in long or rank in missed]

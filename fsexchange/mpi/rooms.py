@@ -291,26 +291,32 @@ class Rooms:
                 for rank in messages:
                     self._internal.Send(_INTERRUPTED_OFFER, rank, wire.OFFER)
                 raise
-            used = self._offer(room, offers)
-            return [rank for rank in messages if rank not in used]
+            answers = self._offer(room, offers)
+            return [rank for rank in messages if answers[rank] == _REFUSED]
 
     def given(self, root: int, nbytes: int) -> Memory | None:
         """Return the message that the root gives this rank; None if there is no room for it."""
         memory: Memory | None = self._accept(root, lambda room, at: room.take(at, nbytes))
         return memory
 
-    def collect(self, lengths: dict[int, int]) -> dict[int, Memory]:
-        """Return messages of ranks, but those for which is no room. Called by the root."""
+    def collect(self, lengths: dict[int, int]) -> dict[int, Memory | None]:
+        """Return messages of ranks, but those for which is no room. Called by the root.
+
+        None in place of that of a rank that was interrupted.
+        """
         starts = dict(
             zip(lengths, accumulate(map(pages, lengths.values()), initial=0), strict=False)
         )
         total = sum(map(pages, lengths.values()))
         with self._room(total) as room:
-            used = self._offer(room, starts)
-            if room is None or not used:
-                return {}
-            memory = memoryview(room.take(0, total))
-            return {rank: memory[starts[rank] :][: lengths[rank]] for rank in used}
+            answers = self._offer(room, starts)
+            taken: dict[int, Memory | None]
+            taken = {rank: None for rank in starts if answers[rank] == _INTERRUPTED}
+            done = [rank for rank in starts if answers[rank] == _DONE]
+            if room is not None and done:
+                memory = memoryview(room.take(0, total))
+                taken.update((rank, memory[starts[rank] :][: lengths[rank]]) for rank in done)
+            return taken
 
     def hand_in(self, root: int, message: Pieces) -> bool:
         """Pass the root this rank's message, and return whether there was room for it."""
@@ -334,34 +340,37 @@ class Rooms:
             if room is not None:
                 room.close()
 
-    def _offer(self, room: Room | None, starts: dict[int, int]) -> list[int]:
-        """Tell ranks where in a room their parts start, and return those that could use them."""
+    def _offer(self, room: Room | None, starts: dict[int, int]) -> dict[int, int]:
+        """Tell ranks where in a room their parts start, and return how they fared with them."""
         for rank, at in starts.items():
             offer = _ROOMLESS if room is None else _OFFER.pack(room.place, room.nbytes, at)
             self._internal.Send(offer, rank, wire.OFFER)
         if room is None:
-            return []
+            return dict.fromkeys(starts, _REFUSED)
         answers = {rank: bytearray(1) for rank in starts}
         doze([self._internal.Irecv(each, rank, wire.WRITTEN) for rank, each in answers.items()])
-        return [rank for rank, answer in answers.items() if answer[0]]
+        return {rank: answer[0] for rank, answer in answers.items()}
 
     def _accept(self, root: int, use: Callable[[Room, int], Any]) -> Any:
         """Return what `use` makes of the part that the root offers; None if it cannot."""
-        offer = bytearray(_OFFER.size)
-        doze([self._internal.Irecv(offer, root, wire.OFFER)])
-        if offer == _ROOMLESS:
-            return None
-        if offer == _INTERRUPTED_OFFER:
-            raise self._interrupted(root)
-        place, nbytes, at = _OFFER.unpack(offer)
-        used = None
+        offer = bytearray(_ROOMLESS)
+        used, answer = None, _INTERRUPTED
         try:
-            with contextlib.closing(enter(place, nbytes, self._connector)) as room:
-                used = use(room, at)
+            doze([self._internal.Irecv(offer, root, wire.OFFER)])
+            if offer == _INTERRUPTED_OFFER:
+                raise self._interrupted(root)
+            if offer != _ROOMLESS:
+                place, nbytes, at = _OFFER.unpack(offer)
+                with contextlib.closing(enter(place, nbytes, self._connector)) as room:
+                    used = use(room, at)
+            answer = _DONE
         except _NO_ROOM:
-            pass  # a message has it then
+            if offer == _INTERRUPTED_OFFER:
+                raise
+            answer = _REFUSED  # a message has it then
         finally:
-            self._internal.Send(bytes([used is not None]), root, wire.WRITTEN)
+            if offer not in (_ROOMLESS, _INTERRUPTED_OFFER):
+                self._internal.Send(bytes([answer]), root, wire.WRITTEN)
         return used
 
     # ---- which way ------------------------------------------------------------------------------

@@ -596,7 +596,39 @@ def interrupted_while_waiting() -> None:
             HostRoom.fill = fill  # type: ignore[method-assign]
             got = ex.allgather(np.full(LARGE, rank + 5, "u1"))
             assert [int(each[-1]) for each in got] == list(range(5, size + 5))
+        if size > 1:
+            _interrupted_partners(ex, stop)
         assert left_behind(ex) == []
+
+
+def _interrupted_partners(ex: Exchange, stop: Callable[..., None]) -> None:
+    """The same while the last rank waits for what the root offers it."""
+    make = HostRoom.make
+
+    def slow(nbytes: int) -> HostRoom:
+        time.sleep(0.3)
+        return make(nbytes)
+
+    for verb in (ex.gather, ex.scatter):
+        ex.barrier()
+        obj: Any = np.full(LARGE, rank, "u1")
+        if verb == ex.scatter:
+            obj = [obj] * size
+        if rank == last:
+            signal.signal(signal.SIGALRM, stop)
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            raises(OddError, partial(verb, obj))
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        else:
+            HostRoom.make = slow  # type: ignore[method-assign]
+            if rank == 0 and verb == ex.gather:
+                assert "interrupted" in str(raises(RemoteError, partial(verb, obj)))
+            else:
+                verb(obj)
+            HostRoom.make = make  # type: ignore[method-assign]
+        got = ex.gather(np.full(LARGE, rank + 5, "u1"))
+        assert [int(each[-1]) for each in got or ()] == ([] if rank else [*range(5, size + 5)])
+        assert ex.scatter([np.full(LARGE, n, "u1") for n in range(size)])[-1] == rank
 
 
 class OddError(Exception):
