@@ -97,8 +97,8 @@ def test_no_collective_asks_the_shared_directory(n: int, hosts: int, tmp_path: P
     for verb, count in counts.items():
         assert count.pop("ranks") == n
         made, opened = count.pop("create", 0), count.pop("open", 0)
-        if verb.startswith("small") and verb != "small assemble":
-            assert made == 0, verb
+        if verb.startswith("small"):
+            assert made == 0 or verb == "small assemble", verb
         elif verb.endswith(TO_ALL) and hosts < n:
             assert made == hosts, verb
         else:
