@@ -77,6 +77,19 @@ def test_sweep(n: int) -> None:
 
 
 @needs_mpi
+@pytest.mark.parametrize("n", [1, 4])
+def test_a_host_holds_one_copy_of_a_model(n: int) -> None:
+    """And one of the assembled results, against one for each rank by mpi4py."""
+    program = [sys.executable, "-m", "mpi4py", "examples/shared_model.py", "128"]
+    status, out = mpirun("-n", str(n), *program)
+    assert status == 0, out
+    found = re.findall(rf"by (\w+): {n} ranks hold ([\d.]+) times the table", out)
+    copies = {way: float(times) for way, times in found}
+    assert 1 < copies["Exchange"] < 1.8, out
+    assert copies["mpi4py"] > 0.9 * n, out
+
+
+@needs_mpi
 def test_blocks_written_by_four_ranks_and_read_by_three(tmp_path: Path) -> None:
     store = tmp_path / "store"
     program = [sys.executable, "-m", "mpi4py"]

@@ -1,1 +1,1 @@
-"""The parts of scripts/bench, bench-exchange and bench-futures."""
+"""The parts of scripts/bench, bench-exchange, bench-futures and scale."""
