@@ -19,7 +19,7 @@ from fsexchange.filesystem import files
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from fsexchange.filesystem.files import BytesLike
+    from fsexchange.filesystem.files import BytesLike, MapCopy
 
 T = TypeVar("T")
 
@@ -50,7 +50,14 @@ class Publication(Protocol):
         wins, and all others get `FileExistsError`. A file with a `stamp` is `is_stamped`.
         """
 
-    def read(self, path: str, nbytes: int = -1, mappable: bool = True, uid: int = -1) -> BytesLike:
+    def read(
+        self,
+        path: str,
+        nbytes: int = -1,
+        mappable: bool = True,
+        uid: int = -1,
+        map_copy: MapCopy | None = None,
+    ) -> BytesLike:
         """Return a published file as `files.read` does; `FileNotFoundError` if there is none."""
 
     def read_part(
@@ -103,13 +110,20 @@ class Renaming:
             discard(temporary)
             raise
 
-    def read(self, path: str, nbytes: int = -1, mappable: bool = True, uid: int = -1) -> BytesLike:
+    def read(
+        self,
+        path: str,
+        nbytes: int = -1,
+        mappable: bool = True,
+        uid: int = -1,
+        map_copy: MapCopy | None = None,
+    ) -> BytesLike:
         try:  # first without a closure, which takes 0.2 us
-            return files.read(path, nbytes, mappable, uid)
+            return files.read(path, nbytes, mappable, uid, map_copy)
         except OSError as error:
             if error.errno not in _REPLACED:
                 raise
-        return patiently(lambda: files.read(path, nbytes, mappable, uid))
+        return patiently(lambda: files.read(path, nbytes, mappable, uid, map_copy))
 
     def read_part(
         self, path: str, offset: int, nbytes: int, *, mappable: bool, uid: int = -1
