@@ -40,8 +40,8 @@ _LEFT = 1 / 8
 # be stopped, or in the frames below a signal's handler.
 _STALLED = 5.0
 
-# Unless a limit is given: copies take at most one in so many bytes that are free without them.
-_PART = 4
+# Without a limit copies take at most this part of what /dev/shm has free but for them.
+_PART = 1 / 4
 
 # With the stamp of objects that have a name of their own, so that whoever clears the store may
 # remove them, whole or not.
@@ -170,7 +170,7 @@ class HostCache:
         held = sum(size for _, size, _ in copies)
         system = os.statvfs(self.path)
         space = system.f_bavail * system.f_frsize
-        most = (space + held) // _PART if self._limit is None else self._limit
+        most = int((space + held) * _PART) if self._limit is None else self._limit
         free = min(space, _memory_to_share())
         if nbytes > min(most, held + free):
             raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), new)
