@@ -53,7 +53,7 @@ class Victims:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps([program, *map(str, args)]) + "\n")
         self._process.stdin.flush()
-        pid = self._read()
+        self.pid = pid = self._read()
         self._tracer = subprocess.Popen(
             strace(*trace, "-p", str(pid)), stderr=subprocess.PIPE, text=True
         )

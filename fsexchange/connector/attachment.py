@@ -1,4 +1,6 @@
-"""What the connectors of one process to one store share: open files, and directories to write to.
+"""What the connectors of one process to one store share.
+
+Open files, directories to write to, and the copies that a host keeps of objects.
 
 Each handle that arrives in a process brings a connector. If each had files of its own, a thousand
 would use up what a process may have open.
@@ -8,10 +10,14 @@ from __future__ import annotations
 
 import os
 import weakref
+from typing import TYPE_CHECKING
 
 from fsexchange.connector.directory import Directory
 from fsexchange.connector.segments import Segments
 from fsexchange.connector.writers import Writers
+
+if TYPE_CHECKING:
+    from fsexchange.connector.hostcache import HostCache
 
 
 class Attachment:
@@ -20,6 +26,7 @@ class Attachment:
     def __init__(self, directory: Directory) -> None:
         self.writers = Writers(directory)
         self.segments = Segments(directory)
+        self.copies: HostCache | None = None
         _all.add(self)
 
 
@@ -44,6 +51,7 @@ def _in_forked_child() -> None:
     for attachment in tuple(_all):
         attachment.writers.give_up()
         attachment.segments.close()
+        attachment.copies = None
 
 
 os.register_at_fork(after_in_child=_in_forked_child)

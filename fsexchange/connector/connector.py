@@ -44,6 +44,7 @@ from fsexchange.filesystem.publish import RENAMING
 if TYPE_CHECKING:
     from typing_extensions import Buffer, Self
 
+    from fsexchange.connector.hostcache import HostCache
     from fsexchange.filesystem.files import Buffers, BytesLike
     from fsexchange.filesystem.transfer import Progress
 
@@ -405,7 +406,11 @@ class FileConnector:
         key = checked(key)
         filename, nbytes, offset = key
         path = self._path(filename)
-        return self._shared.segments.get(key) if offset else self._own.read(path, nbytes)
+        if offset:
+            return self._shared.segments.get(key)
+        if nbytes >= files.MAP_FROM and self._shared.copies is not None:
+            return self._own.read(path, nbytes, self._shared.copies.mapped)
+        return self._own.read(path, nbytes)
 
     def open(self, key: FileKey) -> int | None:
         """Return a descriptor to read an object from, or None if there is no object.
@@ -516,6 +521,16 @@ class FileConnector:
             self._shared.segments.evict(key)
         else:
             self._own.remove(path, "/" not in key.filename)
+            if self._shared.copies is not None:
+                self._shared.copies.drop(path)
+
+    def keep_copies(self, copies: HostCache) -> None:
+        """Have `get` map copies of large objects, where it could not map their own files.
+
+        All connectors of this process to the store do so. If they have others in use, those stay.
+        """
+        if self._shared.copies is None or self._shared.copies.closed:
+            self._shared.copies = copies
 
     def tidy(self, key: FileKey) -> None:
         """Remove the directory of an object that was evicted, if nothing is left in it."""

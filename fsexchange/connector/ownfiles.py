@@ -17,7 +17,7 @@ from fsexchange.filesystem.watch import until
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from fsexchange.filesystem.files import BytesLike
+    from fsexchange.filesystem.files import BytesLike, MapCopy
 
 # From so many names on a listing of their directory costs less than a look at each.
 _LIST_FROM = 16
@@ -60,24 +60,26 @@ class OwnFiles:
                 raise
             raise self._directory.error(error, "write", path) from error
 
-    def read(self, path: str, nbytes: int = -1) -> BytesLike | None:
+    def read(
+        self, path: str, nbytes: int = -1, map_copy: MapCopy | None = None
+    ) -> BytesLike | None:
         """Return a file as a writable buffer of the caller's own, or None if there is none.
 
         `nbytes` is its length, or -1 if the file is not `sure`. A file of another length is a
         `CorruptObjectError`, unless it has a stamp: then `set` has replaced it since. One that is
-        being replaced is opened again.
+        being replaced is opened again. `map_copy` is for those that are `sure`.
         """
         # Small files are never mapped, so the kind of file system need not be found out for them.
         mappable = 0 <= nbytes < files.MAP_FROM or self._directory.policy.mappable
         uid = self._directory.uid
         try:
             if nbytes >= 0 or self._may_open(path):
-                try:
-                    return self._read(path, nbytes, mappable, uid)  # most need no `partial`
+                try:  # most need no `partial`
+                    return self._read(path, nbytes, mappable, uid, map_copy)
                 except OSError as error:
                     if error.errno not in REPLACED:
                         raise
-                    return patiently(partial(self._read, path, nbytes, mappable, uid))
+                    return patiently(partial(self._read, path, nbytes, mappable, uid, map_copy))
         except FileNotFoundError:
             pass
         except CorruptObjectError:

@@ -15,7 +15,7 @@ import errno
 import mmap
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import starmap
 from operator import index
 from pickle import PickleBuffer
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 #: Data as a read returns it: always writable, and always the caller's own.
 BytesLike: TypeAlias = bytes | bytearray | memoryview
+
+#: Maps a copy of the file at a path, open as a descriptor, of so many bytes; None if it cannot.
+MapCopy: TypeAlias = "Callable[[str, int, int], memoryview | None]"
 
 #: A file of this many bytes or more is mapped, not read: on warm ext4 and tmpfs a mapping costs
 #: 15 us whatever the size, a `read` 45 us for 1 MiB and 350 us for 4 MiB.
@@ -211,13 +214,20 @@ def fill(path: str, pieces: Iterable[tuple[int, Buffer]], nbytes: int = -1) -> N
     os.close(fd)  # checked, as in `create`
 
 
-def read(path: str, nbytes: int = -1, mappable: bool = True, uid: int = -1) -> BytesLike:
+def read(
+    path: str,
+    nbytes: int = -1,
+    mappable: bool = True,
+    uid: int = -1,
+    map_copy: MapCopy | None = None,
+) -> BytesLike:
     """Return a whole file as a writable buffer of the caller's own.
 
     If `nbytes` is given, a file of another length is a `CorruptObjectError`; if `uid` is given, one
     of another user an `UntrustedDirectoryError`. Three system calls for a file below `MAP_FROM`,
     four for a mapping. A mapping is private, copy-on-write: pages not written to are shared with
-    all readers, pages written to are the caller's, and the file never changes.
+    all readers, pages written to are the caller's, and the file never changes. Where the file is
+    not `mappable`, `map_copy` may map a copy of it.
     """
     (fd,) = map(os.open, (path,), _READS)
     try:
@@ -231,11 +241,12 @@ def read(path: str, nbytes: int = -1, mappable: bool = True, uid: int = -1) -> B
         size = os.fstat(fd).st_size
         if nbytes not in (-1, size):
             raise _wrong_length(path, nbytes, size)
+        mapping = None
         if size >= MAP_FROM and mappable:
             mapping = mapped(fd, size)
-            if mapping is not None:
-                return mapping
-        return _read_all(fd, size, path)
+        elif size >= MAP_FROM and map_copy is not None:
+            mapping = map_copy(path, fd, size)
+        return _read_all(fd, size, path) if mapping is None else mapping
     finally:
         try:
             os.close(fd)

@@ -57,13 +57,13 @@ class Lock:
     _owner: Any = None
     _file: tuple[int, int] | None = None
 
-    def __init__(self, path: str, flags: int) -> None:
+    def __init__(self, path: str, flags: int, mode: int = 0o600) -> None:
         self.path = path
         self._pid = os.getpid()
         _locks.add(self)
         while True:
             before = _forks
-            (self._owner,) = map(_own, map(os.open, (path,), (flags | os.O_CLOEXEC,)))
+            (self._owner,) = map(_own, map(os.open, (path,), (flags | os.O_CLOEXEC,), (mode,)))
             self.fd = self._owner.fileno()
             if _forks == before:
                 self._file = _file_of(self.fd)

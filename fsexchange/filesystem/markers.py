@@ -19,7 +19,7 @@ from fsexchange.filesystem.publish import RENAMING, beside, discard, is_taken, m
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from fsexchange.filesystem.files import BytesLike
+    from fsexchange.filesystem.files import BytesLike, MapCopy
 
 T = TypeVar("T")
 
@@ -70,8 +70,15 @@ class Markers:
                     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from None
         self._replace(path, pieces, nbytes, stamp=stamp)
 
-    def read(self, path: str, nbytes: int = -1, mappable: bool = True, uid: int = -1) -> BytesLike:
-        return _unreplaced(path, lambda: files.read(path, nbytes, mappable, uid))
+    def read(
+        self,
+        path: str,
+        nbytes: int = -1,
+        mappable: bool = True,
+        uid: int = -1,
+        map_copy: MapCopy | None = None,
+    ) -> BytesLike:
+        return _unreplaced(path, lambda: files.read(path, nbytes, mappable, uid, map_copy))
 
     def read_part(
         self, path: str, offset: int, nbytes: int, *, mappable: bool, uid: int = -1

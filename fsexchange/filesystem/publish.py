@@ -19,7 +19,7 @@ from fsexchange.filesystem import files
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from fsexchange.filesystem.files import BytesLike
+    from fsexchange.filesystem.files import BytesLike, MapCopy
 
 T = TypeVar("T")
 
@@ -50,7 +50,14 @@ class Publication(Protocol):
         wins, and all others get `FileExistsError`. A file with a `stamp` is `is_stamped`.
         """
 
-    def read(self, path: str, nbytes: int = -1, mappable: bool = True, uid: int = -1) -> BytesLike:
+    def read(
+        self,
+        path: str,
+        nbytes: int = -1,
+        mappable: bool = True,
+        uid: int = -1,
+        map_copy: MapCopy | None = None,
+    ) -> BytesLike:
         """Return a published file as `files.read` does; `FileNotFoundError` if there is none."""
 
     def read_part(

@@ -16,8 +16,8 @@ from fsexchange.mpi.room import FILLED_FROM, StoreRoom, span
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from fsexchange.mpi.relay import Parts
     from fsexchange.mpi.room import MemoryRoom, Room
-    from fsexchange.mpi.rooms import Parts
 
 #: Describes the block of a rank.
 Describe: TypeAlias = "Callable[[npt.ArrayLike], blocks.Block]"

@@ -269,7 +269,8 @@ class Bodies:
 
     def _taken(self, key: FileKey, rank: int) -> memoryview:
         try:
-            data = self._connector.get(key)
+            # Not by `get`, which might keep a copy of it for other ranks.
+            data = self._connector.get_part(key, 0, key.nbytes)
         finally:
             with contextlib.suppress(FsExchangeError):
                 self._connector.evict(key)

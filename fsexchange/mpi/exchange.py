@@ -62,6 +62,12 @@ class Exchange(PointToPoint):
         waits for the others to leave. If some do not, it clears the stores that it owns or shares
         by an Exchange, names the missing ranks and aborts the job. After Ctrl-C at most 1 s. A rank
         that leaves normally says after this time who is missing, and waits on.
+    host_cache:
+        Where files cannot be mapped (NFS, GlusterFS, sshfs, unknown kinds), an object of 1 MiB or
+        more that ranks of a host `get` is read once into the memory of that host, /dev/shm, and
+        mapped by all. At most so many bytes of such copies are kept, the most recently used ones,
+        until the Exchange is closed; 0 keeps none. None: a quarter of what /dev/shm has free. Each
+        rank's own value counts.
     clear, markers, write_once, trust_directory:
         As for `FileConnector`.
 
@@ -111,6 +117,7 @@ class Exchange(PointToPoint):
         root: int = 0,
         inline_limit: int = INLINE_LIMIT,
         abort_timeout: float = 30.0,
+        host_cache: int | None = None,
         clear: bool = True,
         markers: bool = False,
         write_once: bool = False,
@@ -122,6 +129,7 @@ class Exchange(PointToPoint):
             root=root,
             inline_limit=inline_limit,
             abort_timeout=abort_timeout,
+            host_cache=host_cache,
             options={
                 "clear": clear,
                 "markers": markers,

@@ -17,6 +17,7 @@ from typing import Any
 from mpi4py import MPI
 
 from fsexchange.connector.directory import clear_owned
+from fsexchange.connector.hostcache import HostCache
 from fsexchange.errors import StoreClosedError
 from fsexchange.mpi import slab as slab_module
 from fsexchange.mpi.bodies import Bodies
@@ -88,6 +89,7 @@ def clear_and_abort(status: int) -> None:
         for membership in _memberships:
             if membership.temporary:
                 last.callback(membership.connector.close, clear=True)
+            last.callback(membership.copies.close, clear=True)
         last.callback(clear_owned)
 
 
@@ -105,6 +107,7 @@ class Membership:
         root: int,
         inline_limit: int,
         abort_timeout: float,
+        host_cache: int | None,
         options: dict[str, Any],
     ) -> None:
         self.comm = comm
@@ -121,9 +124,8 @@ class Membership:
         path = "" if slab is None else slab.path
         mine = path, slab_module.this_host(), os.urandom(8), this_script()
         try:
-            everyone = self.internal.allgather(
-                (*mine, socket.gethostname(), *_checked(root, inline_limit, abort_timeout))
-            )
+            checked = _checked(root, inline_limit, abort_timeout, host_cache)
+            everyone = self.internal.allgather((*mine, socket.gethostname(), *checked))
             paths, places, names, scripts, hosts, roots, problems = zip(*everyone, strict=True)
             self.codec = Codec(same_script=len(set(scripts)) == 1)
             for rank, problem in enumerate(problems):
@@ -139,6 +141,9 @@ class Membership:
             )
             self.hosts = self._reachable(paths, Hosts(hosts, places, self.rank))
             self.rooms = Rooms(self.internal, self.connector, self.hosts)
+            self.copies = HostCache(self.connector.store_dir, names[0].hex(), host_cache)
+            if host_cache != 0 and len(self.hosts.near) > 1:
+                self.connector.keep_copies(self.copies)
             self.bodies = Bodies(
                 self.internal,
                 self.connector,
@@ -262,6 +267,7 @@ class Membership:
             if self._above is None:
                 self.bodies.close()
                 self.connector.close()
+                self.copies.close()
         finally:
             self.internal.Barrier()
             self.rooms.free()
@@ -303,17 +309,20 @@ def _is_normal_end(error: BaseException) -> bool:
     return isinstance(error, SystemExit) and (error.code is None or error.code == 0)
 
 
-def _checked(root: int, inline_limit: int, abort_timeout: float) -> tuple[int, str]:
+def _checked(
+    root: int, inline_limit: int, abort_timeout: float, host_cache: int | None
+) -> tuple[int, str]:
     """Return the root, and what is wrong with this rank's arguments, which all ranks then raise."""
     try:
         root = operator.index(root)
-        if operator.index(inline_limit) >= 0 and float(abort_timeout) >= 0:
+        cache = operator.index(0 if host_cache is None else host_cache)
+        if operator.index(inline_limit) >= 0 and float(abort_timeout) >= 0 and cache >= 0:
             return root, ""
     except (TypeError, ValueError):
         pass
     return -1, (
-        "root should be a rank, inline_limit bytes and abort_timeout seconds, 0 or more, and are "
-        f"{root!r}, {inline_limit!r} and {abort_timeout!r}"
+        "root should be a rank, inline_limit and host_cache bytes and abort_timeout seconds, 0 or "
+        f"more, and are {root!r}, {inline_limit!r}, {host_cache!r} and {abort_timeout!r}"
     )
 
 

@@ -36,7 +36,8 @@ from fsexchange.serialize.format import ALIGNMENT
 
 if TYPE_CHECKING:
     from fsexchange.mpi.hosts import Hosts
-    from fsexchange.mpi.rooms import Parts, Rooms
+    from fsexchange.mpi.relay import Parts
+    from fsexchange.mpi.rooms import Rooms
 
 #: Bytes of the packet of a bcast: objects of 4 KiB have room. MPICH takes about the same time up to
 #: here; it has a step between 6 and 8 KiB.

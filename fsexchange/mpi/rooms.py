@@ -10,18 +10,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import struct
-import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate, zip_longest
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 from mpi4py import MPI
 
 from fsexchange.errors import FsExchangeError, RemoteError
 from fsexchange.mpi import wire
+from fsexchange.mpi.doze import doze
 from fsexchange.mpi.message import length
+from fsexchange.mpi.relay import Piece, Relay
 from fsexchange.mpi.room import (
     NOWHERE,
     PAGE,
@@ -42,19 +41,12 @@ if TYPE_CHECKING:
     from fsexchange.mpi.codec import Memory
     from fsexchange.mpi.hosts import Hosts
     from fsexchange.mpi.message import Pieces
+    from fsexchange.mpi.relay import Parts
 
 _R = TypeVar("_R")
 
 # What a rank tells all others of a step: done; it could not; Ctrl-C.
 _DONE, _REFUSED, _INTERRUPTED = range(3)
-
-# Bytes of what the first ranks of the hosts pass on, longer if it is contiguous, and how many of
-# these at a time.
-_PIECE, _LONG_PIECE = 1 << 23, 1 << 26
-_AT_A_TIME = 8
-
-# Seconds that a dozing rank sleeps between two looks.
-_SHORTEST_NAP, _LONGEST_NAP = 5e-5, 1e-2
 
 # Where a room is, its bytes, and where in it a rank's part starts.
 _OFFER = struct.Struct(f"<{PLACE_SIZE}sQQ")
@@ -66,32 +58,6 @@ _NO_ROOM = (OSError, MemoryError, FsExchangeError)
 
 _log = logging.getLogger("fsexchange")
 
-#: The parts of a room's memory that are written on one host each, and a rank of that.
-Parts: TypeAlias = "list[tuple[int, npt.NDArray[Any]]]"
-
-
-class _Piece(NamedTuple):
-    """What the first rank of a host passes on at a time."""
-
-    number: int
-    """The host."""
-    piece: npt.NDArray[Any]
-    data: npt.NDArray[np.uint8]
-    """The memory of it, or of a copy where that is not contiguous."""
-
-    def pack(self) -> None:
-        """Make the copy, if one is needed."""
-        if not self.piece.flags.c_contiguous:
-            self._copy()[...] = self.piece
-
-    def unpack(self) -> None:
-        """Put a copy that was received into its place."""
-        if not self.piece.flags.c_contiguous:
-            self.piece[...] = self._copy()
-
-    def _copy(self) -> npt.NDArray[Any]:
-        return self.data.view(self.piece.dtype).reshape(self.piece.shape)
-
 
 class Rooms:
     """The rooms of the ranks of a communicator. A room is for one call of a verb."""
@@ -102,13 +68,13 @@ class Rooms:
         self._hosts = hosts
         self._rank, self._size = internal.rank, internal.size
         self._is_first = hosts.first == self._rank
-        self._firsts: MPI.Intracomm | None = None
+        self._relay: Relay | None = None
         self._said = False
 
     def free(self) -> None:
         """Free the communicator of the hosts' first ranks, if there is one; collective."""
-        if self._firsts:
-            self._firsts.Free()
+        if self._relay is not None:
+            self._relay.free()
 
     # ---- rooms that all ranks enter together ----------------------------------------------------
 
@@ -120,9 +86,8 @@ class Rooms:
         `fill` writes the parts of this rank; `parts` says who writes what, for the hosts' first
         ranks, which pass it on. None if there is no room: then MPI must carry it.
         """
-        if self._firsts is None and self._hosts.count > 1:
-            color = 0 if self._is_first else MPI.UNDEFINED
-            self._firsts = MPI.Intracomm(self._internal.Split(color, self._rank))
+        if self._relay is None and self._hosts.count > 1:
+            self._relay = Relay(self._internal, self._hosts)
 
         def take(room: Room) -> Memory:
             return room.take(0, nbytes)
@@ -162,6 +127,7 @@ class Rooms:
         parts: Callable[[MemoryRoom], Parts] | None = None,
     ) -> Any:
         """Return what this rank takes of a room of `nbytes` of each host, else of one file."""
+        relay = self._relay
         with contextlib.ExitStack() as last:
             made: MemoryRoom | None = None
             if len(self._hosts.near) == 1:
@@ -175,7 +141,7 @@ class Rooms:
             offers = [places[n * PLACE_SIZE :][:PLACE_SIZE] for n in self._hosts.firsts]
             if NOWHERE not in offers:
                 rooms: list[Any] = [] if made is None else [made]
-                groups: list[list[_Piece]] = []
+                groups: list[list[Piece]] = []
 
                 def lay_out() -> None:
                     if made is None:
@@ -183,14 +149,14 @@ class Rooms:
                         rooms.append(enter(place, nbytes, self._connector))
                         last.callback(rooms[0].close)
                     fill(rooms[0])
-                    if parts is not None and self._hosts.count > 1:
+                    if parts is not None and relay is not None:
                         self._reserve(rooms[0], parts(rooms[0]))
                         if self._is_first:
-                            groups.extend(self._to_pass_on(parts(rooms[0])))
+                            groups.extend(relay.groups(parts(rooms[0])))
 
                 done = self._step(lay_out)
-                if done and parts is not None and self._hosts.count > 1:
-                    done = self._step(lambda: self._pass_on(groups))
+                if done and parts is not None and relay is not None:
+                    done = self._step(lambda: relay.move(groups))
                 if done:
                     return take(rooms[0])
         self._say(nbytes)
@@ -227,47 +193,6 @@ class Rooms:
                 return take(room)
             finally:  # a rank that has no memory for it raises that; the others have theirs
                 self._tell(_DONE)
-
-    def _to_pass_on(self, parts: Parts) -> list[list[_Piece]]:
-        """Return what the first ranks of the hosts pass on, in groups that move at a time.
-
-        All hosts send at the same time. `MemoryError` if there is none for copies of what is not
-        contiguous.
-        """
-        queues: dict[int, list[npt.NDArray[Any]]] = {}
-        for writer, part in parts:
-            queues.setdefault(self._hosts.numbers[writer], []).extend(_pieces(part))
-        turns = [
-            (number, piece)
-            for pieces in zip_longest(*queues.values())
-            for number, piece in zip(queues, pieces, strict=True)
-            if piece is not None
-        ]
-        most = max([each.nbytes for _, each in turns if not each.flags.c_contiguous], default=0)
-        copies = [np.empty(most, np.uint8) for _ in range(min(_AT_A_TIME, len(turns)))]
-        made = []
-        for n, (number, piece) in enumerate(turns):
-            if piece.flags.c_contiguous:
-                data = piece.reshape(-1).view(np.uint8)
-            else:
-                data = copies[n % _AT_A_TIME][: piece.nbytes]
-            made.append(_Piece(number, piece, data))
-        return [made[n : n + _AT_A_TIME] for n in range(0, len(made), _AT_A_TIME)]
-
-    def _pass_on(self, groups: list[list[_Piece]]) -> None:
-        """Have the first ranks of the hosts pass on what was written on each."""
-        if not self._firsts:
-            return
-        mine = self._hosts.numbers[self._rank]
-        for group in groups:
-            for each in group:
-                if each.number == mine:
-                    each.pack()
-            moving = [self._firsts.Ibcast(each.data, each.number) for each in group]
-            doze(moving, awake=True)
-            for each in group:
-                if each.number != mine:
-                    each.unpack()
 
     # ---- rooms between a root and ranks of its host ---------------------------------------------
 
@@ -423,35 +348,5 @@ class Rooms:
         return told
 
 
-def doze(requests: Sequence[MPI.Request], *, awake: bool = False) -> None:
-    """Wait for requests, asleep most of the time, at most a twentieth longer than it takes.
-
-    A rank that waits in MPI keeps its core busy, which others may need where ranks share cores;
-    `awake` does, as MPI moves no data meanwhile. What a signal's handler raises comes after the
-    wait: others are in step with this rank.
-    """
-    began, raised = time.perf_counter(), None
-    while True:
-        try:
-            if awake:
-                MPI.Request.Waitall(requests)
-            if MPI.Request.Testall(requests):
-                break
-            time.sleep(min(_LONGEST_NAP, _SHORTEST_NAP + (time.perf_counter() - began) / 20))
-        except BaseException as error:
-            raised = error
-    if raised is not None:
-        raise raised
-
-
 def _starts(nbytes: Sequence[int]) -> list[int]:
     return [0, *accumulate(nbytes)][:-1]
-
-
-def _pieces(part: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
-    """Yield a part in pieces along its first axis."""
-    if part.nbytes:
-        most = _LONG_PIECE if part.flags.c_contiguous else _PIECE
-        rows = max(1, most * len(part) // part.nbytes)
-        for n in range(0, len(part), rows):
-            yield part[n : n + rows]
