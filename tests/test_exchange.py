@@ -42,7 +42,6 @@ def test_on_every_rank(n: int, shm_dir: Path) -> None:
         "errors_of_all_kinds",
         "interrupted_while_writing",
         "interrupted_while_waiting",
-        "short_of_address_space",
         "use_after_close",
     ]
     all_pass(n, "verbs", bodies, shm_dir)
@@ -76,6 +75,11 @@ def test_full_disk_on_one_rank(n: int, tmp_path: Path) -> None:
 def test_host_without_memory_to_share(n: int, tmp_path: Path) -> None:
     out = passes(n, "verbs", "full_memory", tmp_path)
     assert out.count("the memory of a host does not suffice") == (2 if n > 1 else 0)
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_rank_without_address_space(n: int, tmp_path: Path) -> None:
+    passes(n, "verbs", "short_of_address_space", tmp_path)
 
 
 @pytest.mark.parametrize("n", [1, 2])

@@ -142,6 +142,7 @@ class Rooms:
             if NOWHERE not in offers:
                 rooms: list[Any] = [] if made is None else [made]
                 groups: list[list[Piece]] = []
+                last.callback(groups.clear)  # before a room closes whose memory they show
 
                 def lay_out() -> None:
                     if made is None:

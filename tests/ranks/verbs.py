@@ -790,12 +790,12 @@ def _no_memory() -> Iterator[None]:
 
 def short_of_address_space() -> None:
     """The last rank has none for what the others get; it alone raises, and all stay in step."""
-    obj = np.ones(100 << 17) if rank == 0 else None
+    obj = np.ones(200 << 17) if rank == 0 else None
     with Exchange(comm, base / "store") as ex:
         limits = resource.getrlimit(resource.RLIMIT_AS)
         if rank == last > 0:
             used = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
-            resource.setrlimit(resource.RLIMIT_AS, (used + (60 << 20), limits[1]))
+            resource.setrlimit(resource.RLIMIT_AS, (used + (30 << 20), limits[1]))
         if rank == last > 0:
             try:
                 ex.bcast(obj)
@@ -804,10 +804,10 @@ def short_of_address_space() -> None:
             else:
                 raise AssertionError("there was memory")
         else:
-            assert ex.bcast(obj).sum() == 100 << 17
+            assert ex.bcast(obj).sum() == 200 << 17
         assert ex.allgather(rank) == list(range(size))
         resource.setrlimit(resource.RLIMIT_AS, limits)
-        assert ex.bcast(obj).sum() == 100 << 17
+        assert ex.bcast(obj).sum() == 200 << 17
         assert left_behind(ex) == []
 
 
