@@ -812,7 +812,7 @@ def short_of_address_space() -> None:
 
 
 def short_of_memory() -> None:
-    """Launched in a control group of 700 MB: what does not fit goes through the disk."""
+    """Launched in a control group of 600 MB: what does not fit goes through the disk."""
     with Exchange(comm, base / "store") as ex:
         large = np.full(300 << 20, 7, "u1") if rank == last else None
         assert (ex.bcast(large, root=last)[:: 1 << 12] == 7).all()
