@@ -82,9 +82,8 @@ def test_rank_without_address_space(n: int, tmp_path: Path) -> None:
     passes(n, "verbs", "short_of_address_space", tmp_path)
 
 
-@pytest.mark.parametrize("n", [1, 2])
-def test_control_group_limits_memory(n: int, tmp_path: Path) -> None:
+def test_control_group_limits_memory(tmp_path: Path) -> None:
     """No rank is killed for want of memory."""
     with little_memory(600) as before:
-        out = passes(n, "verbs", "short_of_memory", tmp_path, before=before)
-    assert ("the memory of a host does not suffice" in out) == (n > 1)
+        out = passes(2, "verbs", "short_of_memory", tmp_path, before=before)
+    assert "the memory of a host does not suffice" in out
