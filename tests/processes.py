@@ -122,7 +122,8 @@ def little_memory(megabytes: int) -> Iterator[list[str]]:
     except OSError:
         with contextlib.suppress(OSError):
             group.rmdir()
-        lacking("the right to make a control group that limits memory")
+        # Not `lacking`: in a container root itself may not have it.
+        pytest.skip("no right to make a control group that limits memory")
     try:
         yield ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
     finally:
