@@ -187,7 +187,7 @@ def test_old_object_that_cannot_be_removed_is_told(
     """Then the new one has the name."""
     old = store.put("old", name="state")
 
-    def refuse(self: OwnFiles, path: str, **options: bool) -> bool:
+    def refuse(self: OwnFiles, path: str, plain: bool) -> bool:
         raise StoreError("the server fails", errno=errno.EIO)
 
     with monkeypatch.context() as patch:
