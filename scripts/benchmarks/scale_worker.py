@@ -15,7 +15,7 @@ from collections import Counter
 import numpy as np
 from mpi4py import MPI
 
-from fsexchange.mpi import Exchange, membership, packets, room, rooms, slab
+from fsexchange.mpi import Exchange, membership, packets, relay, room, rooms, slab
 
 from .scaling import LIMIT, OBJECT, SMALL
 
@@ -130,7 +130,8 @@ def main():
     ranks_of_a_host, way, folder = int(sys.argv[1]), *sys.argv[2:]
     number = world.rank // ranks_of_a_host
     slab.this_host = lambda: (number,)
-    membership.MPI = rooms.MPI = types.SimpleNamespace(**{**vars(MPI), "Intracomm": Counting})
+    counting = types.SimpleNamespace(**{**vars(MPI), "Intracomm": Counting})
+    membership.MPI = relay.MPI = counting
     packets._PACKETS = 0  # packets are short, as from 64 ranks on
     with Exchange(world, f"{folder}/store", inline_limit=LIMIT) as ex:
         if way == "store":
