@@ -34,6 +34,7 @@ def test_on_every_rank(n: int, shm_dir: Path) -> None:
         "sender_may_compute_on",
         "sent_to_oneself",
         "undelivered_messages_end_with_the_exchange",
+        "dropped_receives_write_nowhere",
         "careless_use",
         "keys_of_objects_that_stay",
         "classes_of_the_script",

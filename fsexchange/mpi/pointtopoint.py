@@ -42,6 +42,23 @@ _REFUSED = (MPI.Exception, TypeError, OverflowError)
 _WRONG = (MPI.ERR_RANK, MPI.ERR_TAG, MPI.ERR_ROOT)
 
 
+# Requests that a program has dropped before they were done.
+_dropped: list[MPI.Request] = []
+
+
+class _Receiving(MPI.Request):
+    """A request of `irecv`, whose memory stays as long as MPI may write to it.
+
+    mpi4py's own frees it when the program drops the request. A message that then comes is written
+    into what is something else by now.
+    """
+
+    def __del__(self) -> None:
+        if self:
+            _dropped[:] = [each for each in _dropped if not each.Test()]
+            _dropped.append(MPI.Request(self))
+
+
 class PointToPoint(Communicator):
     """The verbs between two ranks.
 
@@ -130,7 +147,7 @@ class PointToPoint(Communicator):
     ) -> MPI.Request:
         """Return a request for an object that another rank sends; `buf` is best left out."""
         try:
-            return _irecv(self, buf, source, tag)
+            return _Receiving(_irecv(self, buf, source, tag))
         except MPI.Exception as error:
             raise self._error(error, source, tag) from None
 

@@ -358,6 +358,19 @@ def undelivered_messages_end_with_the_exchange() -> None:
         assert ex.allgather(rank) == list(range(size))
 
 
+def dropped_receives_write_nowhere() -> None:
+    """MPI may write for as long as a receive is posted, whoever has forgotten its request."""
+    with Exchange(comm, base / "store") as ex:
+        for _ in range(50):
+            ex.irecv(source=left, tag=5)
+        taken = [bytearray(b"?") * (1 << 15) for _ in range(200)]  # perhaps what was theirs
+        ex.barrier()
+        for _ in range(50):
+            ex.send(b"x" * 3000, right, 5)
+        assert ex.allgather(rank) == list(range(size))
+        assert all(each.count(b"?") == len(each) for each in taken)
+
+
 def careless_use() -> None:
     """What is dropped, never received, crowded or wrong does no harm, in a store that is kept."""
     with Exchange(comm, base / "store", clear=False) as ex:
