@@ -16,6 +16,7 @@ mpi4py's `irecv`, too. `recv` posts none, but probes.
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -42,8 +43,10 @@ _REFUSED = (MPI.Exception, TypeError, OverflowError)
 _WRONG = (MPI.ERR_RANK, MPI.ERR_TAG, MPI.ERR_ROOT)
 
 
-# Requests that a program has dropped before they were done.
-_dropped: list[MPI.Request] = []
+# Requests that a program has dropped before they were done, and how many of them are looked at
+# when the next one is made. Not where they are dropped: MPI may have ended by then.
+_dropped: deque[MPI.Request] = deque()
+_LOOKED_AT = 2
 
 
 class _Receiving(MPI.Request):
@@ -55,7 +58,6 @@ class _Receiving(MPI.Request):
 
     def __del__(self) -> None:
         if self:
-            _dropped[:] = [each for each in _dropped if not each.Test()]
             _dropped.append(MPI.Request(self))
 
 
@@ -146,6 +148,10 @@ class PointToPoint(Communicator):
         self, buf: Any = None, source: int = MPI.ANY_SOURCE, tag: int = MPI.ANY_TAG
     ) -> MPI.Request:
         """Return a request for an object that another rank sends; `buf` is best left out."""
+        for _ in range(min(_LOOKED_AT, len(_dropped))):
+            request = _dropped.popleft()
+            if not request.Test():
+                _dropped.append(request)
         try:
             return _Receiving(_irecv(self, buf, source, tag))
         except MPI.Exception as error:
