@@ -175,7 +175,7 @@ def test_a_host_without_memory(
     """Copies give theirs first; then objects are read as before."""
     first, second = put(store, 2)
     view = store.connector.get(first)
-    monkeypatch.setattr(hostcache, "free_memory", lambda: 1000)
+    monkeypatch.setattr(hostcache, "memory_to_share", lambda: 1000)
     assert store.connector.get(second) == b"\2" * MIB
     assert copied(copies) == []
     monkeypatch.undo()

@@ -20,7 +20,7 @@ from fsexchange.connector import layout
 from fsexchange.connector.connector import FileConnector
 from fsexchange.connector.default import clear_dead
 from fsexchange.filesystem import files, publish
-from fsexchange.filesystem.capacity import free_memory
+from fsexchange.filesystem.capacity import memory_to_share
 from fsexchange.filesystem.kinds import find_filesystem
 from fsexchange.filesystem.locks import Lock
 
@@ -32,9 +32,6 @@ _KEEP_SIZE = 1
 
 # Bytes that are read at a time, so that a signal's handler runs soon.
 _PIECE = 1 << 23
-
-# Of the free memory this part is left to others.
-_LEFT = 1 / 8
 
 # Seconds without a new byte, after which a process does not wait for the one that reads: that may
 # be stopped, or in the frames below a signal's handler.
@@ -171,7 +168,7 @@ class HostCache:
         system = os.statvfs(self.path)
         space = system.f_bavail * system.f_frsize
         most = int((space + held) * _PART) if self._limit is None else self._limit
-        free = min(space, _memory_to_share())
+        free = min(space, memory_to_share())
         if nbytes > min(most, held + free):
             raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), new)
         for _, size, path in sorted(copies):
@@ -179,12 +176,8 @@ class HostCache:
                 break
             publish.discard(path)
             held, free = held - size, free + size
-        if nbytes > _memory_to_share():  # what is mapped of the dropped ones is still there
+        if nbytes > memory_to_share():  # what is mapped of the dropped ones is still there
             raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), new)
-
-
-def _memory_to_share() -> int:
-    return int(free_memory() * (1 - _LEFT))
 
 
 def _is_whole(status: os.stat_result, nbytes: int, mtime: int) -> bool:

@@ -18,6 +18,9 @@ _LEGACY = (
 
 _MEMORY = "/proc/meminfo"
 
+# Of the free memory this part is left to others.
+_LEFT = 1 / 8
+
 
 class _Group(NamedTuple):
     """A control group that limits the memory of this process."""
@@ -41,6 +44,11 @@ def free_memory() -> int:
             continue
         free = min(free, group.limit - used)
     return max(0, free)
+
+
+def memory_to_share() -> int:
+    """Return the bytes of memory that processes of this host may take for what they share."""
+    return int(free_memory() * (1 - _LEFT))
 
 
 @functools.cache

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from fsexchange.connector.keys import KEY_SIZE, FileKey
 from fsexchange.errors import MissingObjectError
 from fsexchange.filesystem import files
-from fsexchange.filesystem.capacity import free_memory
+from fsexchange.filesystem.capacity import memory_to_share
 from fsexchange.filesystem.faults import Filler
 from fsexchange.filesystem.kinds import find_filesystem
 from fsexchange.filesystem.memory import whole_pages
@@ -44,9 +44,6 @@ _PIECE = 1 << 23
 
 #: Bytes from which pages are copied into their places.
 FILLED_FROM = 1 << 16
-
-# Of the free memory this part is left to others.
-_LEFT = 1 / 8
 
 _IN_MEMORY = ("tmpfs", "ramfs")
 
@@ -83,7 +80,7 @@ def span(part: npt.NDArray[Any], memory: npt.NDArray[np.uint8]) -> tuple[int, in
 
 
 def _check_memory(nbytes: int) -> None:
-    if nbytes > free_memory() * (1 - _LEFT):
+    if nbytes > memory_to_share():
         raise OSError(errno.ENOMEM, f"the host has no {nbytes} bytes to share")
 
 

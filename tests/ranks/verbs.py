@@ -793,12 +793,12 @@ def _collectives(ex: Exchange, mine: Any) -> dict[str, Any]:
 @contextlib.contextmanager
 def _no_memory() -> Iterator[None]:
     rooms: Any = room
-    free_memory = rooms.free_memory
-    rooms.free_memory = lambda: 1 << 10
+    memory_to_share = rooms.memory_to_share
+    rooms.memory_to_share = lambda: 1 << 10
     try:
         yield
     finally:
-        rooms.free_memory = free_memory
+        rooms.memory_to_share = memory_to_share
 
 
 def short_of_address_space() -> None:
