@@ -246,6 +246,35 @@ def test_what_was_replaced_under_its_reader_is_opened_again(
                     get(name, errors)
 
 
+def test_a_name_without_a_file_while_it_is_replaced(
+    base_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As GlusterFS answers for a moment; what was evicted is not waited for, but where it shows."""
+    path = base_dir / "store" / "name"
+    with FileConnector(base_dir / "store") as connector:
+        careful = connector.directory.policy._replace(network=True, lookup="list")
+        connector.directory._policy = careful
+
+        def get(name: str, nbytes: int, missed: int) -> files.BytesLike | None:
+            answers = _answers([errno.ENOENT] * missed, b"content")
+            monkeypatch.setattr(Renaming, name, staticmethod(answers))
+            one = OwnFiles(connector.directory, RENAMING)
+            if name == "read":
+                return one.read(str(path), nbytes)
+            return one.read_part(str(path), 0, 7, sure=nbytes > 0)
+
+        for name, nbytes in (("read", 7), ("read", -1), ("read_part", 7), ("read_part", -1)):
+            assert get(name, nbytes, 1) is None
+            path.touch()
+            assert get(name, nbytes, 3) == b"content"
+            assert get(name, nbytes, 10_000) is None
+            path.unlink()
+        connector.directory._policy = careful._replace(lookup="open")
+        path.touch()
+        assert get("read", 7, 1) is None  # sshfs: it shows for 20 s yet
+        path.unlink()
+
+
 def test_a_link_whose_answer_was_lost_is_no_error(
     base_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

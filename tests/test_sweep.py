@@ -164,6 +164,20 @@ def test_what_cannot_be_looked_at_is_not_given_up(
     assert not store.exists()
 
 
+@pytest.mark.parametrize("call", ["lstat", "listdir", "rmdir", "unlink"])
+def test_what_is_stale_for_a_moment_is_looked_at_again(
+    call: str, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As GlusterFS answers the second of two processes that clear a store."""
+    make(store, *STORE)
+    real, failing = getattr(os, call), _failing(getattr(os, call), errno.ESTALE)
+    times = iter([failing] * 8)
+    monkeypatch.setattr(os, call, lambda *args, **options: next(times, real)(*args, **options))
+    remove_store(str(store), RANDOM)
+    monkeypatch.undo()
+    assert not store.exists()
+
+
 def _failing(real: Callable[..., Any], number: int) -> Callable[..., Any]:
     def call(path: str, *rest: Any, **options: Any) -> Any:
         if WRITER in path:

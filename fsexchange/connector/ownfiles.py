@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -77,9 +78,11 @@ class OwnFiles:
                 try:  # most need no `partial`
                     return self._read(path, nbytes, mappable, uid, map_copy)
                 except OSError as error:
-                    if error.errno not in REPLACED:
+                    seen = partial(self._is_seen, path, sure=nbytes >= 0)
+                    if not (error.errno in REPLACED or (error.errno == errno.ENOENT and seen())):
                         raise
-                    return patiently(partial(self._read, path, nbytes, mappable, uid, map_copy))
+                    read = partial(self._read, path, nbytes, mappable, uid, map_copy)
+                    return patiently(read, seen)
         except FileNotFoundError:
             pass
         except CorruptObjectError:
@@ -97,7 +100,8 @@ class OwnFiles:
         try:
             if sure or self._may_open(path):
                 read = partial(self._publication.read_part, path, offset, nbytes)
-                return patiently(partial(read, mappable=mappable, uid=self._directory.uid))
+                read = partial(read, mappable=mappable, uid=self._directory.uid)
+                return patiently(read, partial(self._is_seen, path, sure=sure))
         except FileNotFoundError:
             pass
         except OSError as error:
@@ -136,6 +140,13 @@ class OwnFiles:
             return False
         except OSError as error:
             raise self._directory.error(error, "look at", sign) from error
+
+    def _is_seen(self, path: str, *, sure: bool) -> bool:
+        """Return whether a file that was not found is there all the same: a look at its name says.
+
+        It does where names are looked up by listings, as elsewhere it may be older than the open.
+        """
+        return self._directory.policy.lookup == "list" and self.is_there(path, sure=sure)
 
     def present(self, folder: str, names: Sequence[str]) -> list[str]:
         """Return those of several names in a directory under which there is a file.

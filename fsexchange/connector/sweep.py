@@ -12,13 +12,14 @@ import os
 import stat
 import time
 import warnings
+from functools import partial
 from typing import NamedTuple
 
 from fsexchange.connector import layout
 from fsexchange.connector.segment import retire
 from fsexchange.filesystem import files
 from fsexchange.filesystem.markers import MARKERS, READY
-from fsexchange.filesystem.publish import RENAMING
+from fsexchange.filesystem.publish import RENAMING, patiently
 
 # Seconds for writers still at work, and for removed files still in use.
 _PATIENCE = 10.0
@@ -39,7 +40,8 @@ def remove_store(path: str, store_id: str) -> None:
     """
     deadline = time.monotonic() + _PATIENCE
     while True:
-        rest = remove_objects(path)
+        # GlusterFS tells a second process that clears of what the first has removed as stale.
+        rest = patiently(partial(remove_objects, path))
         if not rest.busy or time.monotonic() > deadline:
             break
         time.sleep(0.01)
@@ -54,7 +56,7 @@ def remove_store(path: str, store_id: str) -> None:
     files.unlink(layout.record(path))
     files.unlink(layout.ending(path, store_id))  # last: while it is there the next goes on here
     left = sorted(rest.foreign + rest.busy)
-    while is_made(path):
+    while patiently(partial(is_made, path)):
         try:
             if _remove_directory(path):
                 return

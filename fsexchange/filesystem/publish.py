@@ -28,6 +28,9 @@ T = TypeVar("T")
 REPLACED = (errno.ESTALE, errno.EREMOTEIO)
 _PATIENCE = 2.0
 
+# GlusterFS may for a moment have no file at all under a name that another host replaces.
+_MISSING_FOR = 0.1
+
 
 class Publication(Protocol):
     """One way to publish files."""
@@ -175,15 +178,23 @@ def mode(stamp: bool) -> int:
     return stat.S_ISVTX | 0o600 if stamp else 0o600
 
 
-def patiently(read: Callable[[], T]) -> T:
-    """Return what `read` returns; call it again while it says that the file was replaced."""
-    deadline = time.monotonic() + _PATIENCE
+def patiently(read: Callable[[], T], is_there: Callable[[], bool] = bool) -> T:
+    """Return what `read` returns; call it again while the file is being replaced.
+
+    `is_there` says so of one that `read` does not find.
+    """
+    start = time.monotonic()
     pause = 0.0
     while True:
         try:
             return read()
         except OSError as error:
-            if error.errno not in REPLACED or time.monotonic() > deadline:
+            missing = isinstance(error, FileNotFoundError)
+            if not missing and error.errno not in REPLACED:
+                raise
+            if time.monotonic() > start + (_MISSING_FOR if missing else _PATIENCE):
+                raise
+            if missing and not is_there():
                 raise
         time.sleep(pause)
         pause = min(2 * pause + 0.001, 0.1)
