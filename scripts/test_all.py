@@ -30,6 +30,8 @@ CHECKS, NONE, AT_ENDS, BETWEEN = (
     ["-m", "not mpi and not slow"],
 )
 ALONE = ["-m", "wide"]
+# A build of torch without CUDA, which only some places offer.
+TORCH = "torch==2.13.0+cpu"
 ABOUT = "import ensurepip, sys; print('%d.%d' % sys.version_info[:2], sys.executable)"
 
 
@@ -58,6 +60,12 @@ def find_python(version: str) -> str | None:
     return None
 
 
+def finds_torch(python: str) -> bool:
+    """Return whether pip finds the build of torch for a Python."""
+    words = [python, "-m", "pip", "install", "--quiet", "--dry-run", "--no-deps", TORCH]
+    return subprocess.run(words, capture_output=True).returncode == 0
+
+
 class Runs:
     """What was run with each Python, and what of it failed."""
 
@@ -65,6 +73,12 @@ class Runs:
         self.pythons = pythons
         self.failed: dict[str, list[str]] = {version: [] for version in pythons}
         self.ends = [list(pythons)[n] for n in sorted({0, len(pythons) - 1})]
+        self.extras = dict.fromkeys(pythons, "") | {self.ends[-1]: "more-kinds,engines"}
+        with_torch = next((version for version in pythons if finds_torch(pythons[version])), None)
+        if with_torch is None:
+            print(f"scripts/test --all: pip finds no {TORCH}: its objects are not tested")
+        else:
+            self.extras[with_torch] = f"{self.extras[with_torch]},torch-cpu".lstrip(",")
 
     def test(self, *runs: tuple[str, list[str]]) -> None:
         """Run scripts/test with Pythons and arguments, two at a time."""
@@ -77,7 +91,7 @@ class Runs:
         words = ["scripts/test", *arguments]
         environment = {
             "PYTHON": self.pythons[version],
-            "MORE_EXTRAS": "more-kinds,engines" if version == self.ends[-1] else "",
+            "MORE_EXTRAS": self.extras[version],
             "FSEXCHANGE_TEST_IN_MEMORY_ONLY": "" if version in self.ends else "1",
             "FSEXCHANGE_TEST_MORE_RANKS": "1",
             "FSEXCHANGE_TEST_SLURM": "1" if version == self.ends[-1] else "",
