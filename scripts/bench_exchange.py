@@ -1,9 +1,11 @@
-"""Collectives and messages of fsexchange, mpi4py and pkl5 in turn; all pages are read.
+"""Collectives and messages of fsexchange, mpi4py, pkl5 and pshmem in turn; all pages are read.
 
-In "alltoall of lists" each rank has 1,000 arrays of 4 KiB, and sends each rank a list of its share.
-The last columns are not peers. "limit" is mpi4py's upper-case verbs, which move bare memory into
-arrays that exist already. "all inline" and "all in files" are fsexchange's two ways; its
-`inline_limit` decides which of them it takes.
+pshmem has one verb: an array that a host's ranks share, allocated and set from one rank, which is
+measured as a bcast. In "alltoall of lists" each rank has 1,000 arrays of 4 KiB, and sends each rank
+a list of its share. The last columns are not peers. "limit" is mpi4py's upper-case verbs, which
+move bare memory into arrays that exist already. "all inline" and "all shared" are fsexchange's two
+ways, by messages and by memory that the ranks of a host share; its `inline_limit` decides which of
+them it takes.
 """
 
 import argparse
@@ -21,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import kind_of
-from benchmarks.ranks import QUICK_SIZES, SIZES, figures
+from benchmarks.ranks import QUICK_SIZES, SIZES, Pshmem, figures
 from benchmarks.words import exchanged, quotients
 from fsexchange.mpi import Exchange
 
@@ -57,22 +59,23 @@ def main():
             "fsexchange": exchange("ours"),
             "mpi4py": comm,
             "pkl5": pkl5.Intracomm(comm),
+            "pshmem": Pshmem(comm),
         }
         if not options.quick:
             ways["all inline"] = exchange("inline", inline_limit=1 << 40)
-            ways["all in files"] = exchange("files", inline_limit=0)
+            ways["all shared"] = exchange("shared", inline_limit=0)
         sizes, count = (QUICK_SIZES, 3) if options.quick else (SIZES, 9)
         rows = list(figures(ways, sizes, count))
         kind = kind_of(folder)
     if comm.rank != 0:
         return
-    columns = ["fsexchange", "mpi4py", "pkl5", "limit", *list(ways)[3:]]
+    columns = ["fsexchange", "mpi4py", "pkl5", "pshmem", "limit", *list(ways)[4:]]
     table = Table("verb", "bytes", *columns)
     for column in table.columns:
         column.justify = "right"
     for verb, nbytes, seconds in rows:
         table.add_row(verb, exchanged(verb, nbytes), *[cell(name, seconds) for name in columns])
-    Console(width=140).print(table)
+    Console(width=150).print(table)
     print(
         f"{comm.size} ranks, {os.cpu_count()} cores, {kind}; medians of {count} rounds, and how "
         "many times as long as fsexchange"
