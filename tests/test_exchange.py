@@ -28,6 +28,7 @@ def test_hundred_mebibytes(n: int, shm_dir: Path) -> None:
 def test_on_every_rank(n: int, shm_dir: Path) -> None:
     bodies = [
         "results_are_private",
+        "packets_are_used_again",
         "what_was_sent_may_change_at_once",
         "any_source_and_tag",
         "users_own_messages_do_not_mix",

@@ -12,7 +12,7 @@ import os
 import pickle
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -67,6 +67,13 @@ OUT_OF_IT = pickle.NEXT_BUFFER
 # Types whose objects plain pickle handles, and which name nothing.
 _SIMPLE = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray})
 
+_SIZED = frozenset({str, bytes, bytearray})
+
+# Plain pickle handles those of short simple objects, too, in half the time. Longer ones are not
+# looked through.
+_CONTAINERS = frozenset({tuple, list, dict})
+_LOOKED_AT = 8
+
 # Large text and bytes, by the type: a pickle that makes one of a buffer.
 _OF_BUFFER = {
     bytes: _CALL + b"builtins\nbytes\n" + OUT_OF_IT + END_1,
@@ -110,12 +117,27 @@ class Codec:
             if (kind is bytes or kind is bytearray) and len(obj) > SMALL:
                 return _OF_BUFFER[kind], (obj,)
             return _dumps(obj, 5), ()
+        elif (
+            kind in _CONTAINERS
+            and len(obj) <= _LOOKED_AT
+            and _are_short(obj)
+            and (kind is not dict or _are_short(obj.values()))
+        ):
+            return _dumps(obj, 5), ()
         pieces, buffers, named = pickled(obj)
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if named and not self._same_script:
             args = in_pickle(bytes(body)), in_pickle(script.section(named))
             body = called(_of_script, *args, *[OUT_OF_IT] * len(buffers))
         return body, buffers
+
+
+def _are_short(objs: Iterable[Any]) -> bool:
+    for obj in objs:
+        kind = type(obj)
+        if kind not in _SIMPLE or (kind in _SIZED and len(obj) > SMALL):
+            return False
+    return True
 
 
 def decode(body: Memory, buffers: Sequence[Memory] = ()) -> Any:

@@ -6,14 +6,17 @@ else `Packets` moves the rests.
 
 from __future__ import annotations
 
+import itertools
 import pickle
-from collections.abc import Callable, Iterable, Sequence
+import struct
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpi4py import MPI
 
 from fsexchange.mpi import wire
+from fsexchange.mpi.buffers import Buffer, buffer_of
 from fsexchange.mpi.message import CALL_SIZE, Message, a_call, decode, length, private, start
 from fsexchange.mpi.outgoing import Outgoing, small_or, small_or_each
 from fsexchange.mpi.packets import PACKET_TO_ALL, Packets
@@ -27,6 +30,10 @@ if TYPE_CHECKING:
 Make = Callable[[Any], Any]
 
 _loads = pickle.loads
+
+# The buffers that are kept: for the packet of a bcast, for one packet of other verbs, for those of
+# all ranks, and for those that alltoall sends.
+_TO_ALL, _OF_ONE, _OF_EACH, _TO_EACH = range(4)
 
 
 class Failed(NamedTuple):
@@ -60,48 +67,62 @@ class Collectives:
         #: Bytes from which messages go by rooms, but on a single rank.
         self.inline_limit = inline_limit if internal.size > 1 else inf
         self._packets = Packets(internal, hosts, rooms)
-        self._packet = self._packets.size
-        self._calls = 0
+        self._number = itertools.count(1).__next__
         self.rank, self.size = internal.rank, internal.size
-        self._starts = range(0, self._packet * self.size, self._packet)
-        self._bodies = [at + CALL_SIZE for at in self._starts]
+        size = self._packet = self._packets.size
+        self._starts = range(0, size * self.size, size)
+        # A call takes a buffer out, as the handler of a signal may call meanwhile, and puts it back
+        # unless what it returns may show the memory.
+        self._kept: dict[int, Buffer | None] = {}
+        self._heads = struct.Struct(f"{CALL_SIZE}s{size - CALL_SIZE}x" * self.size).unpack
 
     def barrier(self) -> None:
         """Wait for all ranks."""
-        self._calls += 1
+        self._number()
         self.internal.Barrier()
 
     def bcast(self, obj: Any, root: int, make: Make | None = None) -> Any:
         """Return the root's object; that of the other ranks is ignored."""
-        call = self._call(wire.BCAST, root)
+        call = a_call(wire.BCAST, root, self._number())
         if self.rank != root:
-            packet = bytearray(PACKET_TO_ALL)
-            self.internal.Bcast(packet, root)
-            if packet[:CALL_SIZE] == call:
-                return _loads(memoryview(packet)[CALL_SIZE:])
-            message = self._packets.bcast_from(call, root, packet, self._limit(make))
+            buffer = self._kept.pop(_TO_ALL, None) or buffer_of(PACKET_TO_ALL)
+            self.internal.Bcast(buffer.spec, root)
+            if buffer.memory.startswith(call):
+                obj = _loads(buffer.bodies[0])
+                self._kept[_TO_ALL] = buffer
+                return obj
+            message = self._packets.bcast_from(call, root, buffer.memory, self._limit(make))
             return self._one(message, root)
         sent = small_or(self._encode, call, PACKET_TO_ALL, obj, make)
         if isinstance(sent, bytes):
-            self.internal.Bcast(sent.ljust(PACKET_TO_ALL, b"\0"), root)
-            return _loads(memoryview(sent)[CALL_SIZE:])
+            buffer = self._kept.pop(_TO_ALL, None) or buffer_of(PACKET_TO_ALL)
+            buffer.view[: len(sent)] = sent
+            self.internal.Bcast(buffer.spec, root)
+            obj = _loads(buffer.bodies[0])
+            self._kept[_TO_ALL] = buffer
+            return obj
         shared = self._packets.bcast(sent.messages[0], root, self._limit(make))
         return self._own(sent, 0) if shared is None else self._one(shared, root, sent)
 
     def scatter(self, objs: Any, root: int, make: Make | None = None) -> Any:
         """Return the root's object for this rank; those of the other ranks are ignored."""
-        call = self._call(wire.SCATTER, root)
+        call = a_call(wire.SCATTER, root, self._number())
         if self.rank != root:
-            packet = bytearray(self._packet)
-            self.internal.Scatter(None, packet, root)
-            if packet[:CALL_SIZE] == call:
-                return _loads(memoryview(packet)[CALL_SIZE:])
-            message = self._packets.scatter_from(call, root, packet, self._limit(make))
+            buffer = self._kept.pop(_OF_ONE, None) or buffer_of(self._packet)
+            self.internal.Scatter(None, buffer.spec, root)
+            if buffer.memory.startswith(call):
+                obj = _loads(buffer.bodies[0])
+                self._kept[_OF_ONE] = buffer
+                return obj
+            message = self._packets.scatter_from(call, root, buffer.memory, self._limit(make))
             return self._one(message, root)
         sent = small_or_each(self._encode, call, self._packet, objs, self.size, make)
         if isinstance(sent, list):
-            self.internal.Scatter(self._padded(sent), MPI.IN_PLACE, root)
-            return _loads(memoryview(sent[root])[CALL_SIZE:])
+            buffer = self._filled(_OF_EACH, sent)
+            self.internal.Scatter(buffer.spec, MPI.IN_PLACE, root)
+            obj = _loads(buffer.bodies[root])
+            self._kept[_OF_EACH] = buffer
+            return obj
         self._packets.scatter(sent.messages, root, self._limit(make))
         return self._own(sent, root)
 
@@ -114,21 +135,24 @@ class Collectives:
         self, verb: int, obj: Any, root: int, make: Make | None = None
     ) -> list[Any] | None:
         """Return as `gather` does, `Failed` in place of what could not be had."""
-        call = self._call(verb, root)
-        packet, sent = self._start(call, obj, make)
+        call = a_call(verb, root, self._number())
         if self.rank != root:
-            self.internal.Gather(packet, None, root)
+            buffer = self._kept.pop(_OF_ONE, None) or buffer_of(self._packet)
+            sent = self._pack(buffer, 0, call, obj, make)
+            self.internal.Gather(buffer.spec, None, root)
+            self._kept[_OF_ONE] = buffer
             if sent is not None:
                 self._packets.gather(sent.messages[0], root, self._limit(make))
                 if sent.error is not None:
                     raise sent.error
             return None
-        packets = bytearray(self._packet * self.size)
-        self.internal.Gather(packet, packets, root)
-        small = self._small(call, packets)
+        buffer = self._kept.pop(_OF_EACH, None) or buffer_of(self._packet, self.size)
+        sent = self._pack(buffer, self._starts[root], call, obj, make)
+        self.internal.Gather(MPI.IN_PLACE, buffer.spec, root)
+        small = self._small(call, buffer)
         if small is not None:
             return small
-        return self._each(self._packets.gathered(call, packets, self._limit(make)), sent)
+        return self._each(self._packets.gathered(call, buffer.memory, self._limit(make)), sent)
 
     def allgather(self, obj: Any, make: Make | None = None) -> list[Any]:
         """Return the objects of all ranks."""
@@ -136,58 +160,66 @@ class Collectives:
 
     def allgather_some(self, verb: int, obj: Any, make: Make | None = None) -> list[Any]:
         """Return as `allgather` does, `Failed` in place of what could not be had."""
-        call = self._call(verb, 0)
-        packet, sent = self._start(call, obj, make)
-        packets = bytearray(self._packet * self.size)
-        self.internal.Allgather(packet, packets)
-        small = self._small(call, packets)
+        call = a_call(verb, 0, self._number())
+        buffer = self._kept.pop(_OF_EACH, None) or buffer_of(self._packet, self.size)
+        sent = self._pack(buffer, self._starts[self.rank], call, obj, make)
+        self.internal.Allgather(MPI.IN_PLACE, buffer.spec)
+        small = self._small(call, buffer)
         if small is not None:
             return small
         message = None if sent is None else sent.messages[0]
         limit = self._limit(make)
-        return self._each(self._packets.allgathered(call, packets, message, limit), sent)
+        return self._each(self._packets.allgathered(call, buffer.memory, message, limit), sent)
 
     def alltoall(self, objs: Any, make: Make | None = None) -> list[Any]:
         """Return the objects of all ranks for this one."""
-        call = self._call(wire.ALLTOALL, 0)
+        call = a_call(wire.ALLTOALL, 0, self._number())
         sent = small_or_each(self._encode, call, self._packet, objs, self.size, make)
         limit = self._limit(make)
         if isinstance(sent, Outgoing):
             return checked(self._each(self._packets.alltoall(call, sent.messages, limit), sent))
-        received = bytearray(self._packet * self.size)
-        self.internal.Alltoall(self._padded(sent), received)
-        small = self._small(call, received)
+        sending = self._filled(_TO_EACH, sent)
+        buffer = self._kept.pop(_OF_EACH, None) or buffer_of(self._packet, self.size)
+        self.internal.Alltoall(sending.spec, buffer.spec)
+        self._kept[_TO_EACH] = sending
+        small = self._small(call, buffer)
         if small is not None:
             return checked(small)
-        return checked(self._each(self._packets.alltoalled(call, received, (), limit), None))
-
-    def _call(self, verb: int, root: int) -> bytes:
-        self._calls += 1
-        return a_call(verb, root, self._calls)
+        return checked(self._each(self._packets.alltoalled(call, buffer.memory, (), limit), None))
 
     def _limit(self, make: Make | None) -> float:
         return self.inline_limit if make is None else inf
 
-    def _start(self, call: bytes, obj: Any, make: Make | None) -> tuple[bytes, Outgoing | None]:
-        """Return the packet of a message, and what is sent unless it is small."""
+    def _pack(
+        self, buffer: Buffer, at: int, call: bytes, obj: Any, make: Make | None
+    ) -> Outgoing | None:
+        """Write the packet of a message, and return what is sent unless it is small."""
         sent = small_or(self._encode, call, self._packet, obj, make)
         if isinstance(sent, bytes):
-            return sent.ljust(self._packet, b"\0"), None
-        return start(sent.messages[0], self._packet).ljust(self._packet, b"\0"), sent
+            buffer.view[at : at + len(sent)] = sent
+            return None
+        packet = start(sent.messages[0], self._packet)
+        buffer.view[at : at + len(packet)] = packet
+        return sent
 
-    def _padded(self, starts: Iterable[bytes]) -> bytes:
-        return b"".join([start.ljust(self._packet, b"\0") for start in starts])
+    def _filled(self, key: int, messages: list[bytes]) -> Buffer:
+        """Return the packets of SMALL messages for all ranks."""
+        buffer = self._kept.pop(key, None) or buffer_of(self._packet, self.size)
+        view = buffer.view
+        for at, message in zip(self._starts, messages, strict=True):
+            view[at : at + len(message)] = message
+        return buffer
 
-    def _small(self, call: bytes, packets: bytearray) -> list[Any] | None:
+    def _small(self, call: bytes, buffer: Buffer) -> list[Any] | None:
         """Return the objects of the packets of all ranks, None if one holds no whole object."""
-        for at in self._starts:
-            if packets[at : at + CALL_SIZE] != call:
-                return None
-        view = memoryview(packets)
+        if self._heads(buffer.memory).count(call) != self.size:
+            return None
         try:
-            return [_loads(view[at:]) for at in self._bodies]
+            objs = list(map(_loads, buffer.bodies))
         except Exception:  # raised by an object's own class: find out which
-            return self._each([view[at:] for at in self._starts], None)
+            return self._each([buffer.view[at:] for at in self._starts], None)
+        self._kept[_OF_EACH] = buffer
+        return objs
 
     def _one(self, message: Message, rank: int, sent: Outgoing | None = None) -> Any:
         """Return the object of a message from a rank; of this rank's own `sent` tells its error."""

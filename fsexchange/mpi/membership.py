@@ -193,7 +193,7 @@ class Membership:
 
     def check(self, *, root: int | None = None, dest: int | None = None) -> None:
         """Raise unless this rank is still a member, and `root` or `dest` is a rank."""
-        if self.has_left:
+        if self._left or (self._above is not None and self._above._left):  # as `has_left`, inline
             raise StoreClosedError(
                 f"this Exchange over {self.connector.store_dir} was closed",
                 path=self.connector.store_dir,

@@ -71,8 +71,12 @@ def small_or_each(
             )
         encoded = list(map(encode, items if make is None else map(make, items)))
         room -= CALL_SIZE
-        small = [call + body for body, buffers in encoded if not buffers and len(body) <= room]
-        if len(small) == size:
+        small = []
+        for body, buffers in encoded:
+            if buffers or len(body) > room:
+                break
+            small.append(call + body)
+        else:
             return small
         messages = [of_object(call, each) for each in encoded]
     except Exception as error:

@@ -58,6 +58,8 @@ class Reductions:
             elif mine is not None:
                 self._internal.Reduce(obj, None, op, root)
             return None
+        if Described not in map(type, objs):
+            return fold(checked(objs), op)
         described = [rank for rank, each in enumerate(objs) if type(each) is Described]
         alike = len(described) == len(objs) and objs.count(objs[0]) == len(objs)
         for rank in described:
@@ -80,10 +82,9 @@ class Reductions:
         objs = checked(
             self._collectives.allgather_some(wire.ALLREDUCE, obj if mine is None else mine)
         )
-        described = [rank for rank, each in enumerate(objs) if type(each) is Described]
-        if not described:
+        if Described not in map(type, objs):
             return fold(objs, op)
-        if len(described) == len(objs) and objs.count(objs[0]) == len(objs):
+        if set(map(type, objs)) == {Described} and objs.count(objs[0]) == len(objs):
             result = np.empty_like(obj)
             self._internal.Allreduce(obj, result, op)
             return result
@@ -117,7 +118,7 @@ def fold(objs: list[Any], op: Any) -> Any:
     """
     while len(objs) > 1:
         odd = objs[-1:] if len(objs) % 2 else []
-        objs = [op(*objs[n : n + 2]) for n in range(0, len(objs) - 1, 2)] + odd
+        objs = [*map(op, objs[::2], objs[1::2]), *odd]
     return objs[0]
 
 

@@ -33,9 +33,11 @@ _found: dict[int, _Where] = {}
 
 def _named(pickler: Pickler, obj: Any) -> Any:
     """Reduce a function, class or type variable: by reference as pickle does, else by value."""
-    found = where_named(obj)
-    if found is None:
-        return NotImplemented if obj in _SINGLETONS else _by_value(pickler, obj)
+    found = _found.get(id(obj))
+    if found is None or found[0].get(found[1]) is not obj:  # as in `where_named`, without the call
+        found = where_named(obj)
+        if found is None:
+            return NotImplemented if obj in _SINGLETONS else _by_value(pickler, obj)
     if found[2]:
         pickler.more.append(obj)
     return NotImplemented

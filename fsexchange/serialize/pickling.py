@@ -79,15 +79,8 @@ class Pickler(pickle.Pickler):
 _idle: list[tuple[Any, ...]] = []
 
 
-def _taken() -> tuple[Any, ...]:
-    """Return a pickler and what is used of it."""
-    try:
-        return _idle.pop()
-    except IndexError:
-        return _new()
-
-
 def _new() -> tuple[Any, ...]:
+    """Return a pickler and what is used of it."""
     pickler = Pickler()
     return pickler, pickler.dump, pickler.clear_memo, pickler.pieces, pickler.more
 
@@ -108,7 +101,7 @@ def _put_back(taken: tuple[Any, ...], size: int) -> None:
 
 def pickle_frames(obj: Any, checksum: bool) -> Frames:
     """Return the frames of an object that is pickled."""
-    try:  # as `_taken` does, without the call
+    try:
         taken = _idle.pop()
     except IndexError:
         taken = _new()
@@ -139,18 +132,29 @@ def pickled(obj: Any) -> tuple[list[Any], list[memoryview], list[Any]]:
 
     Raises `SerializationError` if it cannot be pickled.
     """
-    taken = _taken()
-    pickler, dump, _, pieces, more = taken
+    try:  # as in `pickle_frames`
+        taken = _idle.pop()
+    except IndexError:
+        taken = _new()
+    pickler, dump, clear_memo, pieces, more = taken
     try:
         dump(obj)
     except MemoryError:
         raise
     except Exception as error:  # a class's own __reduce__ may raise anything
         raise pickling_error(obj, error) from error
-    if not more and len(pieces) == 1 and len(pieces[0]) <= _SMALL_UP_TO:
-        made = [pieces.pop()]
-        _put_back(taken, len(made[0]))
-        return made, [], []
+    if len(pieces) == 1 and (not more or (len(more) == 1 and type(more[0]) is type)):
+        size = len(pieces[0])
+        if size <= _SMALL_UP_TO:
+            made, named = pieces[:], more[:]
+            if size > _MEMO_UP_TO or pickler.grown:
+                _put_back(taken, size)
+            else:
+                pieces.clear()
+                more.clear()
+                clear_memo()
+                _idle.append(taken)
+            return made, [], named
     buffers = [each for each in more if type(each) is memoryview]
     named = [each for each in more if type(each) is not memoryview and each is not pickler.reducer]
     made = pieces[:]

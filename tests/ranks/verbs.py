@@ -153,6 +153,38 @@ def results_are_private() -> None:
             assert all((result == n + 1 + rank).all() for n, result in enumerate(results))
 
 
+def _calls_within(name: str) -> Any:
+    return name, Calling.within.allgather([name] * 3)
+
+
+class Calling:
+    """Calls a collective while it is pickled, and while it is loaded."""
+
+    within: Exchange
+
+    def __reduce__(self) -> Any:
+        self.within.bcast("pickled")
+        return _calls_within, ("loaded",)
+
+
+def packets_are_used_again() -> None:
+    """Never while a result shows one, nor while another call uses it."""
+    with Exchange(comm, base / "store") as ex:
+        kept = []
+        for n in range(3):
+            array = [np.full(1100, n, "u1")]  # beside its pickle, and still in the packet
+            results = [ex.bcast(array), *ex.allgather(array), ex.scatter([array] * size)]
+            results += ex.alltoall([array] * size) + (ex.gather(array, root=last) or [])
+            kept += [(result, n) for result in results]
+            assert ex.allgather("x" * n) == ["x" * n] * size  # shorter than what was there
+        assert all((result[0] == n).all() for result, n in kept)
+        Calling.within = ex
+        inner = "loaded", [["loaded"] * 3] * size
+        assert ex.allgather(Calling()) == [inner] * size
+        assert ex.alltoall([Calling()] * size) == [inner] * size
+        assert left_behind(ex) == []
+
+
 def what_was_sent_may_change_at_once() -> None:
     """Also where it is sent straight from the sender's array, or from several."""
     calls: list[Callable[[Exchange, Any], Any]] = [

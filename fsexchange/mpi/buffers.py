@@ -1,0 +1,33 @@
+"""Buffers: memory for packets, which one call after another uses.
+
+To make some KiB of memory for a call, clear them, and tell MPI what they are, takes as long as to
+send a number. What lies behind the message of a packet is left from earlier calls; nobody reads it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from mpi4py import MPI
+
+from fsexchange.mpi.message import CALL_SIZE
+
+
+class Buffer(NamedTuple):
+    """Memory for packets of one length."""
+
+    memory: bytearray
+    view: memoryview
+    """All of it."""
+    bodies: list[memoryview]
+    """Of each packet, what a SMALL message has behind its head."""
+    spec: list[Any]
+    """The memory as MPI's collectives take it."""
+
+
+def buffer_of(size: int, count: int = 1) -> Buffer:
+    """Return memory for `count` packets of `size` bytes."""
+    memory = bytearray(size * count)
+    view = memoryview(memory)
+    bodies = [view[at + CALL_SIZE : at + size] for at in range(0, len(memory), size)]
+    return Buffer(memory, view, bodies, [memory, size, MPI.BYTE])
