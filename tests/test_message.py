@@ -21,6 +21,7 @@ from fsexchange.mpi.message import (
     Pieces,
     a_call,
     decode,
+    empty,
     in_room,
     is_of,
     joined,
@@ -232,3 +233,10 @@ def test_each_object_is_made() -> None:
     sent = each("123", 3, int)
     assert [load(received(pieces)) for pieces in sent.messages] == [1, 2, 3]
     assert type(each("12x", 3, int).error) is ValueError
+
+
+def test_memory_to_copy_into_is_aligned() -> None:
+    for nbytes in (0, 1, 100_000, 1 << 17, 5 << 20, 40 << 20):
+        memory = empty(nbytes)
+        assert (memory.nbytes, memory.format, memory.readonly) == (nbytes, "B", False)
+        assert nbytes < 1 << 17 or np.frombuffer(memory, "u1").ctypes.data % 64 == 0

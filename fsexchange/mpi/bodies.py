@@ -1,39 +1,27 @@
 """Bodies: where the buffers of a large message lie until its receiver has them.
 
 In place of the message travels a placeholder: the pickle of a call of `_arrived`, which says where
-the buffers are, and which fetches them when the receiver loads it. They lie
-
-- for a rank of this host in the sender's slab, if that has room or the receiver waits for them;
-- for a rank of another host in a message of their own number, of which the sender keeps a copy
-  until it is delivered, if they have at most `inline_limit` bytes;
-- else in a file of the store, which the receiver removes.
+the buffers are, and which fetches them when the receiver loads it. For a rank of this host they lie
+in the sender's slab, if that has room or the receiver waits for them; else `Bodies._send` decides
+which way they take.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import pickle
 import struct
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import accumulate
-from typing import Any, cast
+from typing import Any
 
 from mpi4py import MPI
 
 from fsexchange.connector.connector import FileConnector
-from fsexchange.connector.keys import KEY_SIZE, FileKey
-from fsexchange.errors import (
-    FsExchangeError,
-    MissingObjectError,
-    RemoteError,
-    StoreClosedError,
-    StoreError,
-)
-from fsexchange.mpi import wire
+from fsexchange.errors import RemoteError, StoreClosedError
+from fsexchange.mpi import gathered
 from fsexchange.mpi.codec import (
+    COPIES,
     END_1,
     OUT_OF_IT,
     SMALL,
@@ -43,28 +31,34 @@ from fsexchange.mpi.codec import (
     in_pickle,
     pinned_by_none,
 )
-from fsexchange.mpi.message import empty, joined
+from fsexchange.mpi.lending import LentMemory
+from fsexchange.mpi.message import Pieces, empty
 from fsexchange.mpi.slab import SLOT, BrokenBodyError, Slab
-from fsexchange.serialize.format import ALIGNMENT
+from fsexchange.mpi.way import Sent, Way
+from fsexchange.mpi.ways import NumberedMessages, StoredFiles
 
 #: A message of up to this many bytes MPI takes at once: MPICH up to 4096 bytes, header included.
 EAGER = 4000
 
-#: Bytes that may wait in copies and files for receivers before a `send` waits for its own.
+#: Bytes that may wait for receivers, but for those in the slab, before a `send` waits for its own.
 CROWD = 256 << 20
 
 # Family, rank in it, kind of place, slot, record or number, bytes of the body, how many buffers.
-# The length of each buffer, for a file its key, and the pickle of the object come after it.
+# The length of each buffer, for memory and files their place, and the pickle of the object follow.
 _SAID = struct.Struct("<8sIHHQQ")
-_SLOT, _RECORD, _NUMBERED, _FILE = range(4)
+_SLOT, _RECORD, _MEMORY, _MESSAGE, _FILE = range(5)
+_PLACE_SIZES = (0, 0, LentMemory.place_size, NumberedMessages.place_size, StoredFiles.place_size)
+
+# Where the rest of a body is that began in the slab: the kind of its place, and its number.
+_REST = struct.Struct("<HQ")
 
 # More buffers do not fit in a placeholder, which has the length of each.
 _MOST_BUFFERS = 64
 
 _LENGTH = struct.Struct("<Q")
 
-# The latest look at so many of the messages that wait.
-_LOOKED_AT = 32
+# What a placeholder says of one buffer in a slot: its own length, and as above.
+_ONE = struct.Struct("<Q8sIHHQQQ")
 
 # The exchanges of this process by what placeholders call them.
 _families: dict[bytes, Bodies] = {}
@@ -98,7 +92,6 @@ class Bodies:
         inline_limit: int,
     ) -> None:
         self._internal = internal
-        self._connector = connector
         self._hosts = hosts
         self._slab = slab
         self._paths = paths
@@ -106,14 +99,13 @@ class Bodies:
         self._family = family
         self._rank = internal.rank
         self._inline_limit = inline_limit
-        self._numbers = itertools.count()
-        last_tag = cast(int, MPI.COMM_WORLD.Get_attr(MPI.TAG_UB))
-        self._most_numbers = last_tag - wire.FIRST_NUMBER
-        # What waits for receivers: a request and its number, or a key and 0, and the bytes.
-        self._waiting: deque[tuple[MPI.Request | FileKey, int, int]] = deque()
-        self._waiting_bytes = 0
-        # The memory of numbered messages, until they are known to be delivered.
-        self._copies: dict[int, Memory] = {}
+        self._messages = NumberedMessages(internal)
+        self._ways: dict[int, Way] = {_MESSAGE: self._messages, _FILE: StoredFiles(connector)}
+        self._lent: LentMemory | None = None
+        if slab is not None:
+            self._ways[_MEMORY] = self._lent = LentMemory(
+                connector, internal.rank, hosts, lambda rank: self._slab_of(rank).lent
+            )
         #: Set while the owner waits in `recv`, so that senders let it copy behind them.
         self.receiving = memoryview(bytearray(1)) if slab is None else slab.receiving
         self.arrived = threading.local()
@@ -124,35 +116,37 @@ class Bodies:
 
     def place(self, body: Memory, buffers: Sequence[Memory], dest: int) -> Placed:
         """Return the placeholder of a message to a rank, and how its body gets to its place."""
+        if self._lent is not None:
+            self._lent.look()
         if len(body) > SMALL - 1024 or len(buffers) > _MOST_BUFFERS:
             buffers, body = [body, *buffers], b""
             if len(buffers) > _MOST_BUFFERS:
-                buffers, body = [_packed(buffers)], called(_unpacked, OUT_OF_IT)
+                buffers, body = [gathered.packed(buffers)], called(_unpacked, OUT_OF_IT)
+        slab = self._slab if self._paths[dest] is not None else None
+        if slab is not None and len(buffers) == 1 and SMALL <= len(buffers[0]) <= SLOT:
+            slot = slab.take_slot()
+            if slot >= 0:
+                return self._in_slot(slab, slot, body, buffers[0])
         sizes = [len(each) for each in buffers]
-        starts = _starts(sizes)
+        starts = gathered.starts_of(sizes)
         nbytes = starts[-1]
         if len(body) + nbytes < SMALL:
             return Placed(called(_loaded, *map(in_pickle, (body, *buffers))))
 
-        def said(kind: int, number: int, key: bytes = b"") -> bytes:
+        def said(kind: int, number: int, place: bytes = b"") -> bytes:
             data = (
                 _SAID.pack(self._family, self._rank, kind, len(sizes), number, nbytes)
                 + struct.pack(f"<{len(sizes)}Q", *sizes)
-                + key
+                + place
                 + body
             )
             return b"".join((PLACEHOLDER, _LENGTH.pack(len(data)), data, END_1))
 
-        slab = self._slab
-        if slab is not None and self._paths[dest] is not None:
+        if slab is not None:
             if nbytes <= SLOT:
                 slot = slab.take_slot()
                 if slot >= 0:
-                    memory = slab.slot(slot, nbytes)
-                    if len(buffers) == 1:
-                        memory[:] = buffers[0]
-                    else:
-                        _copy(buffers, starts, 0, memory)
+                    gathered.copy(buffers, starts, 0, slab.slot(slot, nbytes))
                     return Placed(said(_SLOT, slot), lambda: slab.free_slot(slot))
             else:
                 record = slab.take(nbytes, receiver=self._slab_of(dest))
@@ -163,39 +157,54 @@ class Bodies:
                         lambda: slab.fill(
                             record,
                             nbytes,
-                            lambda start, into: _copy(buffers, starts, start, into),
-                            lambda start: self._spill(_rest(buffers, starts, start), dest),
+                            lambda start, into: gathered.copy(buffers, starts, start, into),
+                            lambda start: self._spill(
+                                gathered.rest(buffers, starts, start), nbytes - start, dest
+                            ),
                         ),
                     )
-        elif nbytes <= self._inline_limit:
-            number = self._number()
-            copy = joined(_rest(buffers, starts, 0))
-            begun = bytearray(1)
-            return Placed(
-                said(_NUMBERED, number), finish=lambda: self._send(copy, dest, number, begun)
-            )
-        key = self._put(_rest(buffers, starts, 0))
-        return Placed(said(_FILE, 0, key.pack()), lambda: self._connector.evict(key))
+        kind, sent = self._send(gathered.rest(buffers, starts, 0), nbytes, dest)
+        return Placed(said(kind, sent.number, sent.place), sent.withdraw, sent.finish)
+
+    def _in_slot(self, slab: Slab, slot: int, body: Memory, buffer: Memory) -> Placed:
+        """Return what `place` does, for one buffer, which most messages have, in less time."""
+        nbytes = len(buffer)
+        slab.slot(slot, nbytes)[:] = buffer
+        length = _ONE.size - _LENGTH.size + len(body)
+        said = _ONE.pack(length, self._family, self._rank, _SLOT, 1, slot, nbytes, nbytes)
+        placeholder = b"".join((PLACEHOLDER, said, body, END_1))
+        return Placed(placeholder, lambda: slab.free_slot(slot))
+
+    def _send(self, pieces: Pieces, nbytes: int, dest: int) -> tuple[int, Sent]:
+        """Send a body past the slab: this decides which way it takes.
+
+        To a rank of this host it goes by memory, to another host by MPI, if it has at most
+        `inline_limit` bytes; else by a file of the store. Where the first two have no room, the
+        next one is taken, and the last is MPI, which asks for nothing but a copy.
+        """
+        is_near = self._slab is not None and self._paths[dest] is not None
+        for kind in (_MEMORY,) * is_near + (_FILE,) * (nbytes > self._inline_limit):
+            sent = self._ways[kind].put(pieces, nbytes, dest)
+            if sent is not None:
+                return kind, sent
+        return _MESSAGE, self._messages.put(pieces, nbytes, dest)
+
+    def _spill(self, pieces: Pieces, nbytes: int, dest: int) -> bytes:
+        """Send the rest of a body, whose message is out, past the slab; return what says where."""
+        kind, sent = self._send(pieces, nbytes, dest)
+        sent.finish()
+        return _REST.pack(kind, sent.number) + sent.place
 
     def is_crowded(self) -> bool:
         """Return whether so much waits for receivers that a sender should wait for its own."""
-        looks = 0
-        while self._waiting_bytes > CROWD and looks < min(_LOOKED_AT, len(self._waiting)):
-            looks += 1
-            self._look()
-        return self._waiting_bytes > CROWD
+        if self._waiting() <= CROWD:
+            return False
+        for way in self._ways.values():
+            way.look()
+        return self._waiting() > CROWD
 
-    def _look(self) -> None:
-        try:
-            what, number, nbytes = self._waiting.popleft()
-        except IndexError:  # other threads look at all that waits
-            return
-        gone = what.Test() if isinstance(what, MPI.Request) else not self._connector.exists(what)
-        if gone:
-            self._waiting_bytes -= nbytes
-            self._copies.pop(number, None)
-        else:
-            self._waiting.append((what, number, nbytes))
+    def _waiting(self) -> int:
+        return sum([way.nbytes for way in self._ways.values()])
 
     def _slab_of(self, rank: int) -> Slab:
         slab = self._slabs.get(rank)
@@ -203,81 +212,49 @@ class Bodies:
             slab = self._slabs[rank] = Slab(self._paths[rank])
         return slab
 
-    def _put(self, pieces: list[Memory]) -> FileKey:
-        key = self._connector.put(pieces)
-        self._wait_for(key, 0, sum(map(len, pieces)))
-        return key
-
-    def _spill(self, pieces: list[Memory], dest: int) -> bytes:
-        """Put the rest of a body, whose message is out, elsewhere; return what says where."""
-        try:
-            return bytes([_FILE]) + self._put(pieces).pack()
-        except StoreError:  # a full disk
-            number = self._number()
-            self._send(joined(pieces), dest, number, bytearray(1))
-            return bytes([_NUMBERED]) + number.to_bytes(8, "little")
-
-    def _number(self) -> int:
-        return wire.FIRST_NUMBER + next(self._numbers) % self._most_numbers
-
-    def _send(self, copy: Memory, dest: int, number: int, begun: bytearray) -> None:
-        """Send a numbered message, once, whatever a signal's handler raises on the way."""
-        if begun[0]:
-            return
-        # Handlers run where a call ends: none before `Isend`, which may lose the request. MPI
-        # reads the memory all the same.
-        self._copies[number] = copy
-        begun[0] = 1
-        self._wait_for(self._internal.Isend(copy, dest, number), number, len(copy))
-
-    def _wait_for(self, what: MPI.Request | FileKey, number: int, nbytes: int) -> None:
-        self._waiting.append((what, number, nbytes))
-        self._waiting_bytes += nbytes
-        if number:
-            self._look()
-
     # ---- receiver -------------------------------------------------------------------------------
 
-    def fetch(self, rank: int, kind: int, number: int, nbytes: int, key: bytes) -> Any:
+    def loaded_in_slot(self, rank: int, slot: int, nbytes: int, body: Memory) -> Any:
+        """Return an object whose pickle is in a slot, or whose buffer is and is copied."""
+        self.receiving[0] = 0
+        slab = self._slab_of(rank)
+        try:
+            if self.discards:
+                return None
+            memory = slab.slot(slot, nbytes)
+            return decode(body, (memory,)) if body else decode(memory)
+        finally:
+            slab.free_slot(slot)
+
+    def fetch(self, rank: int, kind: int, number: int, nbytes: int, place: bytes) -> Any:
         """Return the body that another rank has placed."""
         self.receiving[0] = 0
+        if self._lent is not None:
+            self._lent.look()
         if kind == _SLOT:
             slab = self._slab_of(rank)
             copy = bytearray(slab.slot(number, nbytes))
             slab.free_slot(number)
             return copy
-        if kind == _FILE:
-            return self._taken(FileKey.unpack(key), rank)
+        if kind != _RECORD:
+            return self._ways[kind].fetch(rank, number, nbytes, place)
         into = empty(nbytes)
-        if kind == _NUMBERED:
-            self._internal.Recv(into, rank, number)
-            return into
         try:
-            rest = self._slab_of(rank).empty(number, into)
+            elsewhere = self._slab_of(rank).empty(number, into)
         except BrokenBodyError:
             host = self._hosts[rank]
             raise RemoteError(
                 f"rank {rank} ({host}) was interrupted while it sent", rank=rank, host=host
             ) from None
-        if rest is not None:
-            place, start = rest
-            if place[0] == _FILE:
-                into[start:] = self._taken(FileKey.unpack(place[1 : 1 + KEY_SIZE]), rank)
+        if elsewhere is not None:
+            said, start = elsewhere
+            kind, number = _REST.unpack_from(said)
+            if kind == _MESSAGE:
+                self._messages.receive(into[start:], rank, number)
             else:
-                self._internal.Recv(into[start:], rank, int.from_bytes(place[1:9], "little"))
+                rest = self._ways[kind].fetch(rank, number, nbytes - start, said[_REST.size :])
+                into[start:] = rest
         return into
-
-    def _taken(self, key: FileKey, rank: int) -> memoryview:
-        try:
-            # Not by `get`, which might keep a copy of it for other ranks.
-            data = self._connector.get_part(key, 0, key.nbytes)
-        finally:
-            with contextlib.suppress(FsExchangeError):
-                self._connector.evict(key)
-        if data is None:
-            path = self._connector.path(key)
-            raise MissingObjectError(f"{path} was removed before it was received", path=path)
-        return memoryview(data)
 
     def drain(self, comm: MPI.Intracomm) -> None:
         """Receive and drop what nobody has received, once no rank sends any more."""
@@ -295,10 +272,8 @@ class Bodies:
         """End all bodies: nobody sends or receives any more."""
         self.drain(self._internal)
         del _families[self._family]
-        for what, _, _ in self._waiting:
-            if isinstance(what, FileKey):
-                with contextlib.suppress(FsExchangeError):
-                    self._connector.evict(what)
+        for way in self._ways.values():
+            way.close()
         if self._slab is not None:
             self._slab.close()
 
@@ -313,16 +288,19 @@ def _arrived(said: bytes) -> Any:
     if bodies is None:
         raise StoreClosedError("the Exchange of this message was closed", path=None)
     end = _SAID.size + 8 * count
-    key = said[end : end + KEY_SIZE] if kind == _FILE else b""
-    memory = bodies.fetch(rank, kind, number, nbytes, key)
+    if kind == _SLOT and count == 1 and (len(said) == end or said[end:] in COPIES):
+        bodies.arrived.nbytes = len(said) + nbytes
+        return bodies.loaded_in_slot(rank, number, nbytes, said[end:])
+    place = said[end : end + _PLACE_SIZES[kind]]
+    memory = bodies.fetch(rank, kind, number, nbytes, place)
     bodies.arrived.nbytes = len(said) + nbytes
     if bodies.discards:
         return None
-    body = said[end + len(key) :]
+    body = said[end + len(place) :]
     if count == 1:
         return decode(body, (memory,)) if body else decode(memory)
     sizes = struct.unpack_from(f"<{count}Q", said, _SAID.size)
-    return _loaded(body, *_cut(memoryview(memory), sizes))
+    return _loaded(body, *gathered.cut(memoryview(memory), sizes))
 
 
 #: How every placeholder starts.
@@ -338,54 +316,4 @@ def _loaded(body: Memory, *buffers: Any) -> Any:
 
 
 def _unpacked(memory: memoryview) -> Any:
-    (count,) = struct.unpack_from("<Q", memory)
-    sizes = struct.unpack_from(f"<{count}Q", memory, 8)
-    start = 8 + 8 * count
-    return _loaded(b"", *_cut(memory[start + -start % ALIGNMENT :], sizes))
-
-
-# ---- one memory for several buffers, each aligned -----------------------------------------------
-
-
-def _packed(buffers: Sequence[Memory]) -> Memory:
-    sizes = [len(each) for each in buffers]
-    head = struct.pack(f"<{1 + len(sizes)}Q", len(sizes), *sizes)
-    return joined([head, bytes(-len(head) % ALIGNMENT), *_rest(buffers, _starts(sizes), 0)])
-
-
-def _cut(memory: memoryview, sizes: Sequence[int]) -> list[memoryview]:
-    return [
-        memory[start : start + size] for start, size in zip(_starts(sizes), sizes, strict=False)
-    ]
-
-
-def _starts(sizes: Sequence[int]) -> list[int]:
-    """Return where in one memory the buffers start, and its length."""
-    if len(sizes) == 1:
-        return [0, sizes[0]]
-    return [0, *accumulate([size + -size % ALIGNMENT for size in sizes])]
-
-
-def _rest(buffers: Sequence[Memory], starts: Sequence[int], at: int) -> list[Memory]:
-    """Return the pieces of a body from a place in it on."""
-    pieces: list[Memory] = []
-    for buffer, start, end in zip(buffers, starts, starts[1:], strict=False):
-        if end > at:
-            pieces.append(memoryview(buffer)[max(0, at - start) :])
-            pieces.append(bytes(end - max(at, start + len(buffer))))
-    return pieces
-
-
-def _copy(buffers: Sequence[Memory], starts: Sequence[int], at: int, into: memoryview) -> None:
-    """Copy the part of a body that starts at a place in it."""
-    if len(buffers) == 1:
-        data = memoryview(buffers[0])[at : at + len(into)]
-        into[: len(data)] = data
-        return
-    for buffer, start in zip(buffers, starts, strict=False):
-        if start >= at + len(into):
-            break
-        data = memoryview(buffer)[max(0, at - start) : at + len(into) - start]
-        if len(data):
-            begin = max(0, start - at)
-            into[begin : begin + len(data)] = data
+    return _loaded(b"", *gathered.unpacked(memory))

@@ -80,6 +80,9 @@ _OF_BUFFER = {
     bytearray: _CALL + b"builtins\nbytearray\n" + OUT_OF_IT + END_1,
 }
 
+#: Pickles that keep nothing of their buffer, but copy it.
+COPIES = frozenset(_OF_BUFFER.values())
+
 # Arrays of one shape and type have the same start. Those of the latest are kept: the dtype and the
 # shape -> the start, and whether the elements follow in the pickle.
 _starts: dict[tuple[np.dtype[Any], tuple[int, ...]], tuple[bytes, bool]] = {}

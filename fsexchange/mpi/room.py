@@ -216,9 +216,14 @@ class StoreRoom:
     @classmethod
     def make(cls, connector: FileConnector, nbytes: int) -> StoreRoom:
         """Make one; `StoreError` if the file system has no space for it, `OSError` no memory."""
+        cls.check(connector, nbytes)
+        return cls(connector, connector.reserve(b"", nbytes), made=True)
+
+    @staticmethod
+    def check(connector: FileConnector, nbytes: int) -> None:
+        """Raise `OSError` if files of the store are memory, and the host has none for one."""
         if find_filesystem(connector.store_dir).kind in _IN_MEMORY:
             _check_memory(nbytes)
-        return cls(connector, connector.reserve(b"", nbytes), made=True)
 
     @property
     def place(self) -> bytes:

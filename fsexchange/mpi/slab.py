@@ -24,6 +24,9 @@ from collections.abc import Callable
 #: Bytes of a slot, slots of a slab, and messages that may be in it at a time.
 SLOT, SLOTS, RECORDS = 1 << 16, 128, 64
 
+#: Pieces of other memory that a rank may lend at a time: each takes a descriptor.
+LOANS = 128
+
 #: Bytes that say where the rest of a body is.
 PLACE_SIZE = 128
 
@@ -38,8 +41,10 @@ _RECORD = 512
 # In the record, in place of 0: the rest is elsewhere; the sender could not finish.
 _ELSEWHERE, _BROKEN = 1, 2
 
-# The flag of the owner, the bytes of slots, those of records, records, slots.
-_FLAG, _SLOT_BYTES, _RECORD_BYTES, _RECORDS_AT = 0, 64, 64 + SLOTS, 64 + SLOTS + RECORDS
+# The flag of the owner, the bytes of slots, of records, and of loans, records, slots.
+_FLAG, _SLOT_BYTES, _RECORD_BYTES = 0, 64, 64 + SLOTS
+_LOANS_AT = _RECORD_BYTES + RECORDS
+_RECORDS_AT = _LOANS_AT + LOANS
 _SLOTS_AT = -(-(_RECORDS_AT + RECORDS * _RECORD) // SLOT) * SLOT
 _SIZE = _SLOTS_AT + SLOTS * SLOT
 
@@ -80,6 +85,9 @@ class Slab:
         memory = memoryview(self._map)
         #: Set while the owner waits in `recv`.
         self.receiving = memory[_FLAG : _FLAG + 1]
+        #: Of each piece of other memory that the owner lends, whether its receiver has yet to map
+        #: it; the receiver clears it.
+        self.lent = memory[_LOANS_AT : _LOANS_AT + LOANS]
         self._memory = memory
         self._lock = threading.Lock()
 

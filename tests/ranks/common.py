@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from mpi4py import MPI
 
 from fsexchange.filesystem.kinds import find_filesystem
-from fsexchange.mpi import Exchange, slab
+from fsexchange.mpi import Exchange, room, slab
 
 comm = MPI.COMM_WORLD
 rank, size = comm.rank, comm.size
@@ -109,3 +110,15 @@ def same(one: Any, other: Any) -> bool:
     if callable(one):
         return same(one(3), other(3))
     return bool(one == other)
+
+
+@contextlib.contextmanager
+def no_memory() -> Iterator[None]:
+    """Have no memory that ranks of a host may share, nor any for files in a tmpfs."""
+    rooms: Any = room
+    memory_to_share = rooms.memory_to_share
+    rooms.memory_to_share = lambda: 1 << 10
+    try:
+        yield
+    finally:
+        rooms.memory_to_share = memory_to_share

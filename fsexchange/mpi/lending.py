@@ -1,0 +1,116 @@
+"""Lending: memory of the host that one rank fills and another maps.
+
+Its sender keeps it until its receiver has mapped it. The receiver says so by clearing a byte in the
+sender's slab, at which the sender looks when it moves its next large object. A rank that is killed
+leaves nothing. This module needs no MPI.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import weakref
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from fsexchange.errors import RemoteError
+from fsexchange.mpi.room import PLACE_SIZE, HostRoom, content, enter
+from fsexchange.mpi.way import Sent
+
+if TYPE_CHECKING:
+    from fsexchange.connector.connector import FileConnector
+    from fsexchange.mpi.codec import Memory
+    from fsexchange.mpi.message import Pieces
+
+
+class LentMemory:
+    """The memory that one rank lends to others, each piece a room for two.
+
+    `lent` returns, for a rank, the bytes of its slab that say which pieces wait. Not for a forked
+    child.
+    """
+
+    place_size = PLACE_SIZE
+
+    def __init__(
+        self,
+        connector: FileConnector,
+        rank: int,
+        hosts: Sequence[str],
+        lent: Callable[[int], memoryview],
+    ) -> None:
+        self._connector = connector
+        self._lent_by = lent
+        self._hosts = hosts
+        self._lent = lent(rank)
+        self._free = list(range(len(self._lent)))
+        self._rooms: dict[int, HostRoom] = {}
+        _lenders.add(self)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that wait for receivers, as far as is known."""
+        return sum([room.nbytes for room in tuple(self._rooms.values())])
+
+    def put(self, pieces: Pieces, nbytes: int, dest: int) -> Sent | None:
+        """Fill memory; None if the host has none, or too many pieces wait."""
+        self.look()
+        try:
+            number = self._free.pop()
+        except IndexError:
+            return None
+        try:
+            self._lent[number] = 1  # before another thread sees the room, and takes it back
+            room = self._rooms[number] = HostRoom.make(nbytes)
+            room.fill(content(pieces, 0), alone=True)
+            return Sent(number, room.place, lambda: self._end(number))
+        except BaseException as error:
+            if number in self._rooms:
+                self._end(number)
+            else:
+                self._free.append(number)
+            if isinstance(error, (OSError, MemoryError)):
+                return None
+            raise
+
+    def fetch(self, rank: int, number: int, nbytes: int, place: Memory) -> Memory:
+        """Return memory that another rank has filled."""
+        try:
+            with contextlib.closing(enter(place, nbytes, self._connector)) as room:
+                return room.take(0, nbytes)
+        except FileNotFoundError:
+            host = self._hosts[rank]
+            raise RemoteError(
+                f"rank {rank} ({host}) ended before its message was received", rank=rank, host=host
+            ) from None
+        finally:
+            self._lent_by(rank)[number] = 0
+
+    def look(self) -> None:
+        """Let go of what receivers have mapped; they keep theirs."""
+        for number in tuple(self._rooms):
+            if not self._lent[number]:
+                self._end(number)
+
+    def _end(self, number: int) -> None:
+        room = self._rooms.pop(number, None)
+        if room is not None:  # else another thread does it
+            room.close()
+            self._free.append(number)
+
+    def close(self) -> None:
+        """End it, whatever still waits."""
+        while self._rooms:
+            self._rooms.popitem()[1].close()
+
+
+_lenders: weakref.WeakSet[LentMemory] = weakref.WeakSet()
+
+
+def _in_forked_child() -> None:
+    for each in tuple(_lenders):
+        each.close()
+
+
+# Else what its receiver has long dropped stays in memory for as long as a child lives.
+os.register_at_fork(after_in_child=_in_forked_child)

@@ -1,0 +1,195 @@
+"""Memory that one process lends to another: it comes back, and nothing stays."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from fsexchange import RemoteError
+from fsexchange.filesystem.capacity import free_memory
+from fsexchange.mpi import room as module
+from fsexchange.mpi.lending import LentMemory
+
+from .processes import fork
+
+MEGA = 1 << 20
+PIECES = [b"x" * MEGA, b"", b"y" * 1000, b"z"]
+
+#: How many pieces may wait.
+MOST = 4
+
+
+@pytest.fixture
+def lent() -> memoryview:
+    """Return bytes that forked processes share, as those of a slab."""
+    return memoryview(mmap.mmap(-1, mmap.PAGESIZE))[:MOST]
+
+
+@pytest.fixture
+def lender(lent: memoryview) -> Iterator[LentMemory]:
+    made = a_lender(lent)
+    yield made
+    made.close()
+
+
+def a_lender(lent: memoryview) -> LentMemory:
+    connector: Any = None  # which only files need
+    return LentMemory(connector, 0, ["here", "there"], lambda rank: lent)
+
+
+def put(lender: LentMemory, pieces: list[bytes]) -> tuple[int, int, bytes]:
+    """Lend pieces, and return what `fetch` takes."""
+    sent = lender.put([*pieces], sum(map(len, pieces)), 1)
+    assert sent is not None
+    return sent.number, sum(map(len, pieces)), sent.place
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def in_another(work: Callable[[], object]) -> None:
+    assert os.waitpid(fork(work), 0)[1] == 0
+
+
+def test_another_process_takes_it(lender: LentMemory, lent: memoryview) -> None:
+    before = descriptors()
+    said = put(lender, PIECES)
+    assert (lender.nbytes, descriptors()) == (said[1], before + 2)  # mmap has one of its own
+
+    def receive() -> None:
+        got = a_lender(lent).fetch(0, *said)
+        assert bytes(got) == b"".join(PIECES)
+        got[0] = 7  # type: ignore[index]
+
+    lender.look()
+    assert lender.nbytes == said[1]
+    in_another(receive)
+    lender.look()
+    assert (lender.nbytes, descriptors()) == (0, before)
+
+
+def test_what_was_taken_outlives_the_sender(lent: memoryview) -> None:
+    lender = a_lender(lent)
+    got = lender.fetch(0, *put(lender, PIECES))
+    lender.close()
+    assert bytes(got) == b"".join(PIECES)
+
+
+def test_so_many_pieces_wait_and_no_more(lender: LentMemory, lent: memoryview) -> None:
+    before = descriptors()
+    said = [put(lender, [b"%d" % n * 5000]) for n in range(MOST)]
+    assert lender.put([b"more"], 4, 1) is None
+    assert bytes(lender.fetch(0, *said[2])) == b"2" * 5000
+    said[2] = put(lender, [b"again" * 1000])
+    assert lender.put([b"more"], 4, 1) is None
+    assert bytes(lender.fetch(0, *said[2])) == b"again" * 1000
+    for each in (said[3], said[0], said[1]):
+        lender.fetch(0, *each)
+    lender.look()
+    assert (lender.nbytes, descriptors(), bytes(lent)) == (0, before, bytes(MOST))
+
+
+def test_withdrawn(lender: LentMemory) -> None:
+    before = descriptors()
+    for _ in range(2 * MOST):
+        sent = lender.put([b"x"], 1, 1)
+        assert sent is not None
+        sent.withdraw()
+    assert (lender.nbytes, descriptors()) == (0, before)
+
+
+def test_no_memory(lender: LentMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = descriptors()
+    for _ in range(2 * MOST):
+        assert lender.put([b"x"], free_memory() + (1 << 30), 1) is None
+    monkeypatch.setattr(os, "memfd_create", raiser(OSError(24, "too many open files")))
+    for _ in range(2 * MOST):
+        assert lender.put([b"x"], 1, 1) is None
+    monkeypatch.undo()
+    assert descriptors() == before
+    for _ in range(2 * MOST):  # no number is lost
+        assert bytes(lender.fetch(0, *put(lender, PIECES))) == b"".join(PIECES)
+
+
+def test_interrupted(lender: LentMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = descriptors()
+    places: list[tuple[Any, str]] = [(module.HostRoom, "fill"), (module, "memory_to_share")]
+    for where, name in places:
+        with monkeypatch.context() as patch:
+            patch.setattr(where, name, raiser(KeyboardInterrupt()))
+            for _ in range(2 * MOST):
+                with pytest.raises(KeyboardInterrupt):
+                    lender.put([b"x"], 1, 1)
+    assert descriptors() == before
+    lender.fetch(0, *put(lender, PIECES))
+
+
+def raiser(error: BaseException) -> Callable[..., Any]:
+    def raise_it(*_: object, **__: object) -> None:
+        raise error
+
+    return raise_it
+
+
+def test_sender_is_killed(lender: LentMemory, lent: memoryview) -> None:
+    """Before its receiver comes, who hears of it; nothing is left."""
+    receiving, sending = os.pipe()
+
+    def send() -> None:
+        number, nbytes, place = put(a_lender(lent), PIECES)
+        os.write(sending, b"%d %d %s" % (number, nbytes, place.hex().encode()))
+        signal.pause()
+
+    child = fork(send)
+    number, nbytes, place = os.read(receiving, 1000).split()
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    for _ in range(2):
+        with pytest.raises(RemoteError, match=r"rank 0 \(here\) ended before") as caught:
+            lender.fetch(0, int(number), int(nbytes), bytes.fromhex(place.decode()))
+        assert caught.value.rank == 0
+    os.close(receiving)
+    os.close(sending)
+
+
+def test_receiver_is_killed_before_it_comes(lent: memoryview) -> None:
+    before = descriptors()
+    lender = a_lender(lent)
+    child = fork(signal.pause)
+    put(lender, PIECES)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    lender.close()
+    assert descriptors() == before
+
+
+def test_forked_child_keeps_nothing(lender: LentMemory, lent: memoryview) -> None:
+    before = descriptors()
+    said = put(lender, PIECES)
+
+    def look() -> None:
+        assert descriptors() == before
+        assert not [link for link in _links() if "memfd:fsexchange" in link]
+        with open("/proc/self/maps") as maps:
+            assert "memfd:fsexchange" not in maps.read()
+
+    in_another(look)
+    lender.look()
+    assert lent[said[0]]
+    assert bytes(lender.fetch(0, *said)) == b"".join(PIECES)
+
+
+def _links() -> list[str]:
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found.append(os.readlink(f"/proc/self/fd/{fd}"))
+        except FileNotFoundError:  # the one of the listing
+            pass
+    return found
