@@ -10,7 +10,7 @@ only the first step.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import accumulate, pairwise, repeat
+from itertools import accumulate, chain, pairwise, repeat
 from typing import TYPE_CHECKING
 
 from mpi4py import MPI
@@ -235,9 +235,8 @@ class Packets:
         going = self._long([length(message[0]) for message in messages], limit)
 
         def fill(room: Room, at: int) -> None:
-            for rank in going:
-                place, _ = place_in_room(messages[rank][0])
-                room.fill(content(messages[rank], at + place))
+            mine = [messages[rank] for rank in going]
+            room.fill(chain.from_iterable(content(m, at + place_in_room(m[0])[0]) for m in mine))
 
         def take(room: Room, starts: list[int]) -> dict[int, Message]:
             return {rank: room.take(starts[rank] + places[rank], lengths[rank]) for rank in coming}

@@ -211,6 +211,7 @@ class StoreRoom:
         self._connector = connector
         self._key = key
         self._made = made
+        self._fd: int | None = None
         self.nbytes = key.nbytes
 
     @classmethod
@@ -230,15 +231,26 @@ class StoreRoom:
         self._connector.fill(self._key, parts)
 
     def take(self, at: int, nbytes: int) -> Memory:
-        """Return a part as memory of the caller's own."""
-        data = self._connector.get_part(self._key, at, nbytes)
-        if data is None:
-            path = self._connector.path(self._key)
+        """Return a part as memory of the caller's own. Not before all have filled theirs.
+
+        On a network file system a file shows what others have closed when it is opened: it is
+        opened here once, and not the same time as to fill it.
+        """
+        path = self._connector.path(self._key)
+        if self._fd is None:
+            self._fd = self._connector.open(self._key)
+        if self._fd is None:
             raise MissingObjectError(f"{path} was removed before it was received", path=path)
-        return data
+        try:
+            mappable = self._connector.maps(nbytes)
+            return files.part_of(self._fd, path, at, nbytes, mappable=mappable)
+        except OSError as error:
+            raise self._connector.directory.error(error, "read", path) from error
 
     def close(self) -> None:
         """End it for this rank; the one that made it removes it."""
+        if self._fd is not None:
+            os.closerange(self._fd, self._fd + 1)
         if self._made:
             self._connector.evict(self._key)
 

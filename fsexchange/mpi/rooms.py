@@ -11,7 +11,7 @@ import contextlib
 import logging
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpi4py import MPI
@@ -179,15 +179,18 @@ class Rooms:
         """Return what this rank takes of one file of the store, None if that has no space."""
         with contextlib.ExitStack() as last:
             place = bytearray(NOWHERE)
+            room: Room | None = None
             if self._rank == 0:
-                made = self._made(lambda n: StoreRoom.make(self._connector, n), nbytes)
-                if made is not None:
-                    last.callback(made.close)
-                    place[:] = made.place
+                room = self._made(lambda n: StoreRoom.make(self._connector, n), nbytes)
+                if room is not None:
+                    last.callback(room.close)
+                    place[:] = room.place
             self._internal.Bcast(place, 0)
             if place == NOWHERE:
                 return None
-            room = enter(place, nbytes, self._connector)
+            if room is None:
+                room = enter(place, nbytes, self._connector)
+                last.callback(room.close)
             if not self._step(lambda: write(room)):
                 return None
             try:
@@ -209,8 +212,8 @@ class Rooms:
                 at += pages(length(message[0]))
             try:
                 if room is not None:
-                    for rank, start in offers.items():
-                        room.fill(content(messages[rank], start), alone=True)
+                    parts = (content(messages[rank], start) for rank, start in offers.items())
+                    room.fill(chain.from_iterable(parts), alone=True)
             except _NO_ROOM:
                 room = None
             except BaseException:  # Ctrl-C: the others wait for the offers
