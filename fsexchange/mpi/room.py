@@ -72,6 +72,14 @@ def content(message: Pieces, at: int) -> Iterator[tuple[int, Memory]]:
         at += len(piece)
 
 
+def within(parts: Content, start: int, stop: int) -> Iterator[tuple[int, Memory]]:
+    """Yield of the content of a part what is from one offset to another."""
+    for at, piece in parts:
+        inner = memoryview(piece)[max(0, start - at) : max(0, stop - at)]
+        if len(inner):
+            yield max(at, start), inner
+
+
 def span(part: npt.NDArray[Any], memory: npt.NDArray[np.uint8]) -> tuple[int, int]:
     """Return from where to where in some memory the elements of a part of it are."""
     start = part.ctypes.data - memory.ctypes.data
@@ -112,6 +120,12 @@ class HostRoom:
             os.close(fd)
             raise
         return cls(fd, nbytes)
+
+    @classmethod
+    def enter(cls, place: Memory, nbytes: int) -> HostRoom:
+        """Return the one that another rank of the host has made."""
+        _, pid, fd = _MEMORY.unpack_from(place)
+        return cls(os.open(f"/proc/{pid}/fd/{fd}", os.O_RDWR | os.O_CLOEXEC), nbytes)
 
     @property
     def place(self) -> bytes:
@@ -177,8 +191,6 @@ class HostRoom:
 
 class OwnRoom:
     """Memory of a rank that is alone on its host; `OSError` if that has none."""
-
-    place = bytes([3]).ljust(PLACE_SIZE, b"\0")
 
     def __init__(self, nbytes: int) -> None:
         _check_memory(nbytes)
@@ -264,7 +276,6 @@ Room: TypeAlias = "MemoryRoom | StoreRoom"
 def enter(place: Memory, nbytes: int, connector: FileConnector) -> Room:
     """Return the room of `nbytes` bytes that another rank has made."""
     if place[0] == HostRoom.kind:
-        _, pid, fd = _MEMORY.unpack_from(place)
-        return HostRoom(os.open(f"/proc/{pid}/fd/{fd}", os.O_RDWR | os.O_CLOEXEC), nbytes)
+        return HostRoom.enter(place, nbytes)
     key = FileKey.unpack(_FILE.unpack_from(place)[2])
     return StoreRoom(connector, key, made=False)

@@ -8,19 +8,22 @@ carries it as it carries small ones.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 from mpi4py import MPI
 
 from fsexchange.errors import FsExchangeError, RemoteError
 from fsexchange.mpi import wire
 from fsexchange.mpi.doze import doze
 from fsexchange.mpi.message import length
-from fsexchange.mpi.relay import Piece, Relay
+from fsexchange.mpi.relay import Relay
 from fsexchange.mpi.room import (
     NOWHERE,
     PAGE,
@@ -33,7 +36,6 @@ from fsexchange.mpi.room import (
     content,
     enter,
     pages,
-    span,
 )
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
 
 _R = TypeVar("_R")
 
-# What a rank tells all others of a step: done; it could not; Ctrl-C.
+# What a rank tells the others of a step: done; it could not; Ctrl-C, to all with its rank added.
 _DONE, _REFUSED, _INTERRUPTED = range(3)
 
 # Where a room is, its bytes, and where in it a rank's part starts.
@@ -72,27 +74,30 @@ class Rooms:
         self._said = False
 
     def free(self) -> None:
-        """Free the communicator of the hosts' first ranks, if there is one; collective."""
+        """Free the communicators that were made; collective."""
         if self._relay is not None:
             self._relay.free()
 
     # ---- rooms that all ranks enter together ----------------------------------------------------
 
     def for_all(
-        self, nbytes: int, fill: Callable[[Room], object], parts: Callable[[MemoryRoom], Parts]
+        self,
+        nbytes: int,
+        fill: Callable[[Room], object],
+        parts: Callable[[MemoryRoom], Parts],
+        write: Callable[[Room, int, int], object] | None = None,
     ) -> Memory | None:
         """Return what all ranks write together, as memory of the caller's own; collective.
 
         `fill` writes the parts of this rank; `parts` says who writes what, for the hosts' first
-        ranks, which pass it on. None if there is no room: then MPI must carry it.
+        ranks, which pass it on. One with `write` is the only rank that writes, and can write what
+        is from one offset to another. None if there is no room: then MPI must carry it.
         """
-        if self._relay is None and self._hosts.count > 1:
-            self._relay = Relay(self._internal, self._hosts)
 
         def take(room: Room) -> Memory:
             return room.take(0, nbytes)
 
-        taken: Memory | None = self._together(nbytes, nbytes, fill, fill, take, parts)
+        taken: Memory | None = self._together(nbytes, nbytes, fill, fill, take, parts, write)
         return taken
 
     def for_hosts(
@@ -122,56 +127,54 @@ class Rooms:
         nbytes: int,
         of_file: int,
         fill: Callable[[MemoryRoom], object],
-        write: Callable[[Room], object],
+        write_file: Callable[[Room], object],
         take: Callable[[Room], Any],
         parts: Callable[[MemoryRoom], Parts] | None = None,
+        write: Callable[[Room, int, int], object] | None = None,
     ) -> Any:
         """Return what this rank takes of a room of `nbytes` of each host, else of one file."""
-        relay = self._relay
+        if self._relay is None:
+            self._relay = Relay(self._internal, self._hosts)
+        relay, passes_on = self._relay, parts is not None and self._hosts.count > 1
         with contextlib.ExitStack() as last:
-            made: MemoryRoom | None = None
-            if len(self._hosts.near) == 1:
-                made = self._made(OwnRoom, nbytes)
-            elif self._is_first:
-                made = self._made(HostRoom.make, nbytes)
-            places = bytearray(PLACE_SIZE * self._size)
-            self._internal.Allgather(NOWHERE if made is None else made.place, places)
-            if made is not None:
-                last.callback(made.close)
-            offers = [places[n * PLACE_SIZE :][:PLACE_SIZE] for n in self._hosts.firsts]
-            if NOWHERE not in offers:
-                rooms: list[Any] = [] if made is None else [made]
-                groups: list[list[Piece]] = []
-                last.callback(groups.clear)  # before a room closes whose memory they show
+            rooms: list[MemoryRoom] = []
+            passing: list[Callable[[], None]] = []
 
-                def lay_out() -> None:
-                    if made is None:
-                        place = offers[self._hosts.numbers[self._rank]]
-                        rooms.append(enter(place, nbytes, self._connector))
-                        last.callback(rooms[0].close)
-                    fill(rooms[0])
-                    if parts is not None and relay is not None:
-                        self._reserve(rooms[0], parts(rooms[0]))
-                        if self._is_first:
-                            groups.extend(relay.groups(parts(rooms[0])))
+            def lay_out() -> None:
+                room = self._enter(relay.near, nbytes)
+                rooms.append(room)
+                last.callback(room.close)
+                last.callback(passing.clear)  # before it closes, as that shows its memory
+                if write is None or not passes_on or not self._is_first:
+                    fill(room)
+                if passes_on and parts is not None and self._is_first:
+                    written = None if write is None else partial(write, room)
+                    passing.append(relay.passing(room, parts(room), written))
 
-                done = self._step(lay_out)
-                if done and parts is not None and relay is not None:
-                    done = self._step(lambda: relay.move(groups))
-                if done:
-                    return take(rooms[0])
+            done = self._step(lay_out)
+            if done and passes_on:
+                done = self._step(lambda: [each() for each in passing])
+            if done:
+                return take(rooms[0])
         self._say(nbytes)
-        return self._by_store(of_file, write, take)
+        return self._by_store(of_file, write_file, take)
 
-    def _reserve(self, room: MemoryRoom, parts: Parts) -> None:
-        """Have the kernel give memory for this rank's share of what other hosts pass on."""
-        near = self._hosts.near
-        n = near.index(self._rank)
-        for writer, part in parts:
-            if writer not in near and part.size:
-                start, stop = span(part, room.memory)
-                cuts = [start + pages((stop - start) * m // len(near)) for m in (n, n + 1)]
-                room.reserve(cuts[0], min(stop, cuts[1]))
+    def _enter(self, near: MPI.Intracomm, nbytes: int) -> MemoryRoom:
+        """Return the room of this host, which its first rank makes."""
+        if len(self._hosts.near) == 1:
+            return OwnRoom(nbytes)
+        place = bytearray(NOWHERE)
+        if self._is_first:
+            try:
+                room = HostRoom.make(nbytes)
+                place[:] = room.place
+                return room
+            finally:  # the others wait for it
+                near.Bcast(place, 0)
+        near.Bcast(place, 0)
+        if place == NOWHERE:
+            raise OSError(errno.ENOMEM, "the first rank of this host has no room")
+        return HostRoom.enter(place, nbytes)
 
     def _by_store(
         self, nbytes: int, write: Callable[[Room], object], take: Callable[[Room], Any]
@@ -257,9 +260,9 @@ class Rooms:
         return bool(self._accept(root, fill))
 
     @contextlib.contextmanager
-    def _room(self, nbytes: int) -> Iterator[Room | None]:
+    def _room(self, nbytes: int) -> Iterator[HostRoom | StoreRoom | None]:
         """Make a room for ranks of this host, for as long as the block runs."""
-        room: Room | None = self._made(HostRoom.make, nbytes)
+        room: HostRoom | StoreRoom | None = self._made(HostRoom.make, nbytes)
         if room is None:
             self._say(nbytes)
             room = self._made(lambda n: StoreRoom.make(self._connector, n), nbytes)
@@ -269,7 +272,7 @@ class Rooms:
             if room is not None:
                 room.close()
 
-    def _offer(self, room: Room | None, starts: dict[int, int]) -> dict[int, int]:
+    def _offer(self, room: HostRoom | StoreRoom | None, starts: dict[int, int]) -> dict[int, int]:
         """Tell ranks where in a room their parts start, and return how they fared with them."""
         for rank, at in starts.items():
             offer = _ROOMLESS if room is None else _OFFER.pack(room.place, room.nbytes, at)
@@ -334,22 +337,23 @@ class Rooms:
         except _NO_ROOM:
             done = _REFUSED
         except BaseException:  # Ctrl-C: the others wait for this rank
-            self._tell(_INTERRUPTED)
+            self._tell(_INTERRUPTED + self._rank)
             raise
         told = self._tell(done)
-        if _INTERRUPTED in told:
-            raise self._interrupted(told.index(_INTERRUPTED))
-        return not any(told)
+        if told >= _INTERRUPTED:
+            raise self._interrupted(told - _INTERRUPTED)
+        return told == _DONE
 
     def _interrupted(self, rank: int) -> RemoteError:
         host = self._hosts.names[rank]
         said = f"rank {rank} ({host}) was interrupted in its part of this call"
         return RemoteError(said, rank=rank, host=host)
 
-    def _tell(self, done: int) -> bytearray:
-        told = bytearray(self._size)
-        doze([self._internal.Iallgather(bytes([done]), told)])
-        return told
+    def _tell(self, done: int) -> int:
+        """Return the most that a rank tells."""
+        told = np.array([done], np.int32)
+        doze([self._internal.Iallreduce(MPI.IN_PLACE, told, MPI.MAX)])
+        return int(told[0])
 
 
 def _starts(nbytes: Sequence[int]) -> list[int]:
