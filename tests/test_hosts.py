@@ -33,6 +33,8 @@ def test_every_verb_between_two_hosts(n: int, shm_dir: Path) -> None:
         "local_store",
         "one_rank_fails",
         "errors_of_all_kinds",
+        "interrupted_while_waiting",
+        "stopped_while_passing_on",
     ]
     all_pass(n, "verbs", bodies, shm_dir, before=as_if_on(2, n))
 

@@ -17,6 +17,7 @@ from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from mpi4py import MPI
 
 from fsexchange.errors import FsExchangeError, RemoteError
@@ -151,10 +152,11 @@ class Rooms:
                     written = None if write is None else partial(write, room)
                     passing.append(relay.passing(room, parts(room), written))
 
-            done = self._step(lay_out)
-            if done and passes_on:
-                done = self._step(lambda: [each() for each in passing])
-            if done:
+            def pass_on() -> None:
+                for each in passing:
+                    each()
+
+            if self._steps(lay_out, pass_on) if passes_on else self._steps(lay_out):
                 return take(rooms[0])
         self._say(nbytes)
         return self._by_store(of_file, write_file, take)
@@ -194,12 +196,12 @@ class Rooms:
             if room is None:
                 room = enter(place, nbytes, self._connector)
                 last.callback(room.close)
-            if not self._step(lambda: write(room)):
+            if not self._steps(lambda: write(room)):
                 return None
             try:
                 return take(room)
             finally:  # a rank that has no memory for it raises that; the others have theirs
-                self._tell(_DONE)
+                self._tell(np.zeros(1, np.int32))
 
     # ---- rooms between a root and ranks of its host ---------------------------------------------
 
@@ -326,22 +328,36 @@ class Rooms:
 
     # ---- steps that all ranks take together -----------------------------------------------------
 
-    def _step(self, work: Callable[[], object]) -> bool:
-        """Do this rank's part of a step, wait for all, and return whether all have done theirs.
+    def _steps(self, *works: Callable[[], object]) -> bool:
+        """Do this rank's part of steps, all ranks one after the other, up to one that some cannot.
 
-        `RemoteError` if another rank was interrupted.
+        Return whether all have done all. `RemoteError` if another rank was interrupted.
         """
-        done = _DONE
-        try:
-            work()
-        except _NO_ROOM:
-            done = _REFUSED
-        except BaseException:  # Ctrl-C: the others wait for this rank
-            self._tell(_INTERRUPTED + self._rank)
-            raise
-        told = self._tell(done)
-        if told >= _INTERRUPTED:
-            raise self._interrupted(told - _INTERRUPTED)
+        late: BaseException | None = None
+        told = _DONE
+        for work in works:
+            most = np.array([_DONE], np.int32)
+            try:
+                work()
+            except _NO_ROOM:
+                most[0] = _REFUSED
+            except BaseException:  # Ctrl-C: the others wait for this rank
+                most[0] = _INTERRUPTED + self._rank
+                self._tell(most)
+                raise
+            if late is not None:
+                most[0] = _INTERRUPTED + self._rank
+            try:
+                self._tell(most)
+            except BaseException as error:  # the others go on to the next step, and wait for it
+                late = error
+            told = int(most[0])
+            if told >= _INTERRUPTED:
+                raise late or self._interrupted(told - _INTERRUPTED)
+            if told != _DONE:
+                break
+        if late is not None:
+            raise late
         return told == _DONE
 
     def _interrupted(self, rank: int) -> RemoteError:
@@ -349,11 +365,9 @@ class Rooms:
         said = f"rank {rank} ({host}) was interrupted in its part of this call"
         return RemoteError(said, rank=rank, host=host)
 
-    def _tell(self, done: int) -> int:
-        """Return the most that a rank tells."""
-        told = np.array([done], np.int32)
-        doze([self._internal.Iallreduce(MPI.IN_PLACE, told, MPI.MAX)])
-        return int(told[0])
+    def _tell(self, most: npt.NDArray[np.int32]) -> None:
+        """Put in place of what this rank tells the most that any does, whatever is raised here."""
+        doze([self._internal.Iallreduce(MPI.IN_PLACE, most, MPI.MAX)])
 
 
 def _starts(nbytes: Sequence[int]) -> list[int]:
