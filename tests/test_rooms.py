@@ -15,7 +15,17 @@ from fsexchange import FileConnector
 from fsexchange.filesystem.capacity import free_memory
 from fsexchange.filesystem.faults import Filler
 from fsexchange.mpi import room as module
-from fsexchange.mpi.room import PAGE, HostRoom, OwnRoom, StoreRoom, content, enter, pages, span
+from fsexchange.mpi.room import (
+    PAGE,
+    HostRoom,
+    OwnRoom,
+    StoreRoom,
+    content,
+    enter,
+    pages,
+    span,
+    within,
+)
 
 from .processes import fork, lacking, little_memory, python
 
@@ -153,6 +163,9 @@ def test_control_group_counts() -> None:
 def test_places_in_memory() -> None:
     assert [pages(n) for n in (0, 1, PAGE, PAGE + 1)] == [0, PAGE, PAGE, 2 * PAGE]
     assert list(content([b"abc", b"", b"de"], 7)) == [(7, b"abc"), (10, b""), (10, b"de")]
+    message: list[Any] = [b"abc", b"", b"defg"]
+    cuts = [list(within(content(message, 7), start, stop)) for start, stop in ((0, 9), (9, 12))]
+    assert cuts == [[(7, b"ab")], [(9, b"c"), (10, b"de")]]
     memory = np.zeros(1000, "u1")
     array = memory.view("f8").reshape(5, 25)
     for part in (array, array[1:3], array[:, 4:7], array[::2, ::5], array.T[3:, 1]):

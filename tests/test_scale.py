@@ -54,16 +54,10 @@ def test_no_call_at_the_file_server(rows: Rows) -> None:
             assert data <= count["bytes between hosts"] <= 1.01 * data + 10_000, (verb, count)
 
 
-OPENED_AGAIN = pytest.mark.xfail(reason="opens the file for each message", strict=True)
-
-
 @needs_mpi
 @pytest.mark.wide
 @pytest.mark.timeout(360)
-@pytest.mark.parametrize(
-    "verb",
-    [pytest.param(verb, marks=OPENED_AGAIN if verb == "alltoall" else ()) for verb in VERBS],
-)
+@pytest.mark.parametrize("verb", VERBS)
 def test_files_of_the_store(verb: str, rows: Rows) -> None:
     """Where memory does not suffice, large objects go by one file, or one a host.
 

@@ -114,8 +114,9 @@ class OwnFiles:
 
         `nbytes` is as for `read`.
         """
+        sure = nbytes >= 0
         try:
-            if self.is_there(path, sure=nbytes >= 0):
+            if (sure and self.sign(path) == path) or self.is_there(path, sure=sure):
                 return files.open_regular(path, nbytes, self._directory.uid)
         except FileNotFoundError:
             pass

@@ -261,27 +261,32 @@ def read_part(
 
     `CorruptObjectError` if the file ends before.
     """
-    end = offset + nbytes
     (fd,) = map(os.open, (path,), (_READ,))
     try:
         if uid != -1:
             check_uid(fd, uid, path)
-        # Before memory is taken for what is not there; and to read nothing shows nothing.
-        if not 0 < nbytes < MAP_FROM or end > _LONGEST:
-            size = os.fstat(fd).st_size
-            if size < end:
-                raise _too_short(path, end, size)
-            if nbytes and mappable:
-                before = offset % mmap.ALLOCATIONGRANULARITY  # a mapping starts at a page: mmap(2)
-                mapping = mapped(fd, before + nbytes, offset - before)
-                if mapping is not None:
-                    return mapping[before:]
-        return _read_all(fd, nbytes, path, offset)
+        return part_of(fd, path, offset, nbytes, mappable=mappable)
     finally:
         try:
             os.close(fd)
         except OSError:
             pass  # as in `read`
+
+
+def part_of(fd: int, path: str, offset: int, nbytes: int, *, mappable: bool = True) -> BytesLike:
+    """Return of an open file what `read_part` returns of the one at a path."""
+    # Before memory is taken for what is not there; and to read nothing shows nothing.
+    end = offset + nbytes
+    if not 0 < nbytes < MAP_FROM or end > _LONGEST:
+        size = os.fstat(fd).st_size
+        if size < end:
+            raise _too_short(path, end, size)
+        if nbytes and mappable:
+            before = offset % mmap.ALLOCATIONGRANULARITY  # a mapping starts at a page: mmap(2)
+            mapping = mapped(fd, before + nbytes, offset - before)
+            if mapping is not None:
+                return mapping[before:]
+    return _read_all(fd, nbytes, path, offset)
 
 
 def open_regular(path: str, nbytes: int = -1, uid: int = -1) -> int:

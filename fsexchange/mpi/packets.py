@@ -10,7 +10,7 @@ only the first step.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import accumulate, pairwise, repeat
+from itertools import accumulate, chain, repeat
 from typing import TYPE_CHECKING
 
 from mpi4py import MPI
@@ -31,7 +31,7 @@ from fsexchange.mpi.message import (
     start,
     the_call,
 )
-from fsexchange.mpi.room import MemoryRoom, Room, content, pages
+from fsexchange.mpi.room import MemoryRoom, Room, content, pages, within
 from fsexchange.serialize.format import ALIGNMENT
 
 if TYPE_CHECKING:
@@ -98,10 +98,15 @@ class Packets:
     def _by_room(self, nbytes: int, root: int, message: Pieces, limit: float) -> Message | None:
         if nbytes <= limit:
             return None
+
+        def write(room: Room, start: int, stop: int) -> None:
+            room.fill(within(content(message, 0), start, stop), alone=True)
+
         return self._rooms.for_all(
             nbytes,
-            lambda room: room.fill(content(message, 0), alone=True),
+            lambda room: write(room, 0, nbytes) if message else None,
             lambda room: [(root, room.memory)],
+            write if message else None,
         )
 
     def scatter(self, messages: Sequence[Pieces], root: int, limit: float) -> None:
@@ -172,7 +177,7 @@ class Packets:
                 if lengths[rank] > size:
                     places[rank] = end
                     end += pages(lengths[rank])
-            shared = self._all_by_room(end, places, message)
+            shared = self._all_by_room(end, places, lengths, message)
             if shared is not None:
                 view = memoryview(shared)
                 for rank, at in places.items():
@@ -191,19 +196,16 @@ class Packets:
         return _unpinned(messages, len(memory))
 
     def _all_by_room(
-        self, nbytes: int, places: dict[int, int], message: Pieces | None
+        self, nbytes: int, places: dict[int, int], lengths: list[int], message: Pieces | None
     ) -> Message | None:
         def fill(room: Room) -> None:
             if self._rank in places and message is not None:
                 room.fill(content(message, places[self._rank]))
 
         def parts(room: MemoryRoom) -> Parts:
-            writers: dict[int, int] = {}  # the first of each host
-            for rank in places:
-                writers.setdefault(self._hosts.numbers[rank], rank)
-            starts = [*(places[rank] for rank in writers.values()), nbytes]
-            memory = [room.memory[start:stop] for start, stop in pairwise(starts)]
-            return list(zip(writers.values(), memory, strict=True))
+            return [
+                (rank, room.memory[at : at + pages(lengths[rank])]) for rank, at in places.items()
+            ]
 
         return self._rooms.for_all(nbytes, fill, parts)
 
@@ -235,9 +237,8 @@ class Packets:
         going = self._long([length(message[0]) for message in messages], limit)
 
         def fill(room: Room, at: int) -> None:
-            for rank in going:
-                place, _ = place_in_room(messages[rank][0])
-                room.fill(content(messages[rank], at + place))
+            mine = [messages[rank] for rank in going]
+            room.fill(chain.from_iterable(content(m, at + place_in_room(m[0])[0]) for m in mine))
 
         def take(room: Room, starts: list[int]) -> dict[int, Message]:
             return {rank: room.take(starts[rank] + places[rank], lengths[rank]) for rank in coming}

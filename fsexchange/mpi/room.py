@@ -72,6 +72,14 @@ def content(message: Pieces, at: int) -> Iterator[tuple[int, Memory]]:
         at += len(piece)
 
 
+def within(parts: Content, start: int, stop: int) -> Iterator[tuple[int, Memory]]:
+    """Yield of the content of a part what is from one offset to another."""
+    for at, piece in parts:
+        inner = memoryview(piece)[max(0, start - at) : max(0, stop - at)]
+        if len(inner):
+            yield max(at, start), inner
+
+
 def span(part: npt.NDArray[Any], memory: npt.NDArray[np.uint8]) -> tuple[int, int]:
     """Return from where to where in some memory the elements of a part of it are."""
     start = part.ctypes.data - memory.ctypes.data
@@ -112,6 +120,12 @@ class HostRoom:
             os.close(fd)
             raise
         return cls(fd, nbytes)
+
+    @classmethod
+    def enter(cls, place: Memory, nbytes: int) -> HostRoom:
+        """Return the one that another rank of the host has made."""
+        _, pid, fd = _MEMORY.unpack_from(place)
+        return cls(os.open(f"/proc/{pid}/fd/{fd}", os.O_RDWR | os.O_CLOEXEC), nbytes)
 
     @property
     def place(self) -> bytes:
@@ -178,8 +192,6 @@ class HostRoom:
 class OwnRoom:
     """Memory of a rank that is alone on its host; `OSError` if that has none."""
 
-    place = bytes([3]).ljust(PLACE_SIZE, b"\0")
-
     def __init__(self, nbytes: int) -> None:
         _check_memory(nbytes)
         self.nbytes = nbytes
@@ -211,6 +223,7 @@ class StoreRoom:
         self._connector = connector
         self._key = key
         self._made = made
+        self._fd: int | None = None
         self.nbytes = key.nbytes
 
     @classmethod
@@ -235,15 +248,26 @@ class StoreRoom:
         self._connector.fill(self._key, parts)
 
     def take(self, at: int, nbytes: int) -> Memory:
-        """Return a part as memory of the caller's own."""
-        data = self._connector.get_part(self._key, at, nbytes)
-        if data is None:
-            path = self._connector.path(self._key)
+        """Return a part as memory of the caller's own. Not before all have filled theirs.
+
+        On a network file system a file shows what others have closed when it is opened: it is
+        opened here once, and not the same time as to fill it.
+        """
+        path = self._connector.path(self._key)
+        if self._fd is None:
+            self._fd = self._connector.open(self._key)
+        if self._fd is None:
             raise MissingObjectError(f"{path} was removed before it was received", path=path)
-        return data
+        try:
+            mappable = self._connector.maps(nbytes)
+            return files.part_of(self._fd, path, at, nbytes, mappable=mappable)
+        except OSError as error:
+            raise self._connector.directory.error(error, "read", path) from error
 
     def close(self) -> None:
         """End it for this rank; the one that made it removes it."""
+        if self._fd is not None:
+            os.closerange(self._fd, self._fd + 1)
         if self._made:
             self._connector.evict(self._key)
 
@@ -257,7 +281,6 @@ Room: TypeAlias = "MemoryRoom | StoreRoom"
 def enter(place: Memory, nbytes: int, connector: FileConnector) -> Room:
     """Return the room of `nbytes` bytes that another rank has made."""
     if place[0] == HostRoom.kind:
-        _, pid, fd = _MEMORY.unpack_from(place)
-        return HostRoom(os.open(f"/proc/{pid}/fd/{fd}", os.O_RDWR | os.O_CLOEXEC), nbytes)
+        return HostRoom.enter(place, nbytes)
     key = FileKey.unpack(_FILE.unpack_from(place)[2])
     return StoreRoom(connector, key, made=False)

@@ -8,19 +8,23 @@ carries it as it carries small ones.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate
+from functools import partial
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 from mpi4py import MPI
 
 from fsexchange.errors import FsExchangeError, RemoteError
 from fsexchange.mpi import wire
 from fsexchange.mpi.doze import doze
 from fsexchange.mpi.message import length
-from fsexchange.mpi.relay import Piece, Relay
+from fsexchange.mpi.relay import Relay
 from fsexchange.mpi.room import (
     NOWHERE,
     PAGE,
@@ -33,7 +37,6 @@ from fsexchange.mpi.room import (
     content,
     enter,
     pages,
-    span,
 )
 
 if TYPE_CHECKING:
@@ -45,7 +48,7 @@ if TYPE_CHECKING:
 
 _R = TypeVar("_R")
 
-# What a rank tells all others of a step: done; it could not; Ctrl-C.
+# What a rank tells the others of a step: done; it could not; Ctrl-C, to all with its rank added.
 _DONE, _REFUSED, _INTERRUPTED = range(3)
 
 # Where a room is, its bytes, and where in it a rank's part starts.
@@ -72,27 +75,30 @@ class Rooms:
         self._said = False
 
     def free(self) -> None:
-        """Free the communicator of the hosts' first ranks, if there is one; collective."""
+        """Free the communicators that were made; collective."""
         if self._relay is not None:
             self._relay.free()
 
     # ---- rooms that all ranks enter together ----------------------------------------------------
 
     def for_all(
-        self, nbytes: int, fill: Callable[[Room], object], parts: Callable[[MemoryRoom], Parts]
+        self,
+        nbytes: int,
+        fill: Callable[[Room], object],
+        parts: Callable[[MemoryRoom], Parts],
+        write: Callable[[Room, int, int], object] | None = None,
     ) -> Memory | None:
         """Return what all ranks write together, as memory of the caller's own; collective.
 
         `fill` writes the parts of this rank; `parts` says who writes what, for the hosts' first
-        ranks, which pass it on. None if there is no room: then MPI must carry it.
+        ranks, which pass it on. One with `write` is the only rank that writes, and can write what
+        is from one offset to another. None if there is no room: then MPI must carry it.
         """
-        if self._relay is None and self._hosts.count > 1:
-            self._relay = Relay(self._internal, self._hosts)
 
         def take(room: Room) -> Memory:
             return room.take(0, nbytes)
 
-        taken: Memory | None = self._together(nbytes, nbytes, fill, fill, take, parts)
+        taken: Memory | None = self._together(nbytes, nbytes, fill, fill, take, parts, write)
         return taken
 
     def for_hosts(
@@ -122,56 +128,55 @@ class Rooms:
         nbytes: int,
         of_file: int,
         fill: Callable[[MemoryRoom], object],
-        write: Callable[[Room], object],
+        write_file: Callable[[Room], object],
         take: Callable[[Room], Any],
         parts: Callable[[MemoryRoom], Parts] | None = None,
+        write: Callable[[Room, int, int], object] | None = None,
     ) -> Any:
         """Return what this rank takes of a room of `nbytes` of each host, else of one file."""
-        relay = self._relay
+        if self._relay is None:
+            self._relay = Relay(self._internal, self._hosts)
+        relay, passes_on = self._relay, parts is not None and self._hosts.count > 1
         with contextlib.ExitStack() as last:
-            made: MemoryRoom | None = None
-            if len(self._hosts.near) == 1:
-                made = self._made(OwnRoom, nbytes)
-            elif self._is_first:
-                made = self._made(HostRoom.make, nbytes)
-            places = bytearray(PLACE_SIZE * self._size)
-            self._internal.Allgather(NOWHERE if made is None else made.place, places)
-            if made is not None:
-                last.callback(made.close)
-            offers = [places[n * PLACE_SIZE :][:PLACE_SIZE] for n in self._hosts.firsts]
-            if NOWHERE not in offers:
-                rooms: list[Any] = [] if made is None else [made]
-                groups: list[list[Piece]] = []
-                last.callback(groups.clear)  # before a room closes whose memory they show
+            rooms: list[MemoryRoom] = []
+            passing: list[Callable[[], None]] = []
 
-                def lay_out() -> None:
-                    if made is None:
-                        place = offers[self._hosts.numbers[self._rank]]
-                        rooms.append(enter(place, nbytes, self._connector))
-                        last.callback(rooms[0].close)
-                    fill(rooms[0])
-                    if parts is not None and relay is not None:
-                        self._reserve(rooms[0], parts(rooms[0]))
-                        if self._is_first:
-                            groups.extend(relay.groups(parts(rooms[0])))
+            def lay_out() -> None:
+                room = self._enter(relay.near, nbytes)
+                rooms.append(room)
+                last.callback(room.close)
+                last.callback(passing.clear)  # before it closes, as that shows its memory
+                if write is None or not passes_on or not self._is_first:
+                    fill(room)
+                if passes_on and parts is not None and self._is_first:
+                    written = None if write is None else partial(write, room)
+                    passing.append(relay.passing(room, parts(room), written))
 
-                done = self._step(lay_out)
-                if done and parts is not None and relay is not None:
-                    done = self._step(lambda: relay.move(groups))
-                if done:
-                    return take(rooms[0])
+            def pass_on() -> None:
+                for each in passing:
+                    each()
+
+            if self._steps(lay_out, pass_on) if passes_on else self._steps(lay_out):
+                return take(rooms[0])
         self._say(nbytes)
-        return self._by_store(of_file, write, take)
+        return self._by_store(of_file, write_file, take)
 
-    def _reserve(self, room: MemoryRoom, parts: Parts) -> None:
-        """Have the kernel give memory for this rank's share of what other hosts pass on."""
-        near = self._hosts.near
-        n = near.index(self._rank)
-        for writer, part in parts:
-            if writer not in near and part.size:
-                start, stop = span(part, room.memory)
-                cuts = [start + pages((stop - start) * m // len(near)) for m in (n, n + 1)]
-                room.reserve(cuts[0], min(stop, cuts[1]))
+    def _enter(self, near: MPI.Intracomm, nbytes: int) -> MemoryRoom:
+        """Return the room of this host, which its first rank makes."""
+        if len(self._hosts.near) == 1:
+            return OwnRoom(nbytes)
+        place = bytearray(NOWHERE)
+        if self._is_first:
+            try:
+                room = HostRoom.make(nbytes)
+                place[:] = room.place
+                return room
+            finally:  # the others wait for it
+                near.Bcast(place, 0)
+        near.Bcast(place, 0)
+        if place == NOWHERE:
+            raise OSError(errno.ENOMEM, "the first rank of this host has no room")
+        return HostRoom.enter(place, nbytes)
 
     def _by_store(
         self, nbytes: int, write: Callable[[Room], object], take: Callable[[Room], Any]
@@ -179,21 +184,24 @@ class Rooms:
         """Return what this rank takes of one file of the store, None if that has no space."""
         with contextlib.ExitStack() as last:
             place = bytearray(NOWHERE)
+            room: Room | None = None
             if self._rank == 0:
-                made = self._made(lambda n: StoreRoom.make(self._connector, n), nbytes)
-                if made is not None:
-                    last.callback(made.close)
-                    place[:] = made.place
+                room = self._made(lambda n: StoreRoom.make(self._connector, n), nbytes)
+                if room is not None:
+                    last.callback(room.close)
+                    place[:] = room.place
             self._internal.Bcast(place, 0)
             if place == NOWHERE:
                 return None
-            room = enter(place, nbytes, self._connector)
-            if not self._step(lambda: write(room)):
+            if room is None:
+                room = enter(place, nbytes, self._connector)
+                last.callback(room.close)
+            if not self._steps(lambda: write(room)):
                 return None
             try:
                 return take(room)
             finally:  # a rank that has no memory for it raises that; the others have theirs
-                self._tell(_DONE)
+                self._tell(np.zeros(1, np.int32))
 
     # ---- rooms between a root and ranks of its host ---------------------------------------------
 
@@ -209,8 +217,8 @@ class Rooms:
                 at += pages(length(message[0]))
             try:
                 if room is not None:
-                    for rank, start in offers.items():
-                        room.fill(content(messages[rank], start), alone=True)
+                    parts = (content(messages[rank], start) for rank, start in offers.items())
+                    room.fill(chain.from_iterable(parts), alone=True)
             except _NO_ROOM:
                 room = None
             except BaseException:  # Ctrl-C: the others wait for the offers
@@ -254,9 +262,9 @@ class Rooms:
         return bool(self._accept(root, fill))
 
     @contextlib.contextmanager
-    def _room(self, nbytes: int) -> Iterator[Room | None]:
+    def _room(self, nbytes: int) -> Iterator[HostRoom | StoreRoom | None]:
         """Make a room for ranks of this host, for as long as the block runs."""
-        room: Room | None = self._made(HostRoom.make, nbytes)
+        room: HostRoom | StoreRoom | None = self._made(HostRoom.make, nbytes)
         if room is None:
             self._say(nbytes)
             room = self._made(lambda n: StoreRoom.make(self._connector, n), nbytes)
@@ -266,7 +274,7 @@ class Rooms:
             if room is not None:
                 room.close()
 
-    def _offer(self, room: Room | None, starts: dict[int, int]) -> dict[int, int]:
+    def _offer(self, room: HostRoom | StoreRoom | None, starts: dict[int, int]) -> dict[int, int]:
         """Tell ranks where in a room their parts start, and return how they fared with them."""
         for rank, at in starts.items():
             offer = _ROOMLESS if room is None else _OFFER.pack(room.place, room.nbytes, at)
@@ -320,33 +328,46 @@ class Rooms:
 
     # ---- steps that all ranks take together -----------------------------------------------------
 
-    def _step(self, work: Callable[[], object]) -> bool:
-        """Do this rank's part of a step, wait for all, and return whether all have done theirs.
+    def _steps(self, *works: Callable[[], object]) -> bool:
+        """Do this rank's part of steps, all ranks one after the other, up to one that some cannot.
 
-        `RemoteError` if another rank was interrupted.
+        Return whether all have done all. `RemoteError` if another rank was interrupted.
         """
-        done = _DONE
-        try:
-            work()
-        except _NO_ROOM:
-            done = _REFUSED
-        except BaseException:  # Ctrl-C: the others wait for this rank
-            self._tell(_INTERRUPTED)
-            raise
-        told = self._tell(done)
-        if _INTERRUPTED in told:
-            raise self._interrupted(told.index(_INTERRUPTED))
-        return not any(told)
+        late: BaseException | None = None
+        told = _DONE
+        for work in works:
+            most = np.array([_DONE], np.int32)
+            try:
+                work()
+            except _NO_ROOM:
+                most[0] = _REFUSED
+            except BaseException:  # Ctrl-C: the others wait for this rank
+                most[0] = _INTERRUPTED + self._rank
+                self._tell(most)
+                raise
+            if late is not None:
+                most[0] = _INTERRUPTED + self._rank
+            try:
+                self._tell(most)
+            except BaseException as error:  # the others go on to the next step, and wait for it
+                late = error
+            told = int(most[0])
+            if told >= _INTERRUPTED:
+                raise late or self._interrupted(told - _INTERRUPTED)
+            if told != _DONE:
+                break
+        if late is not None:
+            raise late
+        return told == _DONE
 
     def _interrupted(self, rank: int) -> RemoteError:
         host = self._hosts.names[rank]
         said = f"rank {rank} ({host}) was interrupted in its part of this call"
         return RemoteError(said, rank=rank, host=host)
 
-    def _tell(self, done: int) -> bytearray:
-        told = bytearray(self._size)
-        doze([self._internal.Iallgather(bytes([done]), told)])
-        return told
+    def _tell(self, most: npt.NDArray[np.int32]) -> None:
+        """Put in place of what this rank tells the most that any does, whatever is raised here."""
+        doze([self._internal.Iallreduce(MPI.IN_PLACE, most, MPI.MAX)])
 
 
 def _starts(nbytes: Sequence[int]) -> list[int]:

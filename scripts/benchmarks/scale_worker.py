@@ -68,13 +68,17 @@ def scattered(comm, name, sent, got, root=0):
         comm._note(name, memoryview(got).nbytes, [root])
 
 
+def at_first(comm, name, sent, got, *_):
+    comm._note(name, memoryview(got).nbytes, [0] if comm.rank else range(comm.size))
+
+
 def one(comm, name, got, source=0, *_):
     comm._note(name, memoryview(got).nbytes, [source])
 
 
 # What moves data, without the I of its non-blocking form.
 MOVES = dict.fromkeys(
-    ["alltoallv", "alltoallw", "gatherv", "scatterv", "mrecv", "sendrecv", "reduce", "allreduce"],
+    ["alltoallv", "alltoallw", "gatherv", "scatterv", "mrecv", "sendrecv", "reduce"],
     uncounted,
 ) | {
     "allgather": from_all,
@@ -82,6 +86,7 @@ MOVES = dict.fromkeys(
     "allgatherv": from_each,
     "gather": at_root,
     "scatter": scattered,
+    "allreduce": at_first,
     "bcast": one,
     "recv": one,
     "send": lambda *_: None,
