@@ -128,6 +128,8 @@ class PointToPoint(Communicator):
         status: MPI.Status | None = None,
     ) -> Any:
         """Wait for an object that another rank sends, and return it; `buf` is best left out."""
+        if not self:  # closed; Open MPI ends the job for a probe on no communicator
+            self._check()
         receiving = self._bodies.receiving
         try:
             receiving[0] = 1
