@@ -14,7 +14,7 @@ from .processes import needs_room, strace
 pytestmark = needs_mpi
 
 #: Of the verbs whose result all ranks share, and of the others.
-TO_ALL, TO_ONE = ("bcast", "allgather", "assemble"), ("gather", "scatter", "alltoall")
+TO_ALL, TO_ONE = ("bcast", "allgather", "assemble", "allreduce"), ("gather", "scatter", "alltoall")
 
 
 def as_if_on(hosts: int, n: int) -> list[str]:
@@ -50,7 +50,7 @@ def test_blocks_and_reductions_between_two_hosts(n: int, shm_dir: Path) -> None:
     before = as_if_on(2, n)
     bodies = ["like_concatenate", "decompositions", "mismatches", "of_many_pages"]
     all_pass(n, "blocks", bodies, shm_dir / "blocks", before=before)
-    bodies = ["same_as_mpi4py", "results_are_private", "one_rank_fails"]
+    bodies = ["same_as_mpi4py", "results_are_private", "large_arrays", "one_rank_fails"]
     all_pass(n, "reductions", bodies, shm_dir / "reductions", before=before)
 
 
@@ -65,7 +65,7 @@ def test_a_host_holds_one_copy(n: int, hosts: int, shm_dir: Path) -> None:
     found = re.findall(r"(\w+): ([0-9.]+) objects", out)
     held = {verb: float(objects) for verb, objects in found}
     assert tuple(held) == TO_ALL + TO_ONE
-    data = {"bcast": 1, "alltoall": n * n}
+    data = {"bcast": 1, "allreduce": 1, "alltoall": n * n}
     for verb, objects in held.items():
         wanted = data.get(verb, n) * (hosts if verb in TO_ALL else 1)
         assert 0.95 * wanted <= objects <= 1.1 * wanted + 0.2, (verb, objects)

@@ -2,18 +2,30 @@
 
 The ranks exchange their objects and each that needs the result makes it: small objects need one
 collective. In place of a large array that MPI could reduce a rank first sends its description. If
-those of all ranks are equal, MPI reduces the arrays.
+those of all ranks are equal, MPI reduces the arrays: for all ranks, each of them makes a share of
+the result, in memory that its host shares.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections import deque
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from mpi4py import MPI
 
 from fsexchange.mpi import wire
 from fsexchange.mpi.collectives import Collectives, Failed, checked
+from fsexchange.mpi.room import pages
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from fsexchange.mpi.codec import Memory
+    from fsexchange.mpi.relay import Parts
+    from fsexchange.mpi.room import MemoryRoom, Room
 
 #: MPI's operations on arrays that are numpy's, element by element, and the types that they take.
 #: The others compare whole objects; numpy's arrays of bool add as MPI's do not.
@@ -28,6 +40,10 @@ _OPS = (
 
 # Bytes from which an array is described first. Below, a message costs as much as its description.
 _DESCRIBED_FROM = 1 << 12
+
+
+# Bytes of an array that each rank reduces at a time: so much stays in a processor's caches.
+_SHARE = 1 << 20
 
 
 class Described(NamedTuple):
@@ -85,10 +101,47 @@ class Reductions:
         if Described not in map(type, objs):
             return fold(objs, op)
         if set(map(type, objs)) == {Described} and objs.count(objs[0]) == len(objs):
-            result = np.empty_like(obj)
-            self._internal.Allreduce(obj, result, op)
-            return result
+            return self._allreduced(obj, op)
         return fold(self._collectives.allgather(obj), op)
+
+    def _allreduced(self, obj: npt.NDArray[Any], op: MPI.Op) -> npt.NDArray[Any]:
+        """Return the result of arrays that MPI can reduce."""
+        if obj.nbytes > self._collectives.inline_limit:
+            shares = _shares(obj.nbytes, self._internal.size)
+
+            def fill(room: Room) -> None:
+                pieces = self._pieces(obj, op, shares)
+                try:
+                    room.fill(pieces)
+                finally:  # the others wait for this rank's part in the pieces that follow
+                    deque(pieces, 0)
+
+            def parts(room: MemoryRoom) -> Parts:
+                memory = room.memory
+                each = [(n, memory[slice(*ends)]) for s in shares for n, ends in enumerate(s)]
+                return [(rank, part) for rank, part in each if part.size]
+
+            rooms = self._collectives.rooms
+            memory = rooms.for_all(obj.nbytes, fill, parts, collective=True)
+            if memory is not None:
+                return np.frombuffer(memory, obj.dtype).reshape(obj.shape)
+        result = np.empty_like(obj)
+        self._internal.Allreduce(obj, result, op)
+        return result
+
+    def _pieces(
+        self, obj: npt.NDArray[Any], op: MPI.Op, shares: list[list[tuple[int, int]]]
+    ) -> Iterator[tuple[int, Memory]]:
+        """Yield what this rank has of the result, each piece with its offset; collective."""
+        data = obj.reshape(-1).view(np.uint8)
+        into = np.empty(_SHARE, np.uint8)
+        for ends in shares:
+            counts = [(end - start) // obj.itemsize for start, end in ends]
+            start, end = ends[self._rank]
+            part = data[ends[0][0] : ends[-1][1]].view(obj.dtype)
+            self._internal.Reduce_scatter(part, into[: end - start].view(obj.dtype), counts, op)
+            if start < end:
+                yield start, into[: end - start].data
 
     def scan(self, obj: Any, op: Any, *, without_own: bool = False) -> Any:
         """Return the result of the ranks up to this one, or before it: None on rank 0."""
@@ -96,6 +149,16 @@ class Reductions:
         if type(objs[self._rank]) is Failed:
             raise objs[self._rank].error
         return prefix(checked(objs[: self._rank + 1]), op, without_own=without_own)
+
+
+def _shares(nbytes: int, size: int) -> list[list[tuple[int, int]]]:
+    """Return pieces of an array, and of each from where to where the ranks make it."""
+    shares = []
+    for start in range(0, nbytes, size * _SHARE):
+        end = min(nbytes, start + size * _SHARE)
+        share = pages(-(-(end - start) // size))
+        shares.append([*pairwise([min(end, start + n * share) for n in range(size + 1)])])
+    return shares
 
 
 def describe(obj: Any, op: Any) -> Described | None:

@@ -87,18 +87,22 @@ class Rooms:
         fill: Callable[[Room], object],
         parts: Callable[[MemoryRoom], Parts],
         write: Callable[[Room, int, int], object] | None = None,
+        *,
+        collective: bool = False,
     ) -> Memory | None:
         """Return what all ranks write together, as memory of the caller's own; collective.
 
-        `fill` writes the parts of this rank; `parts` says who writes what, for the hosts' first
-        ranks, which pass it on. One with `write` is the only rank that writes, and can write what
-        is from one offset to another. None if there is no room: then MPI must carry it.
+        `fill` writes the parts of this rank, at the same time on all ranks if it is `collective`;
+        `parts` says who writes what, for the hosts' first ranks, which pass it on. One with `write`
+        is the only rank that writes, and can write what is from one offset to another. None if
+        there is no room: then MPI must carry it.
         """
 
         def take(room: Room) -> Memory:
             return room.take(0, nbytes)
 
-        taken: Memory | None = self._together(nbytes, nbytes, fill, fill, take, parts, write)
+        works = fill, fill, take, parts, write
+        taken: Memory | None = self._together(nbytes, nbytes, *works, collective=collective)
         return taken
 
     def for_hosts(
@@ -132,6 +136,8 @@ class Rooms:
         take: Callable[[Room], Any],
         parts: Callable[[MemoryRoom], Parts] | None = None,
         write: Callable[[Room, int, int], object] | None = None,
+        *,
+        collective: bool = False,
     ) -> Any:
         """Return what this rank takes of a room of `nbytes` of each host, else of one file."""
         if self._relay is None:
@@ -146,7 +152,7 @@ class Rooms:
                 rooms.append(room)
                 last.callback(room.close)
                 last.callback(passing.clear)  # before it closes, as that shows its memory
-                if write is None or not passes_on or not self._is_first:
+                if not collective and (write is None or not passes_on or not self._is_first):
                     fill(room)
                 if passes_on and parts is not None and self._is_first:
                     written = None if write is None else partial(write, room)
@@ -156,7 +162,12 @@ class Rooms:
                 for each in passing:
                     each()
 
-            if self._steps(lay_out, pass_on) if passes_on else self._steps(lay_out):
+            steps: list[Callable[[], object]] = [lay_out]
+            if collective:  # once all ranks have the room
+                steps.append(lambda: fill(rooms[0]))
+            if passes_on:
+                steps.append(pass_on)
+            if self._steps(*steps):
                 return take(rooms[0])
         self._say(nbytes)
         return self._by_store(of_file, write_file, take)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import operator
 import threading
 import time
@@ -12,9 +13,9 @@ import numpy as np
 from mpi4py import MPI
 
 from fsexchange import RemoteError, SerializationError
-from fsexchange.mpi import Exchange
+from fsexchange.mpi import Exchange, room
 
-from .common import base, comm, left_behind, raises, rank, run, same, size
+from .common import base, comm, left_behind, no_memory, raises, rank, run, same, size
 
 last = size - 1
 
@@ -99,6 +100,37 @@ def results_are_private() -> None:
             assert (mine == 1).all()
             mine.flags.writeable = False
             assert (ex.allreduce(mine) == size).all()
+
+
+def large_arrays() -> None:
+    """In memory that hosts share; where one has none MPI reduces them as it does small ones."""
+    share, rng = 1 << 20, np.random.default_rng(rank)
+    with Exchange(comm, base / "store", inline_limit=1 << 14) as ex:
+        for nbytes in (1 << 15, share * size - 16, share * size, share * size + 16, 5 * share + 48):
+            for dtype, shape in (("i1", (-1, 2)), ("f8", (2, -1)), ("c16", (-1,))):
+                whole = rng.integers(0, 9, nbytes // np.dtype(dtype).itemsize).astype(dtype)
+                obj = whole.reshape(shape)
+                wanted = np.empty_like(obj)
+                comm.Allreduce(obj, wanted)
+                got = ex.allreduce(obj)
+                got_again = ex.allreduce(obj)
+                assert same(got, wanted), (nbytes, dtype)
+                got[...] = rank
+                assert same(got_again, wanted)
+                with no_memory():
+                    assert same(ex.allreduce(obj), wanted)
+                full: Any = room.HostRoom
+                fill = full.fill
+                if rank == last:
+                    full.fill = full_after_the_first
+                assert same(ex.allreduce(obj), wanted)
+                full.fill = fill
+        assert left_behind(ex) == []
+
+
+def full_after_the_first(self: room.HostRoom, parts: room.Content, *, alone: bool = False) -> None:
+    next(iter(parts), None)
+    raise OSError(errno.ENOMEM, "a test has no memory")
 
 
 def one_rank_fails() -> None:
