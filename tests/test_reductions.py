@@ -8,7 +8,7 @@ import pytest
 
 from fsexchange.mpi.reductions import fold, prefix
 
-from .jobs import all_pass, mpirun, needs_mpi, ranks
+from .jobs import all_pass, is_open_mpi, mpirun, needs_mpi, ranks
 
 
 @needs_mpi
@@ -28,6 +28,8 @@ def test_on_every_rank(n: int, shm_dir: Path) -> None:
     ],
 )
 def test_ranks_out_of_step(which: str, says: str, tmp_path: Path) -> None:
+    if which == "one bcast too many" and is_open_mpi():
+        pytest.skip("in Open MPI no bcast meets a gather: the root waits, as with mpi4py")
     status, out = mpirun(*ranks(3, "out_of_step", tmp_path, which, module="reductions"), timeout=30)
     assert status != 0, out
     assert "MismatchError: rank " in out

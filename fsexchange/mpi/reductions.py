@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from fsexchange.mpi.room import MemoryRoom, Room
 
 #: MPI's operations on arrays that are numpy's, element by element, and the types that they take.
-#: The others compare whole objects; numpy's arrays of bool add as MPI's do not.
-_NUMBERS, _INTEGERS = "bBhHiIlLqQfdFD", "bBhHiIlLqQ"
+#: The others compare whole objects; numpy's arrays of bool add as MPI's do not, and Open MPI's sums
+#: of 8 and 16 bits saturate on processors with AVX.
+_NUMBERS, _INTEGERS = "iIlLqQfdFD", "bBhHiIlLqQ"
 _OPS = (
     (MPI.SUM, _NUMBERS),
     (MPI.PROD, _NUMBERS),

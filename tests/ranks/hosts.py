@@ -26,7 +26,7 @@ def verbs(ex: Exchange, obj: Any) -> dict[str, Callable[[], Any]]:
         "bcast": lambda: ex.bcast(obj if rank == 0 else None),
         "allgather": lambda: ex.allgather(obj),
         "assemble": lambda: ex.assemble(obj),
-        "allreduce": lambda: ex.allreduce(obj),
+        "allreduce": lambda: ex.allreduce(obj.view("i8") if obj.dtype == "u1" else obj),
         "gather": lambda: ex.gather(obj),
         "scatter": lambda: ex.scatter([obj] * size if rank == 0 else None),
         "alltoall": lambda: ex.alltoall([obj] * size),

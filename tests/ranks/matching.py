@@ -561,7 +561,7 @@ def too_many_of_them() -> None:
                 made.append(first.Dup())
         except RuntimeError as error:  # MPI's own, or that the Exchange needs a second one
             assert "communicators" in str(error)
-        assert 500 < len(made) < 5000
+        assert len(made) > 500  # Open MPI has no limit that is near
         assert made[-1].sendrecv(rank, right, 0, None, left) == left
         for each in made:
             each.Free()
