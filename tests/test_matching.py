@@ -43,6 +43,7 @@ def test_on_every_rank(n: int, shm_dir: Path) -> None:
         "communicators_of_an_exchange",
         "small_part_of_a_message",
         "threads",
+        "others_end_beside_a_thread",
         "classes_go_by_reference",
     ]
     all_pass(n, "matching", bodies, shm_dir)
@@ -57,6 +58,13 @@ def test_too_many_of_them(n: int, shm_dir: Path) -> None:
 def test_between_ranks(n: int, shm_dir: Path) -> None:
     bodies = ["interrupted_while_copying", "fast_producer"]
     all_pass(n, "matching", bodies, shm_dir)
+
+
+@pytest.mark.parametrize("way", ["host", "hosts"])
+@pytest.mark.parametrize("n", [1, 2])
+def test_crowd_ends(way: str, n: int, shm_dir: Path) -> None:
+    before = ["env", f"FSEXCHANGE_TEST_WAY={way}"]
+    passes(n, "matching", "crowd_that_has_ended", shm_dir, before=before)
 
 
 @pytest.mark.parametrize("n", [1, 2, 4])

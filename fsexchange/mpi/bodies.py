@@ -64,6 +64,13 @@ _ONE = struct.Struct("<Q8sIHHQQQ")
 _families: dict[bytes, Bodies] = {}
 
 
+class _Arrived(threading.local):
+    """What a thread receives: other threads may meanwhile receive on other communicators."""
+
+    nbytes = 0
+    discards = False
+
+
 class Placed:
     """A body that lies where its placeholder says, once `finish` has returned."""
 
@@ -108,8 +115,7 @@ class Bodies:
             )
         #: Set while the owner waits in `recv`, so that senders let it copy behind them.
         self.receiving = memoryview(bytearray(1)) if slab is None else slab.receiving
-        self.arrived = threading.local()
-        self.discards = False
+        self.arrived = _Arrived()
         _families[family] = self
 
     # ---- sender ---------------------------------------------------------------------------------
@@ -219,7 +225,7 @@ class Bodies:
         self.receiving[0] = 0
         slab = self._slab_of(rank)
         try:
-            if self.discards:
+            if self.arrived.discards:
                 return None
             memory = slab.slot(slot, nbytes)
             return decode(body, (memory,)) if body else decode(memory)
@@ -259,14 +265,16 @@ class Bodies:
     def drain(self, comm: MPI.Intracomm) -> None:
         """Receive and drop what nobody has received, once no rank sends any more."""
         status = MPI.Status()
-        self.discards = True
-        while (found := comm.Improbe(status=status)) is not None:
-            data = bytearray(status.Get_count())
-            found.Recv(data)
-            if data.startswith(PLACEHOLDER):
-                with contextlib.suppress(Exception):
-                    decode(data)
-        self.discards = False
+        self.arrived.discards = True
+        try:
+            while (found := comm.Improbe(status=status)) is not None:
+                data = bytearray(status.Get_count())
+                found.Recv(data)
+                if data.startswith(PLACEHOLDER):
+                    with contextlib.suppress(Exception):
+                        decode(data)
+        finally:
+            self.arrived.discards = False
 
     def close(self) -> None:
         """End all bodies: nobody sends or receives any more."""
@@ -294,7 +302,7 @@ def _arrived(said: bytes) -> Any:
     place = said[end : end + _PLACE_SIZES[kind]]
     memory = bodies.fetch(rank, kind, number, nbytes, place)
     bodies.arrived.nbytes = len(said) + nbytes
-    if bodies.discards:
+    if bodies.arrived.discards:
         return None
     body = said[end + len(place) :]
     if count == 1:

@@ -26,8 +26,8 @@ _T = TypeVar("_T")
 # Bytes of a message: not every MPI takes one of more than 2 GiB.
 _MOST = 1 << 30
 
-# A rank that looks whether messages or files are gone looks at so many of them.
-_LOOKED_AT = 32
+# A rank that sends looks whether so many messages or files are gone: fewer wait with each.
+_LOOKED_AT = 2
 
 
 class _Queue(Generic[_T]):
@@ -41,9 +41,9 @@ class _Queue(Generic[_T]):
         self._waiting.append((what, nbytes))
         self.nbytes += nbytes
 
-    def look(self, most: int = _LOOKED_AT) -> None:
+    def look(self, most: int | None = None) -> None:
         """Let go of what receivers have, if it is among the first."""
-        for _ in range(min(most, len(self._waiting))):
+        for _ in range(len(self._waiting) if most is None else min(most, len(self._waiting))):
             try:
                 what, nbytes = self._waiting.popleft()
             except IndexError:  # other threads look at all that waits
@@ -89,7 +89,7 @@ class NumberedMessages(_Queue["tuple[MPI.Request, int]"]):
             sent[0] = end
             request = self._internal.Isend(piece, dest, number)
             self._keep((request, number if end >= len(copy) else 0), len(piece))
-        self.look(1)
+        self.look(_LOOKED_AT)
 
     def _is_gone(self, what: tuple[MPI.Request, int]) -> bool:
         request, number = what
@@ -129,6 +129,7 @@ class StoredFiles(_Queue[FileKey]):
             key = self._connector.put(pieces)
         except OSError:
             return None
+        self.look(_LOOKED_AT)
         self._keep(key, nbytes)
         return Sent(0, key.pack(), lambda: self._connector.evict(key))
 

@@ -470,6 +470,21 @@ def fast_producer() -> None:
         assert left_behind(ex) == []
 
 
+def crowd_that_has_ended() -> None:
+    """No send waits for its receiver when all that was sent has been received."""
+    bodies.CROWD = 32 << 20
+    for nbytes in (1 << 20, 9 << 20):
+        obj = np.full(nbytes, rank, "u1")
+        with exchange() as ex:
+            requests = [ex.isend(obj, right) for _ in range(80)]
+            for _ in requests:
+                ex.recv(source=left)
+            Request.waitall(requests)
+            comm.Barrier()
+            ex.send(obj, right)
+            assert same(ex.recv(source=left), np.full(nbytes, left, "u1"))
+
+
 def more_than_a_slab_holds() -> None:
     """Thousands of messages of all sizes wait, and arrive in order."""
     with exchange() as ex:
@@ -545,6 +560,31 @@ def threads() -> None:
             worker.join()
         assert errors == []
         assert left_behind(ex) == []
+
+
+def others_end_beside_a_thread() -> None:
+    """A thread gets all of its objects while others drop what nobody has received."""
+    if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
+        return
+    wrong: list[Any] = []
+    with exchange() as ex:
+
+        def receive() -> None:
+            for _ in range(600):
+                for nbytes in (50_000, 200_000):
+                    array = np.ones(nbytes, "u1")
+                    got = ex.sendrecv(array, right, 1, None, left, 1)
+                    if not same(got, array):
+                        wrong.append(got)
+
+        thread = threading.Thread(target=receive)
+        thread.start()
+        for _ in range(30):
+            with ex.Dup() as ending:
+                for _ in range(40):
+                    ending.isend(np.ones(200_000, "u1"), right)
+        thread.join()
+        assert not wrong, (len(wrong), wrong[0])
 
 
 def too_many_of_them() -> None:
