@@ -8,7 +8,9 @@ leaves nothing. This module needs no MPI.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import resource
 import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -62,6 +64,9 @@ class LentMemory:
         try:
             self._lent[number] = 1  # before another thread sees the room, and takes it back
             room = self._rooms[number] = HostRoom.make(nbytes)
+            most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            if room.fd > most * 7 // 8 > 0:  # the last ones are for the program itself
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             room.fill(content(pieces, 0), alone=True)
             return Sent(number, room.place, lambda: self._end(number))
         except BaseException as error:
@@ -76,15 +81,17 @@ class LentMemory:
     def fetch(self, rank: int, number: int, nbytes: int, place: Memory) -> Memory:
         """Return memory that another rank has filled."""
         try:
-            with contextlib.closing(enter(place, nbytes, self._connector)) as room:
-                return room.take(0, nbytes)
+            lent = self._lent_by(rank)
+            try:
+                with contextlib.closing(enter(place, nbytes, self._connector)) as room:
+                    return room.take(0, nbytes)
+            finally:
+                lent[number] = 0
         except FileNotFoundError:
             host = self._hosts[rank]
             raise RemoteError(
                 f"rank {rank} ({host}) ended before its message was received", rank=rank, host=host
             ) from None
-        finally:
-            self._lent_by(rank)[number] = 0
 
     def look(self) -> None:
         """Let go of what receivers have mapped; they keep theirs."""

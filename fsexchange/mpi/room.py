@@ -98,16 +98,11 @@ class HostRoom:
     kind: ClassVar[int] = 1
 
     def __init__(self, fd: int, nbytes: int) -> None:
-        self._fd = fd
+        #: The descriptor of its file.
+        self.fd = fd
         self.nbytes = nbytes
-        try:
-            self._map = mmap.mmap(fd, nbytes)
-        except BaseException:
-            os.close(fd)
-            raise
-        #: The memory itself, which others see at once.
-        self.memory: npt.NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
-        self.address: int = self.memory.ctypes.data
+        self._map: mmap.mmap | None = None
+        self._memory: npt.NDArray[np.uint8] | None = None
 
     @classmethod
     def make(cls, nbytes: int) -> HostRoom:
@@ -128,9 +123,24 @@ class HostRoom:
         return cls(os.open(f"/proc/{pid}/fd/{fd}", os.O_RDWR | os.O_CLOEXEC), nbytes)
 
     @property
+    def memory(self) -> npt.NDArray[np.uint8]:
+        """The memory itself, which others see at once; `OSError` if it cannot be mapped.
+
+        Whoever does not need it saves a descriptor and half of the address space.
+        """
+        if self._memory is None:
+            self._memory = np.frombuffer(self._mapping(), np.uint8)
+        return self._memory
+
+    def _mapping(self) -> mmap.mmap:
+        if self._map is None:
+            self._map = mmap.mmap(self.fd, self.nbytes)
+        return self._map
+
+    @property
     def place(self) -> bytes:
         """What says to other ranks of the host where it is."""
-        return _MEMORY.pack(self.kind, os.getpid(), self._fd).ljust(PLACE_SIZE, b"\0")
+        return _MEMORY.pack(self.kind, os.getpid(), self.fd).ljust(PLACE_SIZE, b"\0")
 
     def reserve(self, start: int, stop: int) -> None:
         """Have the kernel give the memory of a range; `OSError` if it cannot."""
@@ -138,11 +148,11 @@ class HostRoom:
         for at in range(start, stop, _PIECE):
             nbytes = min(_PIECE, stop - at)
             try:
-                self._map.madvise(_MADV_POPULATE_WRITE, at, nbytes)
+                self._mapping().madvise(_MADV_POPULATE_WRITE, at, nbytes)
             except OSError as error:
                 if error.errno != errno.EINVAL:  # as an older kernel says
                     raise
-                os.posix_fallocate(self._fd, at, nbytes)
+                os.posix_fallocate(self.fd, at, nbytes)
 
     def fill(self, parts: Content, *, alone: bool = False) -> None:
         """Write pieces to their offsets; unless `alone`, others write elsewhere at the same time.
@@ -151,16 +161,17 @@ class HostRoom:
         """
         if alone:
             for at, piece in parts:
-                files.write(self._fd, [piece], len(piece), at)
+                files.write(self.fd, [piece], len(piece), at)
             return
         with contextlib.ExitStack() as last:
             filler: Filler | None = None
             with contextlib.suppress(OSError):
                 filler = Filler()
                 last.callback(filler.close)
+            address: int = self.memory.ctypes.data
             for at, piece in parts:
-                inner, nbytes = whole_pages(self.address + at, len(piece))
-                before, filled = inner - self.address - at, 0
+                inner, nbytes = whole_pages(address + at, len(piece))
+                before, filled = inner - address - at, 0
                 if filler is not None and nbytes >= FILLED_FROM:
                     source = np.frombuffer(piece, np.uint8).ctypes.data + before
                     filled = filler.fill(inner, source, nbytes)
@@ -175,7 +186,7 @@ class HostRoom:
 
     def take(self, at: int, nbytes: int) -> memoryview:
         """Return a part, which starts at a page, as memory of the caller's own: copy-on-write."""
-        memory = files.mapped(self._fd, nbytes, at)
+        memory = files.mapped(self.fd, nbytes, at)
         if memory is None:  # the kernel maps no more for this process
             memory = empty(nbytes)
             memory[:] = self.memory[at : at + nbytes].data
@@ -183,10 +194,11 @@ class HostRoom:
 
     def close(self) -> None:
         """End it for this rank; what was taken stays."""
-        del self.memory
-        with contextlib.suppress(BufferError):  # an exception's frames show some of it yet
-            self._map.close()
-        os.close(self._fd)
+        self._memory = None
+        if self._map is not None:
+            with contextlib.suppress(BufferError):  # an exception's frames show some of it yet
+                self._map.close()
+        os.close(self.fd)
 
 
 class OwnRoom:

@@ -65,7 +65,7 @@ def each_in_its_turn() -> None:
             assert len(sent_around(ex, LARGE)) == 3 * size
             assert sent_around(ex, 1 << 20) == []
     with small as ex, none:
-        assert len(sent_around(ex, LARGE)) <= (0 if by_memory else 3)
+        assert len(sent_around(ex, LARGE)) <= (0 if by_memory else 4)  # of 40 MB
         with no_memory():
             assert sent_around(ex, LARGE) == []
             assert sent_around(none, LARGE) == []
@@ -88,7 +88,7 @@ def many_wait() -> None:
             for n in range(400):
                 ex.isend(np.full(200_000, n % 256, "u1"), right)
             files = left_behind(ex)
-            assert len(os.listdir("/proc/self/fd")) <= before + 260
+            assert len(os.listdir("/proc/self/fd")) <= before + 132
             assert bool(files) == (limit == 0)
             for n in range(400):
                 assert same(ex.recv(source=left), np.full(200_000, n % 256, "u1"))
