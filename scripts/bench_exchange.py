@@ -23,9 +23,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import kind_of
+from benchmarks.markdown import markdown_table
 from benchmarks.ranks import QUICK_SIZES, SIZES, Pshmem, figures
-from benchmarks.words import exchanged, quotients
+from benchmarks.words import duration, exchanged, number, quotients
 from fsexchange.mpi import Exchange
+
+PEERS = ["mpi4py", "pkl5", "pshmem"]
 
 
 def cell(name, seconds):
@@ -38,11 +41,28 @@ def cell(name, seconds):
     return f"{median}  {ratio:5.2f}"
 
 
+def markdown_of(rows):
+    """Return the table of BENCHMARKS.md."""
+    lines = []
+    for verb, nbytes, seconds in rows:
+        ours = seconds["fsexchange"]
+        cells = [
+            number(statistics.median(quotients(seconds[peer], ours))) if peer in seconds else ""
+            for peer in PEERS
+        ]
+        of_limit = quotients(ours, seconds["limit"]) if "limit" in seconds else []
+        cells.append(number(statistics.median(of_limit)) if of_limit else "")
+        label = f"{verb}: {exchanged(verb, nbytes)}"
+        lines.append([label, duration(statistics.median(ours)), *cells])
+    heads = [f"times as fast as {peer}" for peer in PEERS]
+    return markdown_table(["", "fsexchange", *heads, "times as long as Bcast, Allgather"], lines)
+
+
 def main():
     parser = argparse.ArgumentParser(prog="scripts/bench-exchange", description=__doc__)
     parser.add_argument("directory", nargs="?", default="/dev/shm", help="for files (/dev/shm)")
     parser.add_argument("--quick", action="store_true", help="few sizes and rounds: 15 s")
-    parser.add_argument("--output", metavar="FILE", help="write all figures to it, as JSON")
+    parser.add_argument("--output", help="writes OUTPUT.json, and OUTPUT.md for BENCHMARKS.md")
     options = parser.parse_args()
     comm = MPI.COMM_WORLD
     with ExitStack() as stack:
@@ -69,7 +89,7 @@ def main():
         kind = kind_of(folder)
     if comm.rank != 0:
         return
-    columns = ["fsexchange", "mpi4py", "pkl5", "pshmem", "limit", *list(ways)[4:]]
+    columns = ["fsexchange", *PEERS, "limit", *list(ways)[4:]]
     table = Table("verb", "bytes", *columns)
     for column in table.columns:
         column.justify = "right"
@@ -77,8 +97,8 @@ def main():
         table.add_row(verb, exchanged(verb, nbytes), *[cell(name, seconds) for name in columns])
     Console(width=150).print(table)
     print(
-        f"{comm.size} ranks, {os.cpu_count()} cores, {kind}; medians of {count} rounds, and how "
-        "many times as long as fsexchange"
+        f"{comm.size} ranks, {os.cpu_count()} cores, {kind}; medians of {count} rounds, "
+        f"{max(3, count // 3)} from 16 MiB on, and how many times as long as fsexchange"
     )
     if options.output:
         described = {
@@ -93,8 +113,10 @@ def main():
                 for verb, nbytes, seconds in rows
             ],
         }
-        with open(options.output, "w") as file:
+        with open(f"{options.output}.json", "w") as file:
             json.dump(described, file, indent=1)
+        with open(f"{options.output}.md", "w") as file:
+            file.write(markdown_of(rows))
 
 
 if __name__ == "__main__":

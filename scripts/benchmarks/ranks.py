@@ -172,7 +172,10 @@ def times_for(seconds):
 
 
 def figures(ways, all_sizes, count):
-    """Yield the seconds of each way for each verb and size, as a list of rounds."""
+    """Yield the seconds of each way for each verb and size, a list of `count` rounds.
+
+    From 16 MiB on a third of these.
+    """
     comm = MPI.COMM_WORLD
     for verb, sizes in all_sizes.items():
         for nbytes in sizes:
@@ -186,7 +189,7 @@ def figures(ways, all_sizes, count):
                 here["limit"] = Buffers(comm, obj)
             times = times_for(min(measure(verb, way, obj, 2) for way in here.values()))
             seconds = {name: [] for name in here}
-            for _ in range(count):
+            for _ in range(count if nbytes < 16 * MIB else max(3, count // 3)):
                 for name, way in here.items():
                     seconds[name].append(measure(verb, way, obj, times))
             yield verb, nbytes, seconds
