@@ -185,11 +185,12 @@ class Bodies:
         """Send a body past the slab: this decides which way it takes.
 
         To a rank of this host it goes by memory, to another host by MPI, if it has at most
-        `inline_limit` bytes; else by a file of the store. Where the first two have no room, the
-        next one is taken, and the last is MPI, which asks for nothing but a copy.
+        `inline_limit` bytes; else by a file of the store. What has room nowhere else goes by
+        MPI, which asks for nothing but a copy in this process.
         """
         is_near = self._slab is not None and self._paths[dest] is not None
-        for kind in (_MEMORY,) * is_near + (_FILE,) * (nbytes > self._inline_limit):
+        by_file = is_near or nbytes > self._inline_limit
+        for kind in (_MEMORY,) * is_near + (_FILE,) * by_file:
             sent = self._ways[kind].put(pieces, nbytes, dest)
             if sent is not None:
                 return kind, sent

@@ -48,8 +48,13 @@ def uncounted(comm, name, *args, **options):
     raise NotImplementedError(f"scripts/scale does not count {name}")
 
 
+def nbytes_of(buffer):
+    """Return the bytes of what MPI receives into, which may come with counts."""
+    return memoryview(buffer[0] if isinstance(buffer, list) else buffer).nbytes
+
+
 def from_all(comm, name, sent, got, *_):
-    comm._note(name, memoryview(got).nbytes // comm.size, range(comm.size))
+    comm._note(name, nbytes_of(got) // comm.size, range(comm.size))
 
 
 def at_root(comm, name, sent, got, root=0):
@@ -65,15 +70,15 @@ def from_each(comm, name, sent, got):
 
 def scattered(comm, name, sent, got, root=0):
     if comm.rank != root:
-        comm._note(name, memoryview(got).nbytes, [root])
+        comm._note(name, nbytes_of(got), [root])
 
 
 def at_first(comm, name, sent, got, *_):
-    comm._note(name, memoryview(got).nbytes, [0] if comm.rank else range(comm.size))
+    comm._note(name, nbytes_of(got), [0] if comm.rank else range(comm.size))
 
 
 def one(comm, name, got, source=0, *_):
-    comm._note(name, memoryview(got).nbytes, [source])
+    comm._note(name, nbytes_of(got), [source])
 
 
 # What moves data, without the I of its non-blocking form.

@@ -63,7 +63,8 @@ def each_in_its_turn() -> None:
         assert len(sent_around(ex, LARGE)) == (0 if by_memory else 3 * size)
         with no_memory():
             assert len(sent_around(ex, LARGE)) == 3 * size
-            assert sent_around(ex, 1 << 20) == []
+            files = sent_around(ex, 1 << 20)
+            assert by_memory or files == []  # to another host by MPI
     with small as ex, none:
         assert len(sent_around(ex, LARGE)) <= (0 if by_memory else 4)  # of 40 MB
         with no_memory():
@@ -89,7 +90,8 @@ def many_wait() -> None:
                 ex.isend(np.full(200_000, n % 256, "u1"), right)
             files = left_behind(ex)
             assert len(os.listdir("/proc/self/fd")) <= before + 132
-            assert bool(files) == (limit == 0)
+            by_memory = size > 1 and "FSEXCHANGE_TEST_RANKS_OF_A_HOST" not in os.environ
+            assert bool(files) == (by_memory or limit == 0)
             for n in range(400):
                 assert same(ex.recv(source=left), np.full(200_000, n % 256, "u1"))
             assert left_behind(ex) == []
