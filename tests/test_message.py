@@ -22,12 +22,10 @@ from fsexchange.mpi.message import (
     a_call,
     decode,
     empty,
-    in_room,
     is_of,
     joined,
     length,
     of_object,
-    place_in_room,
     private,
     rest,
     start,
@@ -135,19 +133,6 @@ def test_small_parts_do_not_keep_the_rest() -> None:
     small, large = load(message)
     assert shows(message, large)
     assert not shows(message, small)
-
-
-def test_place_in_a_room() -> None:
-    for obj in (OBJECTS["array"], OBJECTS["many pieces"], {"text": "é" * 100_000}):
-        pieces = of_object(CALL, encode(obj))
-        assert place_in_room(pieces[0]) == (0, 0)
-        placed = in_room(pieces, 1 << 40, 1 << 41)
-        assert place_in_room(start(placed, HEAD_SIZE)) == (1 << 40, 1 << 41)
-        assert length(placed[0]) == length(pieces[0]) == sum(map(len, placed))
-        assert dumps(load(received(placed))) == dumps(obj)
-    small = small_or(encode, CALL, 100, "a text", None)
-    assert isinstance(small, bytes)
-    assert place_in_room(small) == (0, 0)
 
 
 def test_every_number_means_one_thing() -> None:

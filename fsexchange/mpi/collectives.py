@@ -114,7 +114,7 @@ class Collectives:
                 obj = _loads(buffer.bodies[0])
                 self._kept[_OF_ONE] = buffer
                 return obj
-            message = self._packets.scatter_from(call, root, buffer.memory, self._limit(make))
+            message = self._packets.scatter_from(call, root, buffer.memory)
             return self._one(message, root)
         sent = small_or_each(self._encode, call, self._packet, objs, self.size, make)
         if isinstance(sent, list):
@@ -123,7 +123,7 @@ class Collectives:
             obj = _loads(buffer.bodies[root])
             self._kept[_OF_EACH] = buffer
             return obj
-        self._packets.scatter(sent.messages, root, self._limit(make))
+        self._packets.scatter(sent.messages, root)
         return self._own(sent, root)
 
     def gather(self, obj: Any, root: int, make: Make | None = None) -> list[Any] | None:
@@ -175,9 +175,8 @@ class Collectives:
         """Return the objects of all ranks for this one."""
         call = a_call(wire.ALLTOALL, 0, self._number())
         sent = small_or_each(self._encode, call, self._packet, objs, self.size, make)
-        limit = self._limit(make)
         if isinstance(sent, Outgoing):
-            return checked(self._each(self._packets.alltoall(call, sent.messages, limit), sent))
+            return checked(self._each(self._packets.alltoall(call, sent.messages), sent))
         sending = self._filled(_TO_EACH, sent)
         buffer = self._kept.pop(_OF_EACH, None) or buffer_of(self._packet, self.size)
         self.internal.Alltoall(sending.spec, buffer.spec)
@@ -185,7 +184,7 @@ class Collectives:
         small = self._small(call, buffer)
         if small is not None:
             return checked(small)
-        return checked(self._each(self._packets.alltoalled(call, buffer.memory, (), limit), None))
+        return checked(self._each(self._packets.alltoalled(call, buffer.memory, ()), None))
 
     def _limit(self, make: Make | None) -> float:
         return self.inline_limit if make is None else inf

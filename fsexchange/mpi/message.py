@@ -6,9 +6,7 @@
     2       2       the root, modulo 65,536; 0 for verbs without one
     4       4       how many collectives its sender has called, modulo 2**32
     8       8       length of the message, unless it is SMALL
-    16      8       of alltoall: where it is among those of its sender that go by a room
-    24      8       of alltoall: the bytes of all those together
-    32      ...     body; of SMALL at 8
+    16      ...     body; of SMALL at 8
 
     kind            body
     SMALL, PICKLE   a pickle
@@ -46,13 +44,11 @@ Pieces: TypeAlias = "list[Memory]"
 
 _CALL = struct.Struct("<BBHI")
 _LENGTH = struct.Struct("<Q")
-_ROOM = struct.Struct("<QQ")
 _LENGTHS = struct.Struct("<QQ")
 
 #: Bytes before the body, and before that of a SMALL message.
 CALL_SIZE = _CALL.size
-_ROOM_AT = CALL_SIZE + _LENGTH.size
-HEAD_SIZE = _ROOM_AT + _ROOM.size
+HEAD_SIZE = CALL_SIZE + _LENGTH.size
 
 # An object of up to this many bytes is copied into one piece: this costs less than another message
 # for its arrays.
@@ -90,7 +86,7 @@ def the_call(message: Message) -> str:
 
 
 def _head(call: bytes, kind: int, nbytes: int) -> bytes:
-    return b"".join((call[:1], bytes((kind,)), call[2:], _LENGTH.pack(nbytes), bytes(_ROOM.size)))
+    return b"".join((call[:1], bytes((kind,)), call[2:], _LENGTH.pack(nbytes)))
 
 
 def of_object(call: bytes, encoded: Encoded) -> Pieces:
@@ -121,13 +117,6 @@ def failure(call: bytes, error: Exception) -> Pieces:
     """Return the message that makes its receiver raise `RemoteError`."""
     body = b"".join(serialize(Failure(error)))
     return [_head(call, wire.FAILURE, HEAD_SIZE + len(body)) + body]
-
-
-def in_room(message: Pieces, at: int, nbytes: int) -> Pieces:
-    """Return the message with where it is in its sender's part of a room, and how long that is."""
-    first = memoryview(message[0])
-    head = b"".join((first[:_ROOM_AT], _ROOM.pack(at, nbytes), first[HEAD_SIZE:]))
-    return [head, *message[1:]]
 
 
 def joined(message: Pieces) -> Message:
@@ -195,14 +184,6 @@ def length(message: Message) -> int:
         return 0
     nbytes: int = _LENGTH.unpack_from(message, CALL_SIZE)[0]
     return nbytes
-
-
-def place_in_room(message: Message) -> tuple[int, int]:
-    """Return where a message is in its sender's part of a room, and how long that part is."""
-    if message[1] == wire.SMALL:
-        return 0, 0
-    at, nbytes = _ROOM.unpack_from(message, _ROOM_AT)
-    return at, nbytes
 
 
 def decode(message: Message, rank: int, host: str) -> Any:

@@ -10,7 +10,7 @@ only the first step.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import accumulate, chain, repeat
+from itertools import accumulate, repeat
 from typing import TYPE_CHECKING
 
 from mpi4py import MPI
@@ -22,11 +22,9 @@ from fsexchange.mpi.message import (
     Pieces,
     empty,
     failure,
-    in_room,
     is_of,
     joined,
     length,
-    place_in_room,
     rest,
     start,
     the_call,
@@ -109,29 +107,16 @@ class Packets:
             write if message else None,
         )
 
-    def scatter(self, messages: Sequence[Pieces], root: int, limit: float) -> None:
+    def scatter(self, messages: Sequence[Pieces], root: int) -> None:
         """Send each rank its message."""
         self._comm.Scatter(self._starts(messages), MPI.IN_PLACE, root)
-        long = self._long([length(message[0]) for message in messages], limit)
-        missed: list[int] = []
-        try:
-            if long:
-                missed = self._rooms.give({rank: messages[rank] for rank in long})
-        finally:  # the ranks of other hosts wait for theirs, whatever a signal's handler raised
-            left = [rank for rank in self._ranks if rank not in long or rank in missed]
-            MPI.Request.Waitall(self._send_rests(messages, left))
+        MPI.Request.Waitall(self._send_rests(messages, self._ranks))
 
-    def scatter_from(self, call: bytes, root: int, packet: Message, limit: float) -> Message:
+    def scatter_from(self, call: bytes, root: int, packet: Message) -> Message:
         """Return the root's message, whose packet is here."""
-        total = self._length(call, packet, root)
-        if total <= self.size:
-            return packet
-        if total > limit and root in self._hosts.near:
-            given = self._rooms.given(root, total)
-            if given is not None:
-                return given
         messages = {root: packet}
-        MPI.Request.Waitall(self._receive_rests(messages, [root]))
+        if self._length(call, packet, root) > self.size:
+            MPI.Request.Waitall(self._receive_rests(messages, [root]))
         return messages[root]
 
     def gather(self, message: Pieces, root: int, limit: float) -> None:
@@ -209,51 +194,22 @@ class Packets:
 
         return self._rooms.for_all(nbytes, fill, parts)
 
-    def alltoall(self, call: bytes, messages: Sequence[Pieces], limit: float) -> list[Message]:
+    def alltoall(self, call: bytes, messages: Sequence[Pieces]) -> list[Message]:
         """Send each rank its message, and return those of all ranks for this one."""
-        lengths = [length(message[0]) for message in messages]
-        places: dict[int, int] = {}
-        end = 0
-        for rank in self._long(lengths, limit):
-            places[rank] = end
-            end += pages(lengths[rank])
-        if end:
-            messages = [in_room(each, places.get(n, 0), end) for n, each in enumerate(messages)]
         packets = bytearray(self.size * len(messages))
         self._comm.Alltoall(self._starts(messages), packets)
-        return self.alltoalled(call, packets, messages, limit)
+        return self.alltoalled(call, packets, messages)
 
     def alltoalled(
-        self, call: bytes, packets: bytearray, messages: Sequence[Pieces], limit: float
+        self, call: bytes, packets: bytearray, messages: Sequence[Pieces]
     ) -> list[Message]:
         """Return the messages of all ranks for this one, whose packets are here.
 
         `messages` are those of this rank, none if their packets hold all of them.
         """
         received = self._cut(call, packets)
-        lengths = [length(packet) for packet in received.values()]
-        places, totals = zip(*map(place_in_room, received.values()), strict=True)
-        coming = self._long(lengths, limit)
-        going = self._long([length(message[0]) for message in messages], limit)
-
-        def fill(room: Room, at: int) -> None:
-            mine = [messages[rank] for rank in going]
-            room.fill(chain.from_iterable(content(m, at + place_in_room(m[0])[0]) for m in mine))
-
-        def take(room: Room, starts: list[int]) -> dict[int, Message]:
-            return {rank: room.take(starts[rank] + places[rank], lengths[rank]) for rank in coming}
-
-        by_room = any(totals)
-        try:
-            if by_room:
-                taken = self._rooms.for_hosts(totals, fill, take)
-                by_room = taken is not None
-                received.update(taken or {})
-        finally:  # as in `scatter`
-            sources = [rank for rank in self._ranks if not by_room or rank not in coming]
-            dests = [rank for rank in self._ranks if not by_room or rank not in going]
-            requests = self._receive_rests(received, sources)
-            MPI.Request.Waitall(requests + self._send_rests(messages, dests))
+        requests = self._receive_rests(received, self._ranks)
+        MPI.Request.Waitall(requests + self._send_rests(messages, self._ranks))
         return [*received.values()]
 
     # ---- parts of these -------------------------------------------------------------------------

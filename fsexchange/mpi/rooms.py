@@ -1,8 +1,10 @@
 """Rooms: which way a large object takes. This is the one place that decides it.
 
-To a rank of the same host it goes by memory of that host, to another host by MPI. Where a host's
-memory does not suffice, it goes by one file of the store; where that has no space either, MPI
-carries it as it carries small ones.
+What all ranks get, and what a root gathers, goes to ranks of the same host by memory of that host,
+to another host by MPI. Where a host's memory does not suffice, it goes by one file of the store;
+where that has no space either, MPI carries it as it carries small ones. What one rank alone gets
+(`scatter`, `alltoall`) is no less in shared memory, and MPI puts it straight into the receiver's own:
+in 0.3 to 0.9 of the time, 9 to 64 MiB between 2 or 4 ranks of a host.
 """
 
 from __future__ import annotations
@@ -11,10 +13,10 @@ import contextlib
 import errno
 import logging
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import accumulate, chain
-from typing import TYPE_CHECKING, Any, TypeVar
+from itertools import accumulate
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +25,9 @@ from mpi4py import MPI
 from fsexchange.errors import FsExchangeError, RemoteError
 from fsexchange.mpi import wire
 from fsexchange.mpi.doze import doze
-from fsexchange.mpi.message import length
 from fsexchange.mpi.relay import Relay
 from fsexchange.mpi.room import (
     NOWHERE,
-    PAGE,
     PLACE_SIZE,
     HostRoom,
     MemoryRoom,
@@ -53,8 +53,8 @@ _DONE, _REFUSED, _INTERRUPTED = range(3)
 
 # Where a room is, its bytes, and where in it a rank's part starts.
 _OFFER = struct.Struct(f"<{PLACE_SIZE}sQQ")
-# In place of that: there is no room; the root was interrupted.
-_ROOMLESS, _INTERRUPTED_OFFER = _OFFER.pack(NOWHERE, 0, 0), _OFFER.pack(NOWHERE, 0, 1)
+# In place of that: there is no room.
+_ROOMLESS = _OFFER.pack(NOWHERE, 0, 0)
 
 # What says that there is no room, or that a rank cannot use it.
 _NO_ROOM = (OSError, MemoryError, FsExchangeError)
@@ -97,52 +97,9 @@ class Rooms:
         is the only rank that writes, and can write what is from one offset to another. None if
         there is no room: then MPI must carry it.
         """
-
-        def take(room: Room) -> Memory:
-            return room.take(0, nbytes)
-
-        works = fill, fill, take, parts, write
-        taken: Memory | None = self._together(nbytes, nbytes, *works, collective=collective)
-        return taken
-
-    def for_hosts(
-        self,
-        nbytes: Sequence[int],
-        fill: Callable[[Room, int], object],
-        take: Callable[[Room, list[int]], Any],
-    ) -> Any:
-        """Return what `take` takes of what the ranks of each host write for each other; collective.
-
-        Each rank has `nbytes[rank]` bytes to write. `fill` gets where in the room its part starts,
-        `take` where those of all ranks do. None if there is no room.
-        """
-        numbers, mine = self._hosts.numbers, self._hosts.numbers[self._rank]
-        here = [n if number == mine else 0 for n, number in zip(nbytes, numbers, strict=True)]
-        near, everywhere = _starts(here), _starts(nbytes)
-        return self._together(
-            max(PAGE, sum(here)),
-            sum(nbytes),
-            lambda room: fill(room, near[self._rank]),
-            lambda room: fill(room, everywhere[self._rank]),
-            lambda room: take(room, everywhere if isinstance(room, StoreRoom) else near),
-        )
-
-    def _together(
-        self,
-        nbytes: int,
-        of_file: int,
-        fill: Callable[[MemoryRoom], object],
-        write_file: Callable[[Room], object],
-        take: Callable[[Room], Any],
-        parts: Callable[[MemoryRoom], Parts] | None = None,
-        write: Callable[[Room, int, int], object] | None = None,
-        *,
-        collective: bool = False,
-    ) -> Any:
-        """Return what this rank takes of a room of `nbytes` of each host, else of one file."""
         if self._relay is None:
             self._relay = Relay(self._internal, self._hosts)
-        relay, passes_on = self._relay, parts is not None and self._hosts.count > 1
+        relay, passes_on = self._relay, self._hosts.count > 1
         with contextlib.ExitStack() as last:
             rooms: list[MemoryRoom] = []
             passing: list[Callable[[], None]] = []
@@ -154,7 +111,7 @@ class Rooms:
                 last.callback(passing.clear)  # before it closes, as that shows its memory
                 if not collective and (write is None or not passes_on or not self._is_first):
                     fill(room)
-                if passes_on and parts is not None and self._is_first:
+                if passes_on and self._is_first:
                     written = None if write is None else partial(write, room)
                     passing.append(relay.passing(room, parts(room), written))
 
@@ -168,9 +125,9 @@ class Rooms:
             if passes_on:
                 steps.append(pass_on)
             if self._steps(*steps):
-                return take(rooms[0])
+                return rooms[0].take(0, nbytes)
         self._say(nbytes)
-        return self._by_store(of_file, write_file, take)
+        return self._by_store(nbytes, fill)
 
     def _enter(self, near: MPI.Intracomm, nbytes: int) -> MemoryRoom:
         """Return the room of this host, which its first rank makes."""
@@ -189,10 +146,8 @@ class Rooms:
             raise OSError(errno.ENOMEM, "the first rank of this host has no room")
         return HostRoom.enter(place, nbytes)
 
-    def _by_store(
-        self, nbytes: int, write: Callable[[Room], object], take: Callable[[Room], Any]
-    ) -> Any:
-        """Return what this rank takes of one file of the store, None if that has no space."""
+    def _by_store(self, nbytes: int, write: Callable[[Room], object]) -> Memory | None:
+        """Return what all ranks write together into one file, None if the store has no space."""
         with contextlib.ExitStack() as last:
             place = bytearray(NOWHERE)
             room: Room | None = None
@@ -210,39 +165,14 @@ class Rooms:
             if not self._steps(lambda: write(room)):
                 return None
             try:
-                return take(room)
+                return room.take(0, nbytes)
             finally:  # a rank that has no memory for it raises that; the others have theirs
                 self._tell(np.zeros(1, np.int32))
 
     # ---- rooms between a root and ranks of its host ---------------------------------------------
 
     # The root offers places in its room, `_ROOMLESS` if it has none; the others answer whether they
-    # could use them.
-
-    def give(self, messages: dict[int, Pieces]) -> list[int]:
-        """Give ranks messages; return those that have not got theirs. Called by the root."""
-        with self._room(sum(pages(length(each[0])) for each in messages.values())) as room:
-            offers, at = {}, 0
-            for rank, message in messages.items():
-                offers[rank] = at
-                at += pages(length(message[0]))
-            try:
-                if room is not None:
-                    parts = (content(messages[rank], start) for rank, start in offers.items())
-                    room.fill(chain.from_iterable(parts), alone=True)
-            except _NO_ROOM:
-                room = None
-            except BaseException:  # Ctrl-C: the others wait for the offers
-                for rank in messages:
-                    self._internal.Send(_INTERRUPTED_OFFER, rank, wire.OFFER)
-                raise
-            answers = self._offer(room, offers)
-            return [rank for rank in messages if answers[rank] == _REFUSED]
-
-    def given(self, root: int, nbytes: int) -> Memory | None:
-        """Return the message that the root gives this rank; None if there is no room for it."""
-        memory: Memory | None = self._accept(root, lambda room, at: room.take(at, nbytes))
-        return memory
+    # could fill them.
 
     def collect(self, lengths: dict[int, int]) -> dict[int, Memory | None]:
         """Return messages of ranks, but those for which is no room. Called by the root.
@@ -265,12 +195,21 @@ class Rooms:
 
     def hand_in(self, root: int, message: Pieces) -> bool:
         """Pass the root this rank's message, and return whether there was room for it."""
-
-        def fill(room: Room, at: int) -> bool:
-            room.fill(content(message, at))
-            return True
-
-        return bool(self._accept(root, fill))
+        offer = bytearray(_ROOMLESS)
+        answer = _INTERRUPTED
+        try:
+            doze([self._internal.Irecv(offer, root, wire.OFFER)])
+            if offer != _ROOMLESS:
+                place, nbytes, at = _OFFER.unpack(offer)
+                with contextlib.closing(enter(place, nbytes, self._connector)) as room:
+                    room.fill(content(message, at))
+            answer = _DONE
+        except _NO_ROOM:
+            answer = _REFUSED  # a message has it then
+        finally:
+            if offer != _ROOMLESS:
+                self._internal.Send(bytes([answer]), root, wire.WRITTEN)
+        return answer == _DONE and offer != _ROOMLESS
 
     @contextlib.contextmanager
     def _room(self, nbytes: int) -> Iterator[HostRoom | StoreRoom | None]:
@@ -295,28 +234,6 @@ class Rooms:
         answers = {rank: bytearray(1) for rank in starts}
         doze([self._internal.Irecv(each, rank, wire.WRITTEN) for rank, each in answers.items()])
         return {rank: answer[0] for rank, answer in answers.items()}
-
-    def _accept(self, root: int, use: Callable[[Room, int], Any]) -> Any:
-        """Return what `use` makes of the part that the root offers; None if it cannot."""
-        offer = bytearray(_ROOMLESS)
-        used, answer = None, _INTERRUPTED
-        try:
-            doze([self._internal.Irecv(offer, root, wire.OFFER)])
-            if offer == _INTERRUPTED_OFFER:
-                raise self._interrupted(root)
-            if offer != _ROOMLESS:
-                place, nbytes, at = _OFFER.unpack(offer)
-                with contextlib.closing(enter(place, nbytes, self._connector)) as room:
-                    used = use(room, at)
-            answer = _DONE
-        except _NO_ROOM:
-            if offer == _INTERRUPTED_OFFER:
-                raise
-            answer = _REFUSED  # a message has it then
-        finally:
-            if offer not in (_ROOMLESS, _INTERRUPTED_OFFER):
-                self._internal.Send(bytes([answer]), root, wire.WRITTEN)
-        return used
 
     # ---- which way ------------------------------------------------------------------------------
 
@@ -379,7 +296,3 @@ class Rooms:
     def _tell(self, most: npt.NDArray[np.int32]) -> None:
         """Put in place of what this rank tells the most that any does, whatever is raised here."""
         doze([self._internal.Iallreduce(MPI.IN_PLACE, most, MPI.MAX)])
-
-
-def _starts(nbytes: Sequence[int]) -> list[int]:
-    return [0, *accumulate(nbytes)][:-1]
