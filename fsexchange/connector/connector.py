@@ -86,7 +86,10 @@ class FileConnector:
     ----------
     store_dir:
         Directory to share; made with mode 0700 if missing, its parents too. All processes must
-        see it under the same path. One that was there before stays when the store ends.
+        see it under the same path. One that was there before stays when the store ends. On a
+        network file system make each store in a place of its own: a host remembers for some time
+        (measured: GlusterFS 1 s, sshfs 20 s, others up to their cache's 30 s) the store that
+        another host has ended there, and attaches to that, or raises `StoreError`.
     clear:
         Whether the store ends with its owner. Once any process has opened it with `clear=False`, or
         closed it so, it is kept for everyone until somebody calls `close(clear=True)`.
