@@ -4,8 +4,8 @@ What all ranks get, and what a root gathers, goes to ranks of the same host by m
 to another host by MPI. Where a host's memory does not suffice, it goes by one file of the store;
 where that has no space either, MPI carries it as it carries small ones.
 
-What one rank alone gets (`scatter`, `alltoall`) takes as much memory either way. MPI puts it straight
-into the receiver's own: in 0.3 to 0.9 of the time, for 9 to 64 MiB among 2 or 4 ranks of a host.
+What one rank alone gets (`scatter`, `alltoall`) takes as much memory either way. MPI puts it into
+the receiver's own: in 0.3 to 0.9 of the time, for 9 to 64 MiB among 2 or 4 ranks of a host.
 """
 
 from __future__ import annotations
