@@ -30,16 +30,18 @@ CHECKS, NONE, AT_ENDS, BETWEEN = (
     ["-m", "not mpi and not slow"],
 )
 ALONE = ["-m", "wide"]
-# A build of torch without CUDA, which only some places offer.
-TORCH = "torch==2.13.0+cpu"
 ABOUT = "import ensurepip, sys; print('%d.%d' % sys.version_info[:2], sys.executable)"
+
+
+CONFIG = configparser.ConfigParser()
+CONFIG.read(os.path.join(ROOT, "setup.cfg"))
+# A build of torch without CUDA, which only some places offer.
+TORCH = CONFIG["options.extras_require"]["torch-cpu"].strip()
 
 
 def supported() -> list[str]:
     """Return the versions that setup.cfg names, the oldest first."""
-    config = configparser.ConfigParser()
-    config.read(os.path.join(ROOT, "setup.cfg"))
-    names = [line.rpartition(" :: ") for line in config["metadata"]["classifiers"].splitlines()]
+    names = [line.rpartition(" :: ") for line in CONFIG["metadata"]["classifiers"].splitlines()]
     return [version for head, _, version in names if head.endswith(":: Python") and "." in version]
 
 
