@@ -139,7 +139,7 @@ class Packets:
                 lost = joined(failure(call, InterruptedError("the sender was interrupted")))
                 messages.update((n, lost if each is None else each) for n, each in taken.items())
                 missed = [rank for rank in long if rank not in taken]
-        finally:  # as in `scatter`
+        finally:  # the others send theirs, whatever a handler of a signal raised
             left = [rank for rank in self._ranks if rank not in long or rank in missed]
             MPI.Request.Waitall(self._receive_rests(messages, left))
         return [*messages.values()]
