@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain, cycle, repeat, zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -75,7 +75,7 @@ class Relay:
         self,
         room: MemoryRoom,
         pieces: list[_Piece],
-        copies: list[npt.NDArray[np.uint8]],
+        copies: Sequence[npt.NDArray[np.uint8]],
         write: Write | None,
     ) -> None:
         raised: list[BaseException] = []
