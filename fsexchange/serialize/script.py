@@ -33,8 +33,6 @@ from fsexchange.serialize.crc import crc32
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from fsexchange.serialize.by_value import Definition
-
 #: Names of the module that a script becomes: in its own process, and in a spawned child.
 MAINS = ("__main__", "__mp_main__")
 
@@ -59,22 +57,24 @@ class Description(NamedTuple):
 
 class _Section(NamedTuple):
     obj: Any
-    description: bytes
-    definition: Definition
     alone: bytes
     """The section if it is for this function or class alone."""
+    mentioned: list[tuple[dict[str, Any], str, Any]]
+    """The globals that went along with the definition."""
+    description: bytes
+    definition: bytes
 
 
 # ---- the script of this process -----------------------------------------------------------------
 
 
 class _Script(NamedTuple):
-    main: ModuleType | None
     file: str
     module: str
 
 
-_script = _Script(None, "", "")
+_main: ModuleType | None = None
+_script = _Script("", "")
 
 #: The `module` of the script; None until somebody asks for it.
 importable: str | None = None
@@ -82,16 +82,17 @@ importable: str | None = None
 
 def this_script() -> _Script:
     """Return the file of this process's script, and what `python -m` was told to run."""
-    global _script, importable, _seen
+    global _main, _script, importable, _seen
     main = sys.modules.get("__main__")
-    if main is not _script.main:  # runpy, and a spawned child, put another one in its place
+    if main is not _main:  # runpy, and a spawned child, put another one in its place
         file = getattr(main, "__file__", None)
         module = _importable_name(main)
         _mine.clear()
         _sections.clear()
         importable = module
         _seen = b""
-        _script = _Script(main, _NO_FILE if file is None else os.path.abspath(file), module)
+        _script = _Script(_NO_FILE if file is None else os.path.abspath(file), module)
+        _main = main
         if main is not None:
             sys.modules.setdefault("__mp_main__", main)  # as `import multiprocessing` does
     return _script
@@ -142,26 +143,29 @@ def by_value() -> Any:
 
 # ---- writing ------------------------------------------------------------------------------------
 
-# By name, so that what a notebook defines again takes the place of what it was before.
-_sections: dict[str, _Section] = {}
+# By the id of the function or class.
+_sections: dict[int, _Section] = {}
 
 
 def section(objs: Sequence[Any]) -> bytes:
     """Return the section for functions and classes of this script."""
-    if sys.modules.get("__main__") is not _script.main:
+    if sys.modules.get("__main__") is not _main:
         this_script()
-    if len(objs) == 1:
-        (obj,) = objs
-        known = _sections.get(name_of(obj))  # as `_section_of` does, without the call
-        if known is not None and known.obj is obj and known.definition.is_current():
-            return known.alone
-        return _section_of(obj).alone
-    return _joined([_section_of(obj) for obj in objs])
+    if len(objs) != 1:
+        return _joined([_section_of(obj) for obj in objs])
+    (obj,) = objs
+    known = _sections.get(id(obj))  # as `_section_of` does, without the calls
+    if known is not None:
+        for space, name, value in known.mentioned:
+            if space.get(name) is not value:
+                return _section_of(obj).alone
+        return known.alone
+    return _section_of(obj).alone
 
 
 def _joined(sections: Sequence[_Section]) -> bytes:
     descriptions = b"".join([each.description for each in sections])
-    definitions = [each.definition.data for each in sections]
+    definitions = [each.definition for each in sections]
     return b"".join((_LENGTH.pack(len(descriptions)), descriptions, *definitions))
 
 
@@ -172,17 +176,22 @@ def name_of(obj: Any) -> str:
 
 
 def _section_of(obj: Any) -> _Section:
-    name = name_of(obj)
-    known = _sections.get(name)
-    if known is not None and known.obj is obj and known.definition.is_current():
+    known = _sections.get(id(obj))
+    if known is not None and all(
+        space.get(name) is value for space, name, value in known.mentioned
+    ):
         return known
-    definition = by_value().define(obj)
+    name = name_of(obj)
+    defined = by_value().define(obj)
     text = "\0".join((_script.file, _script.module, name)).encode("utf-8", "surrogateescape")
-    lengths = (len(text), len(definition.data), crc32(definition.data))
+    lengths = (len(text), len(defined.data), crc32(defined.data))
     rest = _DESCRIPTION.pack(0, *lengths)[_LENGTH.size :] + text
-    made = _Section(obj, _LENGTH.pack(crc32(rest)) + rest, definition, b"")
+    description = _LENGTH.pack(crc32(rest)) + rest
+    made = _Section(obj, b"", defined.mentioned, description, defined.data)
     made = made._replace(alone=_joined([made]))
-    _sections[name] = made
+    if len(_sections) >= 256:  # a notebook may define a class again and again
+        _sections.clear()
+    _sections[id(obj)] = made
     return made
 
 
@@ -199,7 +208,7 @@ _defined: dict[tuple[Description, bytes], Any] = {}
 def is_mine(section: bytes | memoryview) -> bool:
     """Return whether plain pickle finds all that the object names in this process's script."""
     global _seen
-    if sys.modules.get("__main__") is not _script.main:
+    if sys.modules.get("__main__") is not _main:
         this_script()
     if _seen and type(section) is not memoryview and section.startswith(_seen):
         return True
