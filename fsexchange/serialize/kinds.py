@@ -7,7 +7,7 @@ import importlib
 import sys
 import types
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fsexchange.serialize import libraries, script
 from fsexchange.serialize.subclasses import reduce_array, reduce_memoryview
@@ -19,35 +19,31 @@ if TYPE_CHECKING:
 Reducer: TypeAlias = "Callable[[Pickler, Any], Any]"
 
 
-class _Where(NamedTuple):
-    """Where pickle finds a function or class by its name."""
-
-    space: dict[str, Any]
-    name: str
-    is_of_script: bool
-
+#: Where pickle finds a function or class by its name: the names of a module or class, its own name
+#: among them, and whether it is of the script.
+Where: TypeAlias = "tuple[dict[str, Any], str, bool]"
 
 # By the id of the function or class. A later object with the same id is not found there.
-_found: dict[int, _Where] = {}
+_found: dict[int, Where] = {}
 
 
 def _named(pickler: Pickler, obj: Any) -> Any:
     """Reduce a function, class or type variable: by reference as pickle does, else by value."""
-    found = _found.get(id(obj))
-    if found is None or found[0].get(found[1]) is not obj:  # as in `where_named`, without the call
-        found = where_named(obj)
-        if found is None:
-            return NotImplemented if obj in _SINGLETONS else _by_value(pickler, obj)
+    found = where_named(obj)
+    if found is None:
+        return NotImplemented if obj in _SINGLETONS else _by_value(pickler, obj)
     if found[2]:
         pickler.more.append(obj)
     return NotImplemented
 
 
-def where_named(obj: Any) -> _Where | None:
+def where_named(obj: Any) -> Where | None:
     """Return where pickle finds a function or class by its name; None if it does not."""
     known = _found.get(id(obj))
-    if known is not None and known[0].get(known[1]) is obj:
-        return known
+    if known is not None:
+        space, name, _ = known
+        if space.get(name) is obj:
+            return known
     module, name = obj.__module__, script.name_of(obj)
     if not isinstance(module, str):
         return None
@@ -60,7 +56,7 @@ def where_named(obj: Any) -> _Where | None:
         return None
     holder, _, attribute = name.rpartition(".")
     space = vars(script.find(module, holder) if holder else sys.modules[module])
-    found = _Where(space, attribute, module in script.MAINS)
+    found = space, attribute, module in script.MAINS
     if len(_found) >= 1024:
         _found.clear()
     _found[id(obj)] = found
@@ -144,7 +140,7 @@ _FAMILIES: dict[str, Reducer] = {
 }
 
 
-def _decide(kind: type) -> Reducer | None:
+def _of_kind(kind: type) -> Reducer | None:
     if kind in copyreg.dispatch_table:
         return None  # by its user or its library
     names = [f"{each.__module__}.{each.__qualname__}" for each in kind.__mro__]
@@ -157,19 +153,17 @@ def _decide(kind: type) -> Reducer | None:
 # Py_TPFLAGS_HEAPTYPE: the type was made at run time.
 _HEAP_TYPE = 1 << 9
 
-
-class _How(dict[type, "Reducer | None"]):
-    """How instances of each type are reduced; None as pickle does it. Each is decided once."""
-
-    def __missing__(self, kind: type) -> Reducer | None:
-        how = _decide(kind)
-        # One that a function made may go again.
-        static = not kind.__flags__ & _HEAP_TYPE
-        if static or script.find(kind.__module__, kind.__qualname__) is kind:
-            if len(self) >= 4096:  # a notebook may define a class again and again
-                self.clear()
-            self[kind] = how
-        return how
+#: How instances of types are reduced, None as pickle does it, where that was decided.
+HOW: dict[type, Reducer | None] = {}
 
 
-HOW = _How()
+def decide(kind: type) -> Reducer | None:
+    """Decide how instances of a type are reduced."""
+    how = _of_kind(kind)
+    # One that a function made may go again.
+    static = not kind.__flags__ & _HEAP_TYPE
+    if static or script.find(kind.__module__, kind.__qualname__) is kind:
+        if len(HOW) >= 4096:  # a notebook may define a class again and again
+            HOW.clear()
+        HOW[kind] = how
+    return how

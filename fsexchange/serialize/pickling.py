@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fsexchange.serialize import script
 from fsexchange.serialize.crc import crc32
 from fsexchange.serialize.format import SMALL_START, frames_of_pieces, pack_small
-from fsexchange.serialize.kinds import HOW
+from fsexchange.serialize.kinds import HOW, decide
 from fsexchange.serialize.reasons import PASSED_ON, loading_error, pickling_error
 
 if TYPE_CHECKING:
@@ -62,8 +62,13 @@ class Pickler(pickle.Pickler):
         super().__init__(file, 5, buffer_callback=keep)
 
     def reducer_override(self, obj: Any) -> Any:
-        how = HOW[type(obj)]
-        return NotImplemented if how is None else how(self, obj)
+        try:
+            how = HOW[type(obj)]
+        except KeyError:
+            how = decide(type(obj))
+        if how is None:
+            return NotImplemented
+        return how(self, obj)
 
     @property
     def by_value(self) -> Any:
