@@ -54,7 +54,7 @@ def _bytes_io(data: bytes, position: int, attributes: dict[str, Any] | None) -> 
 def reduce_arrow_array(pickler: Pickler, obj: Any) -> Any:
     """Reduce a slice of a pyarrow array to what it shows."""
     whole = obj.get_total_buffer_size()
-    if whole <= _TRIMMED_FROM * obj.nbytes + _SMALL:
+    if whole <= _SMALL or whole <= _TRIMMED_FROM * obj.nbytes + _SMALL:
         return NotImplemented
     pyarrow = importlib.import_module("pyarrow")
     if not pyarrow.types.is_primitive(obj.type) or obj.type.bit_width % 8:
