@@ -334,7 +334,7 @@ def test_contiguous_arrays_are_not_copied_and_strided_once() -> None:
     for array in (
         np.zeros(1 << 20),
         np.zeros((1 << 10, 1 << 10), order="F"),
-        np.zeros(199, "M8[s]"),
+        np.zeros(1 << 13, "M8[s]"),
     ):
         for obj in (array, [array], {"deep": [Point(1, array)]}, array.view(Tagged)):
             frames = [np.frombuffer(frame, np.uint8) for frame in serialize(obj) if len(frame)]
