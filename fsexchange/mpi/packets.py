@@ -26,7 +26,6 @@ from fsexchange.mpi.message import (
     joined,
     length,
     rest,
-    start,
     the_call,
 )
 from fsexchange.mpi.room import MemoryRoom, Room, content, pages, within
@@ -70,8 +69,9 @@ class Packets:
     # ---- one root -------------------------------------------------------------------------------
 
     def bcast(self, message: Pieces, root: int, limit: float) -> Message | None:
-        """Send the root's message to all ranks; return it if it is in a room."""
-        self._comm.Bcast(start(message, PACKET_TO_ALL).ljust(PACKET_TO_ALL, b"\0"), root)
+        """Send all ranks the root's message, of which they have the packet; return it if it is in
+        a room.
+        """
         total = length(message[0])
         if total > PACKET_TO_ALL:
             shared = self._by_room(total, root, message, limit)
@@ -107,9 +107,8 @@ class Packets:
             write if message else None,
         )
 
-    def scatter(self, messages: Sequence[Pieces], root: int) -> None:
-        """Send each rank its message."""
-        self._comm.Scatter(self._starts(messages), MPI.IN_PLACE, root)
+    def scatter(self, messages: Sequence[Pieces]) -> None:
+        """Send each rank its message, of which it has the packet."""
         MPI.Request.Waitall(self._send_rests(messages, self._ranks))
 
     def scatter_from(self, call: bytes, root: int, packet: Message) -> Message:
@@ -194,12 +193,6 @@ class Packets:
 
         return self._rooms.for_all(nbytes, fill, parts)
 
-    def alltoall(self, call: bytes, messages: Sequence[Pieces]) -> list[Message]:
-        """Send each rank its message, and return those of all ranks for this one."""
-        packets = bytearray(self.size * len(messages))
-        self._comm.Alltoall(self._starts(messages), packets)
-        return self.alltoalled(call, packets, messages)
-
     def alltoalled(
         self, call: bytes, packets: bytearray, messages: Sequence[Pieces]
     ) -> list[Message]:
@@ -240,10 +233,6 @@ class Packets:
             came[rank] = view[at : at + self.size]
             self._length(call, came[rank], rank)
         return came
-
-    def _starts(self, messages: Sequence[Pieces]) -> bytes:
-        """Return the packets for all ranks."""
-        return b"".join([start(each, self.size).ljust(self.size, b"\0") for each in messages])
 
     def _receive_rests(
         self, messages: dict[int, Message], ranks: Iterable[int]
