@@ -10,7 +10,7 @@ only the first step.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import accumulate, repeat
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from mpi4py import MPI
@@ -167,16 +167,19 @@ class Packets:
                 for rank, at in places.items():
                     messages[rank] = view[at : at + lengths[rank]]
                 return _unpinned(messages, end)
-        starts = [
-            *accumulate((n + -n % ALIGNMENT for n in map(max, lengths, repeat(size))), initial=0)
-        ]
+        counts = [n + -n % ALIGNMENT if n > size else 0 for n in lengths]
+        starts = [*accumulate(counts, initial=0)]
         memory = empty(starts.pop())
-        counts = [max(0, n - size) for n in lengths]
-        own = b"" if message is None else rest(message, size)
-        self._comm.Allgatherv(own, (memory, counts, [at + size for at in starts], MPI.BYTE))
+        if message is not None and counts[self._rank]:
+            for at, piece in content(message, starts[self._rank]):
+                memory[at : at + len(piece)] = piece
+        if len(set(counts)) == 1:  # MPICH needs no copies for what has no lengths of its own
+            self._comm.Allgather(MPI.IN_PLACE, [memory, counts[0], MPI.BYTE])
+        else:
+            self._comm.Allgatherv(MPI.IN_PLACE, (memory, counts, starts, MPI.BYTE))
         for rank, at in enumerate(starts):
-            memory[at : at + size] = messages[rank]
-            messages[rank] = memory[at : at + max(size, lengths[rank])]
+            if counts[rank]:
+                messages[rank] = memory[at : at + lengths[rank]]
         return _unpinned(messages, len(memory))
 
     def _all_by_room(
