@@ -39,6 +39,7 @@ def test_in_each_way(way: str, n: int, shm_dir: Path) -> None:
 def test_on_every_rank(n: int, shm_dir: Path) -> None:
     bodies = [
         "synchronous_send_waits",
+        "all_send_first",
         "counts_of_objects",
         "communicators_of_an_exchange",
         "small_part_of_a_message",

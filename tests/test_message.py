@@ -31,7 +31,7 @@ from fsexchange.mpi.message import (
     start,
     the_call,
 )
-from fsexchange.mpi.outgoing import Outgoing, small_or, small_or_each
+from fsexchange.mpi.outgoing import Outgoing, pack, pack_each
 from fsexchange.serialize import dumps
 
 OBJECTS = {
@@ -51,16 +51,24 @@ encode = Codec(same_script=True).encode
 each_object = pytest.mark.parametrize("obj", OBJECTS.values(), ids=OBJECTS)
 
 
+def room_of(nbytes: int) -> memoryview:
+    return memoryview(bytearray(nbytes))
+
+
 def sent_of(obj: Any, make: Any = None) -> Outgoing:
-    """Return what is sent of an object that is not small, or that has no room."""
-    sent = small_or(encode, CALL, 0, obj, make)
-    assert isinstance(sent, Outgoing)
+    """Return what is sent of an object that has no room in its packet."""
+    packet = room_of(CALL_SIZE)
+    sent = pack(encode, CALL, packet, obj, make)
+    assert sent is not None
+    assert packet == start(sent.messages[0], CALL_SIZE)
     return sent
 
 
 def each(objs: Any, size: int, make: Any = None) -> Outgoing:
-    sent = small_or_each(encode, a_call(wire.SCATTER, 0, 1), 0, objs, size, make)
-    assert isinstance(sent, Outgoing)
+    packets = [room_of(CALL_SIZE) for _ in range(size)]
+    sent = pack_each(encode, a_call(wire.SCATTER, 0, 1), packets, objs, make)
+    assert sent is not None
+    assert packets == [start(message, CALL_SIZE) for message in sent.messages]
     return sent
 
 
@@ -97,14 +105,14 @@ def test_object_in_its_message(obj: Any) -> None:
 
 
 def test_small_object_is_its_packet() -> None:
-    small = small_or(encode, CALL, 100, "a text", None)
-    assert isinstance(small, bytes)
-    assert small.startswith(CALL)
-    assert load(small.ljust(100, b"\0")) == "a text"
-    assert length(small) == 0  # no more than its packet
+    packet = room_of(100)
+    assert pack(encode, CALL, packet, "a text", None) is None
+    assert packet[:CALL_SIZE] == CALL
+    assert load(packet) == "a text"
+    assert length(packet) == 0  # no more than its packet
     body = len(encode("a text")[0])
-    assert isinstance(small_or(encode, CALL, CALL_SIZE + body, "a text", None), bytes)
-    assert isinstance(small_or(encode, CALL, CALL_SIZE + body - 1, "a text", None), Outgoing)
+    assert pack(encode, CALL, room_of(CALL_SIZE + body), "a text", None) is None
+    assert pack(encode, CALL, room_of(CALL_SIZE + body - 1), "a text", None) is not None
 
 
 @each_object
@@ -191,9 +199,9 @@ def test_each_rank_has_its_message() -> None:
     assert list(map(dumps, [load(message) for message in messages])) == list(
         map(dumps, OBJECTS.values())
     )
-    small = small_or_each(encode, CALL, 64, None, 3, None)
-    assert isinstance(small, list)
-    assert [load(message) for message in small] == [None] * 3
+    packets = [room_of(64) for _ in range(3)]
+    assert pack_each(encode, CALL, packets, None, None) is None
+    assert [load(packet) for packet in packets] == [None] * 3
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,7 @@ class Buffer(NamedTuple):
     """Memory for packets of one length."""
 
     memory: bytearray
-    view: memoryview
-    """All of it."""
+    packets: list[memoryview]
     bodies: list[memoryview]
     """Of each packet, what a SMALL message has behind its head."""
     spec: list[Any]
@@ -28,6 +27,6 @@ class Buffer(NamedTuple):
 def buffer_of(size: int, count: int = 1) -> Buffer:
     """Return memory for `count` packets of `size` bytes."""
     memory = bytearray(size * count)
-    view = memoryview(memory)
-    bodies = [view[at + CALL_SIZE : at + size] for at in range(0, len(memory), size)]
-    return Buffer(memory, view, bodies, [memory, size, MPI.BYTE])
+    packets = [memoryview(memory)[at : at + size] for at in range(0, len(memory), size)]
+    bodies = [packet[CALL_SIZE:] for packet in packets]
+    return Buffer(memory, packets, bodies, [memory, size, MPI.BYTE])

@@ -65,9 +65,9 @@ def in_pickle(data: Memory) -> bytes:
 OUT_OF_IT = pickle.NEXT_BUFFER
 
 # Types whose objects plain pickle handles, and which name nothing.
-_SIMPLE = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray})
-
+_NUMBERS = frozenset({type(None), bool, int, float, complex})
 _SIZED = frozenset({str, bytes, bytearray})
+_SIMPLE = _NUMBERS | _SIZED
 
 # Plain pickle handles those of short simple objects, too, in half the time. Longer ones are not
 # looked through.
@@ -123,8 +123,8 @@ class Codec:
         elif (
             kind in _CONTAINERS
             and len(obj) <= _LOOKED_AT
-            and _are_short(obj)
             and (kind is not dict or _are_short(obj.values()))
+            and _are_short(obj)
         ):
             return _dumps(obj, 5), ()
         pieces, buffers, named = pickled(obj)
@@ -138,7 +138,7 @@ class Codec:
 def _are_short(objs: Iterable[Any]) -> bool:
     for obj in objs:
         kind = type(obj)
-        if kind not in _SIMPLE or (kind in _SIZED and len(obj) > SMALL):
+        if kind not in _NUMBERS and (kind not in _SIZED or len(obj) > SMALL):
             return False
     return True
 

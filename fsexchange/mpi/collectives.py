@@ -17,8 +17,8 @@ from mpi4py import MPI
 
 from fsexchange.mpi import wire
 from fsexchange.mpi.buffers import Buffer, buffer_of
-from fsexchange.mpi.message import CALL_SIZE, Message, a_call, decode, length, private, start
-from fsexchange.mpi.outgoing import Outgoing, small_or, small_or_each
+from fsexchange.mpi.message import CALL_SIZE, Message, a_call, decode, length, private
+from fsexchange.mpi.outgoing import Outgoing, pack, pack_each
 from fsexchange.mpi.packets import PACKET_TO_ALL, Packets
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fsexchange.mpi.hosts import Hosts
     from fsexchange.mpi.rooms import Rooms
 
-#: What a rank sends in place of an object, see `small_or`.
+#: What a rank sends in place of an object, see `pack`.
 Make = Callable[[Any], Any]
 
 _loads = pickle.loads
@@ -70,7 +70,6 @@ class Collectives:
         self._number = itertools.count(1).__next__
         self.rank, self.size = internal.rank, internal.size
         size = self._packet = self._packets.size
-        self._starts = range(0, size * self.size, size)
         # A call takes a buffer out, as the handler of a signal may call meanwhile, and puts it back
         # unless what it returns may show the memory.
         self._kept: dict[int, Buffer | None] = {}
@@ -84,25 +83,21 @@ class Collectives:
     def bcast(self, obj: Any, root: int, make: Make | None = None) -> Any:
         """Return the root's object; that of the other ranks is ignored."""
         call = a_call(wire.BCAST, root, self._number())
-        if self.rank != root:
-            buffer = self._kept.pop(_TO_ALL, None) or buffer_of(PACKET_TO_ALL)
+        buffer = self._kept.pop(_TO_ALL, None) or buffer_of(PACKET_TO_ALL)
+        if self.rank == root:
+            sent = pack(self._encode, call, buffer.packets[0], obj, make)
             self.internal.Bcast(buffer.spec, root)
-            if buffer.memory.startswith(call):
-                obj = _loads(buffer.bodies[0])
-                self._kept[_TO_ALL] = buffer
-                return obj
-            message = self._packets.bcast_from(call, root, buffer.memory, self._limit(make))
-            return self._one(message, root)
-        sent = small_or(self._encode, call, PACKET_TO_ALL, obj, make)
-        if isinstance(sent, bytes):
-            buffer = self._kept.pop(_TO_ALL, None) or buffer_of(PACKET_TO_ALL)
-            buffer.view[: len(sent)] = sent
+            if sent is not None:
+                shared = self._packets.bcast(sent.messages[0], root, self._limit(make))
+                return self._own(sent, 0) if shared is None else self._one(shared, root, sent)
+        else:
             self.internal.Bcast(buffer.spec, root)
-            obj = _loads(buffer.bodies[0])
-            self._kept[_TO_ALL] = buffer
-            return obj
-        shared = self._packets.bcast(sent.messages[0], root, self._limit(make))
-        return self._own(sent, 0) if shared is None else self._one(shared, root, sent)
+            if not buffer.memory.startswith(call):
+                message = self._packets.bcast_from(call, root, buffer.memory, self._limit(make))
+                return self._one(message, root)
+        obj = _loads(buffer.bodies[0])
+        self._kept[_TO_ALL] = buffer
+        return obj
 
     def scatter(self, objs: Any, root: int, make: Make | None = None) -> Any:
         """Return the root's object for this rank; those of the other ranks are ignored."""
@@ -116,14 +111,14 @@ class Collectives:
                 return obj
             message = self._packets.scatter_from(call, root, buffer.memory)
             return self._one(message, root)
-        sent = small_or_each(self._encode, call, self._packet, objs, self.size, make)
-        if isinstance(sent, list):
-            buffer = self._filled(_OF_EACH, sent)
-            self.internal.Scatter(buffer.spec, MPI.IN_PLACE, root)
+        buffer = self._kept.pop(_OF_EACH, None) or buffer_of(self._packet, self.size)
+        sent = pack_each(self._encode, call, buffer.packets, objs, make)
+        self.internal.Scatter(buffer.spec, MPI.IN_PLACE, root)
+        if sent is None:
             obj = _loads(buffer.bodies[root])
             self._kept[_OF_EACH] = buffer
             return obj
-        self._packets.scatter(sent.messages, root)
+        self._packets.scatter(sent.messages)
         return self._own(sent, root)
 
     def gather(self, obj: Any, root: int, make: Make | None = None) -> list[Any] | None:
@@ -138,7 +133,7 @@ class Collectives:
         call = a_call(verb, root, self._number())
         if self.rank != root:
             buffer = self._kept.pop(_OF_ONE, None) or buffer_of(self._packet)
-            sent = self._pack(buffer, 0, call, obj, make)
+            sent = pack(self._encode, call, buffer.packets[0], obj, make)
             self.internal.Gather(buffer.spec, None, root)
             self._kept[_OF_ONE] = buffer
             if sent is not None:
@@ -147,7 +142,7 @@ class Collectives:
                     raise sent.error
             return None
         buffer = self._kept.pop(_OF_EACH, None) or buffer_of(self._packet, self.size)
-        sent = self._pack(buffer, self._starts[root], call, obj, make)
+        sent = pack(self._encode, call, buffer.packets[root], obj, make)
         self.internal.Gather(MPI.IN_PLACE, buffer.spec, root)
         small = self._small(call, buffer)
         if small is not None:
@@ -162,7 +157,7 @@ class Collectives:
         """Return as `allgather` does, `Failed` in place of what could not be had."""
         call = a_call(verb, 0, self._number())
         buffer = self._kept.pop(_OF_EACH, None) or buffer_of(self._packet, self.size)
-        sent = self._pack(buffer, self._starts[self.rank], call, obj, make)
+        sent = pack(self._encode, call, buffer.packets[self.rank], obj, make)
         self.internal.Allgather(MPI.IN_PLACE, buffer.spec)
         small = self._small(call, buffer)
         if small is not None:
@@ -174,49 +169,31 @@ class Collectives:
     def alltoall(self, objs: Any, make: Make | None = None) -> list[Any]:
         """Return the objects of all ranks for this one."""
         call = a_call(wire.ALLTOALL, 0, self._number())
-        sent = small_or_each(self._encode, call, self._packet, objs, self.size, make)
-        if isinstance(sent, Outgoing):
-            return checked(self._each(self._packets.alltoall(call, sent.messages), sent))
-        sending = self._filled(_TO_EACH, sent)
+        sending = self._kept.pop(_TO_EACH, None) or buffer_of(self._packet, self.size)
+        sent = pack_each(self._encode, call, sending.packets, objs, make)
         buffer = self._kept.pop(_OF_EACH, None) or buffer_of(self._packet, self.size)
         self.internal.Alltoall(sending.spec, buffer.spec)
         self._kept[_TO_EACH] = sending
         small = self._small(call, buffer)
         if small is not None:
-            return checked(small)
-        return checked(self._each(self._packets.alltoalled(call, buffer.memory, ()), None))
+            return small
+        messages = () if sent is None else sent.messages
+        return checked(self._each(self._packets.alltoalled(call, buffer.memory, messages), sent))
 
     def _limit(self, make: Make | None) -> float:
         return self.inline_limit if make is None else inf
 
-    def _pack(
-        self, buffer: Buffer, at: int, call: bytes, obj: Any, make: Make | None
-    ) -> Outgoing | None:
-        """Write the packet of a message, and return what is sent unless it is small."""
-        sent = small_or(self._encode, call, self._packet, obj, make)
-        if isinstance(sent, bytes):
-            buffer.view[at : at + len(sent)] = sent
-            return None
-        packet = start(sent.messages[0], self._packet)
-        buffer.view[at : at + len(packet)] = packet
-        return sent
-
-    def _filled(self, key: int, messages: list[bytes]) -> Buffer:
-        """Return the packets of SMALL messages for all ranks."""
-        buffer = self._kept.pop(key, None) or buffer_of(self._packet, self.size)
-        view = buffer.view
-        for at, message in zip(self._starts, messages, strict=True):
-            view[at : at + len(message)] = message
-        return buffer
-
     def _small(self, call: bytes, buffer: Buffer) -> list[Any] | None:
-        """Return the objects of the packets of all ranks, None if one holds no whole object."""
+        """Return the objects of the packets of all ranks, None if one holds no whole object.
+
+        None as well if one cannot be loaded, as it remains to be found out which.
+        """
         if self._heads(buffer.memory).count(call) != self.size:
             return None
         try:
             objs = list(map(_loads, buffer.bodies))
-        except Exception:  # raised by an object's own class: find out which
-            return self._each([buffer.view[at:] for at in self._starts], None)
+        except Exception:  # raised by an object's own class
+            return None
         self._kept[_OF_EACH] = buffer
         return objs
 

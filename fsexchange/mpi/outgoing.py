@@ -9,6 +9,7 @@ from fsexchange.mpi.message import (
     CALL_SIZE,
     failure,
     of_object,
+    start,
     the_call,
 )
 
@@ -28,40 +29,42 @@ class Outgoing(NamedTuple):
     """The error that the sender raises after it has sent its messages, which carry it, too."""
 
 
-def small_or(
+def pack(
     encode: Callable[[Any], Encoded],
     call: bytes,
-    room: int,
+    packet: memoryview,
     obj: Any,
     make: Callable[[Any], Any] | None,
-) -> bytes | Outgoing:
-    """Return the SMALL message of an object if it has at most `room` bytes; else what to send.
+) -> Outgoing | None:
+    """Write the packet of an object's message; return what is sent unless it is SMALL.
 
-    If encoding raises an error, the message of that. With `make` it is the message of what that
-    returns for the object.
+    If encoding raises an error, the message is of that. With `make` it is of what that returns for
+    the object.
     """
     try:
         body, buffers = encoded = encode(obj if make is None else make(obj))
-        if not buffers and len(body) <= room - CALL_SIZE:
-            return call + body
-        pieces = of_object(call, encoded)
+        if not buffers and len(body) <= len(packet) - CALL_SIZE:
+            packet[: CALL_SIZE + len(body)] = call + body
+            return None
+        sent = Outgoing([of_object(call, encoded)], [encoded])
     except Exception as error:  # whatever it is, others wait for a message
-        return Outgoing([failure(call, error)], error=error)
-    return Outgoing([pieces], [encoded])
+        sent = Outgoing([failure(call, error)], error=error)
+    _put_starts([packet], sent)
+    return sent
 
 
-def small_or_each(
+def pack_each(
     encode: Callable[[Any], Encoded],
     call: bytes,
-    room: int,
+    packets: list[memoryview],
     objs: Any,
-    size: int,
     make: Callable[[Any], Any] | None,
-) -> list[bytes] | Outgoing:
-    """Return the SMALL message for each of `size` ranks if all are so; else what to send.
+) -> Outgoing | None:
+    """Write the packet for each rank; return what is sent unless all messages are SMALL.
 
     If there is an error, all ranks get the first one in place of the objects.
     """
+    size = len(packets)
     try:
         items = [None] * size if objs is None else list(objs)
         if len(items) != size:
@@ -70,15 +73,21 @@ def small_or_each(
                 f"{verb} takes one item for each of the {size} ranks, and got {len(items)}"
             )
         encoded = list(map(encode, items if make is None else map(make, items)))
-        room -= CALL_SIZE
-        small = []
-        for body, buffers in encoded:
+        room = len(packets[0]) - CALL_SIZE
+        for packet, (body, buffers) in zip(packets, encoded, strict=True):
             if buffers or len(body) > room:
                 break
-            small.append(call + body)
+            packet[: CALL_SIZE + len(body)] = call + body
         else:
-            return small
-        messages = [of_object(call, each) for each in encoded]
+            return None
+        sent = Outgoing([of_object(call, each) for each in encoded], encoded)
     except Exception as error:
-        return Outgoing([failure(call, error)] * size, error=error)
-    return Outgoing(messages, encoded)
+        sent = Outgoing([failure(call, error)] * size, error=error)
+    _put_starts(packets, sent)
+    return sent
+
+
+def _put_starts(packets: list[memoryview], sent: Outgoing) -> None:
+    for packet, message in zip(packets, sent.messages, strict=True):
+        first = start(message, len(packet))
+        packet[: len(first)] = first

@@ -10,7 +10,7 @@ only the first step.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import accumulate, repeat
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from mpi4py import MPI
@@ -26,7 +26,6 @@ from fsexchange.mpi.message import (
     joined,
     length,
     rest,
-    start,
     the_call,
 )
 from fsexchange.mpi.room import MemoryRoom, Room, content, pages, within
@@ -70,8 +69,9 @@ class Packets:
     # ---- one root -------------------------------------------------------------------------------
 
     def bcast(self, message: Pieces, root: int, limit: float) -> Message | None:
-        """Send the root's message to all ranks; return it if it is in a room."""
-        self._comm.Bcast(start(message, PACKET_TO_ALL).ljust(PACKET_TO_ALL, b"\0"), root)
+        """Send all ranks the root's message, of which they have the packet; return it if it is in
+        a room.
+        """
         total = length(message[0])
         if total > PACKET_TO_ALL:
             shared = self._by_room(total, root, message, limit)
@@ -107,9 +107,8 @@ class Packets:
             write if message else None,
         )
 
-    def scatter(self, messages: Sequence[Pieces], root: int) -> None:
-        """Send each rank its message."""
-        self._comm.Scatter(self._starts(messages), MPI.IN_PLACE, root)
+    def scatter(self, messages: Sequence[Pieces]) -> None:
+        """Send each rank its message, of which it has the packet."""
         MPI.Request.Waitall(self._send_rests(messages, self._ranks))
 
     def scatter_from(self, call: bytes, root: int, packet: Message) -> Message:
@@ -168,16 +167,19 @@ class Packets:
                 for rank, at in places.items():
                     messages[rank] = view[at : at + lengths[rank]]
                 return _unpinned(messages, end)
-        starts = [
-            *accumulate((n + -n % ALIGNMENT for n in map(max, lengths, repeat(size))), initial=0)
-        ]
+        counts = [n + -n % ALIGNMENT if n > size else 0 for n in lengths]
+        starts = [*accumulate(counts, initial=0)]
         memory = empty(starts.pop())
-        counts = [max(0, n - size) for n in lengths]
-        own = b"" if message is None else rest(message, size)
-        self._comm.Allgatherv(own, (memory, counts, [at + size for at in starts], MPI.BYTE))
+        if message is not None and counts[self._rank]:
+            for at, piece in content(message, starts[self._rank]):
+                memory[at : at + len(piece)] = piece
+        if len(set(counts)) == 1:  # MPICH needs no copies for what has no lengths of its own
+            self._comm.Allgather(MPI.IN_PLACE, [memory, counts[0], MPI.BYTE])
+        else:
+            self._comm.Allgatherv(MPI.IN_PLACE, (memory, counts, starts, MPI.BYTE))
         for rank, at in enumerate(starts):
-            memory[at : at + size] = messages[rank]
-            messages[rank] = memory[at : at + max(size, lengths[rank])]
+            if counts[rank]:
+                messages[rank] = memory[at : at + lengths[rank]]
         return _unpinned(messages, len(memory))
 
     def _all_by_room(
@@ -193,12 +195,6 @@ class Packets:
             ]
 
         return self._rooms.for_all(nbytes, fill, parts)
-
-    def alltoall(self, call: bytes, messages: Sequence[Pieces]) -> list[Message]:
-        """Send each rank its message, and return those of all ranks for this one."""
-        packets = bytearray(self.size * len(messages))
-        self._comm.Alltoall(self._starts(messages), packets)
-        return self.alltoalled(call, packets, messages)
 
     def alltoalled(
         self, call: bytes, packets: bytearray, messages: Sequence[Pieces]
@@ -240,10 +236,6 @@ class Packets:
             came[rank] = view[at : at + self.size]
             self._length(call, came[rank], rank)
         return came
-
-    def _starts(self, messages: Sequence[Pieces]) -> bytes:
-        """Return the packets for all ranks."""
-        return b"".join([start(each, self.size).ljust(self.size, b"\0") for each in messages])
 
     def _receive_rests(
         self, messages: dict[int, Message], ranks: Iterable[int]

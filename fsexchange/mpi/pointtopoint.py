@@ -31,8 +31,10 @@ _Send, _Ssend, _Bsend = MPI.Intracomm.Send, MPI.Intracomm.Ssend, MPI.Intracomm.B
 _Isend, _Issend, _Ibsend = MPI.Intracomm.Isend, MPI.Intracomm.Issend, MPI.Intracomm.Ibsend
 _send, _recv, _irecv = MPI.Intracomm.send, MPI.Intracomm.recv, MPI.Intracomm.irecv
 
-# Types whose objects have short pickles, whatever they are.
+# Types whose objects have short pickles, whatever they are; integers and text have, up to a length,
+# and so have a few of these.
 _NUMBERS = frozenset({type(None), bool, float, complex})
+_LARGE, _LONG, _MANY = 1 << 63, 100, 8
 
 _NOBODY = MPI.PROC_NULL
 
@@ -92,7 +94,7 @@ class PointToPoint(Communicator):
         """
         if dest == self._rank:  # MPI may wait for the receiver, which is this rank
             self.isend(obj, dest, tag)
-        elif type(obj) in _NUMBERS:  # the shortest way
+        elif type(obj) in _NUMBERS or _is_short(obj):  # the shortest way
             try:
                 _send(self, obj, dest, tag)
             except MPI.Exception as error:
@@ -230,3 +232,17 @@ class PointToPoint(Communicator):
         if code not in _WRONG or isinstance(error, ArgumentError):
             return error
         return ArgumentError(code, f"{error}: {rank=}, {tag=}; there are {self.size} ranks")
+
+
+def _is_short(obj: Any) -> bool:
+    """Return whether it is seen at once that the pickle of an object has at most `EAGER` bytes."""
+    kind = type(obj)
+    for each in obj if (kind is tuple or kind is list) and len(obj) <= _MANY else (obj,):
+        kind = type(each)
+        if not (
+            kind in _NUMBERS
+            or (kind is int and -_LARGE < each < _LARGE)
+            or (kind is str and len(each) <= _LONG)
+        ):
+            return False
+    return True

@@ -180,10 +180,10 @@ def fold(objs: list[Any], op: Any) -> Any:
 
     So results are mpi4py's to the last bit, also where rounding depends on the order.
     """
-    while len(objs) > 1:
+    while len(objs) > 2:
         odd = objs[-1:] if len(objs) % 2 else []
         objs = [*map(op, objs[::2], objs[1::2]), *odd]
-    return objs[0]
+    return op(*objs) if len(objs) == 2 else objs[0]
 
 
 def prefix(objs: list[Any], op: Any, *, without_own: bool) -> Any:

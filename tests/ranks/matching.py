@@ -147,6 +147,18 @@ def what_was_sent_may_change_at_once() -> None:
         assert left_behind(ex) == []
 
 
+def all_send_first() -> None:
+    """Objects that look short, and others that only begin like them."""
+    smile = "\N{GRINNING FACE}"
+    items = [None, 7, -(1 << 63), 1 << 99_999, 1e300j, smile * 100, smile * 101, smile * 5_000]
+    with exchange() as ex:
+        sent = [*items, *([item] * 8 for item in items), *((item,) * 9 for item in items), items]
+        for obj in sent:
+            ex.send(obj, right)
+        assert [ex.recv(source=left) for _ in sent] == sent
+        assert left_behind(ex) == []
+
+
 # ---- order --------------------------------------------------------------------------------------
 
 
