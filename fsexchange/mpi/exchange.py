@@ -61,7 +61,9 @@ class Exchange(PointToPoint):
         Seconds for which a rank that leaves the `with` by an exception, other than `sys.exit(0)`,
         waits for the others to leave. If some do not, it clears the stores that it owns or shares
         by an Exchange, names the missing ranks and aborts the job. After Ctrl-C at most 1 s. A rank
-        that leaves normally says after this time who is missing, and waits on.
+        that leaves normally says after this time who is missing, and waits on. What a signal's
+        handler raises inside a verb should leave the `with`: a rank that catches it and goes on may
+        be out of step with the others.
     host_cache:
         Where files cannot be mapped (NFS, GlusterFS, sshfs, unknown kinds), an object of 1 MiB or
         more that ranks of a host `get` is read once into the memory of that host, /dev/shm, and

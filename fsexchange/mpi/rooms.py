@@ -135,17 +135,16 @@ class Rooms:
         if len(self._hosts.near) == 1:
             return OwnRoom(nbytes)
         place = bytearray(NOWHERE)
-        if self._is_first:
-            try:
+        room: HostRoom | None = None
+        try:
+            if self._is_first:
                 room = HostRoom.make(nbytes)
                 place[:] = room.place
-                return room
-            finally:  # the others wait for it
-                near.Bcast(place, 0)
-        near.Bcast(place, 0)
+        finally:  # whatever is raised, all ranks of the host take part
+            near.Bcast(place, 0)
         if place == NOWHERE:
             raise OSError(errno.ENOMEM, "the first rank of this host has no room")
-        return HostRoom.enter(place, nbytes)
+        return HostRoom.enter(place, nbytes) if room is None else room
 
     def _by_store(self, nbytes: int, write: Callable[[Room], object]) -> Memory | None:
         """Return what all ranks write together into one file, None if the store has no space."""
