@@ -3,9 +3,9 @@
 Each Python has a venv of its own. These are made first, one after the other, as each installation
 writes into the project's directory, too; the oldest and the newest Python also make the checks.
 Then come the tests, two Pythons at a time; at last those marked `wide`, which keep all cores busy
-by themselves. The oldest Python runs of the MPI jobs only those of two ranks. Those between run no
-MPI jobs, nothing that is marked `slow`, and in /dev/shm alone what the others test in the directory
-for temporary files, too.
+by themselves. What is marked `slow` runs with the newest Python alone. The oldest runs of the MPI
+jobs only those of two ranks. Those between run no MPI jobs, and in /dev/shm alone what the others
+test in the directory for temporary files, too.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from test_parts import Job, end_when_terminated, side_by_side
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # With pytest's --version only the venv is made.
-CHECKS, NONE, AT_ENDS, BETWEEN = (
+CHECKS, NONE, NEWEST, OLDEST, BETWEEN = (
     ["--checks"],
     ["--version"],
     ["-m", "not wide"],
+    ["-m", "not wide and not slow"],
     ["-m", "not mpi and not slow"],
 )
 ALONE = ["-m", "wide"]
@@ -112,8 +113,10 @@ def main() -> int:
     for version in pythons:
         runs.test((version, CHECKS if version in runs.ends else NONE))
     between = [version for version in pythons if version not in runs.ends]
+    oldest, newest = runs.ends[0], runs.ends[-1]
     runs.test(  # the longest first
-        *((version, AT_ENDS) for version in reversed(runs.ends)),
+        (newest, NEWEST),
+        *((version, OLDEST) for version in [oldest] if version != newest),
         *((version, BETWEEN) for version in between),
     )
     for version in runs.ends:
