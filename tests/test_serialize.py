@@ -261,6 +261,16 @@ def test_subclass_that_copies_from_its_template() -> None:
         np.testing.assert_array_equal(np.asarray(got), np.asarray(obj))
 
 
+def test_broadcast_array_of_a_subclass() -> None:
+    row = np.arange(6)
+    for kind in (np.matrix, np.recarray, Tagged):
+        for shape in ((1, 6), (2000, 6), (6, 2000)):
+            array: Any = np.broadcast_to(row if shape[1] == 6 else row[:, None], shape).view(kind)
+            got = through_a_file([array])[0]
+            assert type(got) is kind
+            np.testing.assert_array_equal(np.asarray(got), np.asarray(array))
+
+
 @pytest.mark.parametrize("kind", [Recipe, Wraps, Looks])
 def test_subclass_with_a_reduce_of_its_own(kind: Any) -> None:
     array = np.arange(10_000.0).reshape(100, 100).view(kind)
@@ -443,6 +453,25 @@ def test_functions_without_a_name_to_import() -> None:
     assert through_a_file(Local()).method() == 10
     # What cloudpickle takes over is still not copied.
     assert len(serialize([lambda: 1, np.zeros(1 << 20)])[0]) < 10_000
+
+
+def test_function_without_a_name_where_another_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the same memory, and under the name that pickle found the other by."""
+    module: Any = types.ModuleType("made_here")
+    monkeypatch.setitem(sys.modules, "made_here", module)
+    exec("def function(): pass", vars(module))
+    dumps(module.function)
+    address = id(module.function)
+    del module.function
+    others: list[Any] = []
+    while not others or (id(others[-1]) != address and len(others) < 1000):
+        others.append(eval("lambda: 7", vars(module)))
+    module.function = others[-1]
+    assert through_a_file(module.function)() == 7
+
+
+def test_functions_that_are_defined_again_are_not_kept() -> None:
+    assert python("define_large_again").stdout.split() == ["1"]
 
 
 def test_functions_and_classes_of_main_travel_to_other_scripts(shm_dir: Path) -> None:

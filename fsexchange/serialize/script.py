@@ -89,6 +89,7 @@ def this_script() -> _Script:
         module = _importable_name(main)
         _mine.clear()
         _sections.clear()
+        _ids.clear()
         importable = module
         _seen = b""
         _script = _Script(_NO_FILE if file is None else os.path.abspath(file), module)
@@ -146,6 +147,9 @@ def by_value() -> Any:
 # By the id of the function or class.
 _sections: dict[int, _Section] = {}
 
+# By its name, the id of what has a section.
+_ids: dict[str, int] = {}
+
 
 def section(objs: Sequence[Any]) -> bytes:
     """Return the section for functions and classes of this script."""
@@ -189,9 +193,13 @@ def _section_of(obj: Any) -> _Section:
     description = _LENGTH.pack(crc32(rest)) + rest
     made = _Section(obj, b"", defined.mentioned, description, defined.data)
     made = made._replace(alone=_joined([made]))
-    if len(_sections) >= 256:  # a notebook may define a class again and again
+    if len(_ids) >= 256:
         _sections.clear()
+        _ids.clear()
+    # What a notebook defines again takes the place of what it was before, which may hold much.
+    _sections.pop(_ids.get(name, 0), None)
     _sections[id(obj)] = made
+    _ids[name] = id(obj)
     return made
 
 

@@ -103,10 +103,10 @@ def _broadcast(array: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[A
 def _subclass(array: npt.NDArray[Any], kind: type[npt.NDArray[Any]]) -> Any:
     """Return an array of a class, made from nothing as pickle does; not as a view, which copies
     attributes that a plain array lacks."""
-    order: Any = "C" if array.flags.c_contiguous else "F"
+    order: Any = "F" if array.flags.fnc else "C"  # what is broadcast is neither
     if not array.size:
         return np.ndarray.__new__(kind, array.shape, array.dtype, order=order)
-    memory = array.reshape(-1, order="A").view(np.uint8)  # datetimes have no buffers
+    memory = array.reshape(-1, order=order).view(np.uint8)  # datetimes have no buffers
     return np.ndarray.__new__(kind, array.shape, array.dtype, memory, order=order)
 
 
