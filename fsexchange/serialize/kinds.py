@@ -20,11 +20,11 @@ Reducer: TypeAlias = "Callable[[Pickler, Any], Any]"
 
 
 #: Where pickle finds a function or class by its name: the names of a module or class, its own name
-#: among them, whether it is of the script, and its module and whole name.
-Where: TypeAlias = "tuple[dict[str, Any], str, bool, str, str]"
+#: among them, and whether it is of the script.
+Where: TypeAlias = "tuple[dict[str, Any], str, bool]"
 
-# By the id of the function or class. A later object with the same id is not found there, unless
-# pickle finds it by the same name.
+# By the id of the function or class. A later object with the same id is not found there, unless it
+# has the same name in the same place.
 _found: dict[int, Where] = {}
 
 
@@ -40,15 +40,12 @@ def _named(pickler: Pickler, obj: Any) -> Any:
 
 def where_named(obj: Any) -> Where | None:
     """Return where pickle finds a function or class by its name; None if it does not."""
-    module, name = obj.__module__, script.name_of(obj)
     known = _found.get(id(obj))
-    if (
-        known is not None
-        and known[0].get(known[1]) is obj
-        and known[4] == name
-        and known[3] == module
-    ):
-        return known
+    if known is not None:
+        space, name, _ = known
+        if obj.__name__ == name and space.get(name) is obj:
+            return known
+    module, name = obj.__module__, script.name_of(obj)
     if not isinstance(module, str):
         return None
     if module not in sys.modules:
@@ -60,7 +57,7 @@ def where_named(obj: Any) -> Where | None:
         return None
     holder, _, attribute = name.rpartition(".")
     space = vars(script.find(module, holder) if holder else sys.modules[module])
-    found = space, attribute, module in script.MAINS, module, name
+    found = space, attribute, module in script.MAINS
     if len(_found) >= 1024:
         _found.clear()
     _found[id(obj)] = found

@@ -21,7 +21,8 @@ _PICKLING = ("__reduce__", "__reduce_ex__", "__setstate__")
 _COPIED_UP_TO = 512
 
 # Arrays of subclasses of fewer bytes are pickled as numpy or their class does it, both copies and
-# their CRC included in half the time.
+# their CRC included in half the time. Not those of which pickle loses something: the hard mask of a
+# masked array, the order of swapped bytes.
 _SUBCLASS_FROM = 1 << 15
 
 
@@ -47,7 +48,9 @@ def reduce_array(pickler: Pickler, obj: Any) -> Any:
     if dtype.hasobject or dtype.kind not in "biufcmMSUV":
         return NotImplemented
     if kind is not np.ndarray:
-        return NotImplemented if obj.nbytes < _SUBCLASS_FROM else _reduce_subclass(obj)
+        if obj.nbytes < _SUBCLASS_FROM and dtype.isnative and kind.__name__ != "MaskedArray":
+            return NotImplemented
+        return _reduce_subclass(obj)
     if obj.nbytes < _COPIED_UP_TO and obj.flags.c_contiguous:
         return _ndarray, (bytearray(obj.tobytes()), dtype, obj.shape, "C")
     if is_broadcast(obj):
