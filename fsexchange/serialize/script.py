@@ -57,6 +57,7 @@ class Description(NamedTuple):
 
 class _Section(NamedTuple):
     obj: Any
+    """The function or class itself: another may have its name later."""
     alone: bytes
     """The section if it is for this function or class alone."""
     mentioned: list[tuple[dict[str, Any], str, Any]]
@@ -89,7 +90,6 @@ def this_script() -> _Script:
         module = _importable_name(main)
         _mine.clear()
         _sections.clear()
-        _ids.clear()
         importable = module
         _seen = b""
         _script = _Script(_NO_FILE if file is None else os.path.abspath(file), module)
@@ -144,11 +144,8 @@ def by_value() -> Any:
 
 # ---- writing ------------------------------------------------------------------------------------
 
-# By the id of the function or class.
-_sections: dict[int, _Section] = {}
-
-# By its name, the id of what has a section.
-_ids: dict[str, int] = {}
+# By name, so that what a notebook defines again takes the place of what it was before.
+_sections: dict[str, _Section] = {}
 
 
 def section(objs: Sequence[Any]) -> bytes:
@@ -158,12 +155,6 @@ def section(objs: Sequence[Any]) -> bytes:
     if len(objs) != 1:
         return _joined([_section_of(obj) for obj in objs])
     (obj,) = objs
-    known = _sections.get(id(obj))  # as `_section_of` does, without the calls
-    if known is not None:
-        for space, name, value in known.mentioned:
-            if space.get(name) is not value:
-                return _section_of(obj).alone
-        return known.alone
     return _section_of(obj).alone
 
 
@@ -180,12 +171,14 @@ def name_of(obj: Any) -> str:
 
 
 def _section_of(obj: Any) -> _Section:
-    known = _sections.get(id(obj))
-    if known is not None and all(
-        space.get(name) is value for space, name, value in known.mentioned
-    ):
-        return known
     name = name_of(obj)
+    known = _sections.get(name)
+    if known is not None and known.obj is obj:
+        for space, each, value in known.mentioned:  # in a third of the time of `all`
+            if space.get(each) is not value:
+                break
+        else:
+            return known
     defined = by_value().define(obj)
     text = "\0".join((_script.file, _script.module, name)).encode("utf-8", "surrogateescape")
     lengths = (len(text), len(defined.data), crc32(defined.data))
@@ -193,13 +186,7 @@ def _section_of(obj: Any) -> _Section:
     description = _LENGTH.pack(crc32(rest)) + rest
     made = _Section(obj, b"", defined.mentioned, description, defined.data)
     made = made._replace(alone=_joined([made]))
-    if len(_ids) >= 256:
-        _sections.clear()
-        _ids.clear()
-    # What a notebook defines again takes the place of what it was before, which may hold much.
-    _sections.pop(_ids.get(name, 0), None)
-    _sections[id(obj)] = made
-    _ids[name] = id(obj)
+    _sections[name] = made
     return made
 
 
