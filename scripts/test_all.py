@@ -113,10 +113,10 @@ def main() -> int:
     for version in pythons:
         runs.test((version, CHECKS if version in runs.ends else NONE))
     between = [version for version in pythons if version not in runs.ends]
-    oldest, newest = runs.ends[0], runs.ends[-1]
+    *oldest, newest = runs.ends
     runs.test(  # the longest first
         (newest, NEWEST),
-        *((version, OLDEST) for version in [oldest] if version != newest),
+        *((version, OLDEST) for version in oldest),
         *((version, BETWEEN) for version in between),
     )
     for version in runs.ends:

@@ -90,8 +90,8 @@ class Slab:
         self.lent = memory[_LOANS_AT : _LOANS_AT + LOANS]
         self._memory = memory
         self._lock = threading.Lock()
-        # Slots are taken in turn. To write one that its receiver has just read takes the lines back
-        # from the cache of another core: where these do not share one, three times as long.
+        # Slots are taken in turn. To write again the one that its receiver has just read took up to
+        # three times as long, presumably as another core has it in its cache.
         self._next = _SLOT_BYTES
 
     @property

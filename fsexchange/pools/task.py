@@ -51,8 +51,9 @@ def light_task(function: Any, config: str, threshold: int) -> LightTask | None:
     found = where_named(function)
     if found is None:
         return None
+    _, _, is_of_script = found
     # Not each engine has workers that find what the script defines.
-    section = script.section([function]) if found[2] else b""
+    section = script.section([function]) if is_of_script else b""
     try:
         return _light_task(function, section, config, threshold)
     except PicklingError:  # its module is gone; `encode` says so

@@ -33,7 +33,8 @@ def _named(pickler: Pickler, obj: Any) -> Any:
     found = where_named(obj)
     if found is None:
         return NotImplemented if obj in _SINGLETONS else _by_value(pickler, obj)
-    if found[2]:
+    _, _, is_of_script = found
+    if is_of_script:
         pickler.more.append(obj)
     return NotImplemented
 

@@ -66,9 +66,7 @@ class Pickler(pickle.Pickler):
             how = HOW[type(obj)]
         except KeyError:
             how = decide(type(obj))
-        if how is None:
-            return NotImplemented
-        return how(self, obj)
+        return NotImplemented if how is None else how(self, obj)
 
     @property
     def by_value(self) -> Any:
