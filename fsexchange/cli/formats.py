@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fsexchange.filesystem import transfer
+
 if TYPE_CHECKING:
     from typing_extensions import Buffer, Self
 
@@ -68,7 +70,7 @@ class Input:
             self._first = os.pread(self.fd, LONGEST, at)
         else:
             while len(self.start) < LONGEST:
-                more = os.read(self.fd, LONGEST - len(self.start))
+                more = self._read(LONGEST - len(self.start))
                 if not more:
                     break
                 self.start += more
@@ -92,15 +94,17 @@ class Input:
         """Yield it as a file that can be read from any place; a pipe is read into memory."""
         if self.nbytes is None:
             pieces = [self.start]
-            # Not by one `read` of a file: a signal between two of its system calls would only be
-            # handled when more comes through the pipe.
-            while more := os.read(self.fd, _STEP):
+            while more := self._read(_STEP):
                 pieces.append(more)
             self.start = b"".join(pieces)
             yield io.BytesIO(self.start)
         else:
             with open(self.fd, "rb", closefd=False) as file:
                 yield file
+
+    def _read(self, nbytes: int) -> bytes:
+        transfer.wait_for_data(self.fd)
+        return os.read(self.fd, nbytes)
 
     def _is_npz(self) -> bool:
         """Return whether all files of an archive are arrays."""

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import select
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, TypeAlias
@@ -53,7 +54,7 @@ def copy(source: int, target: int, progress: Progress = None) -> int:
     ways: list[Callable[[int, int, int], int]] = [
         os.copy_file_range,
         _sendfile,
-        os.splice,
+        _splice,
         _read_and_write,
     ]
     while ways:
@@ -91,12 +92,30 @@ def _sendfile(source: int, target: int, count: int) -> int:
     return os.sendfile(target, source, None, count)
 
 
+def _splice(source: int, target: int, count: int) -> int:
+    wait_for_data(source)
+    return os.splice(source, target, count)
+
+
 def _read_and_write(source: int, target: int, count: int) -> int:
+    wait_for_data(source)
     data = memoryview(os.read(source, min(count, 1 << 20)))
     done = 0
     while done < len(data):
         done += os.write(target, data[done:])
     return done
+
+
+def wait_for_data(source: int) -> None:
+    """Wait until a read of an open file does not wait for a writer.
+
+    Python handles a signal that comes just before a system call only after it, which a silent
+    writer would delay for ever: `kill` would do nothing. Here it is a second at most.
+    """
+    poll = select.poll()
+    poll.register(source, select.POLLIN)
+    while not poll.poll(1000):
+        pass
 
 
 def write(target: int, pieces: Iterable[Buffer], progress: Progress = None) -> None:
