@@ -48,8 +48,14 @@ _RECORDS_AT = _LOANS_AT + LOANS
 _SLOTS_AT = -(-(_RECORDS_AT + RECORDS * _RECORD) // SLOT) * SLOT
 _SIZE = _SLOTS_AT + SLOTS * SLOT
 
-# Seconds that a sender waits for a slot while its receiver copies.
-_PATIENCE = 5e-4
+# Seconds that a sender waits for a slot while its receiver copies, in all and for each byte that is
+# left: the kernel clears a huge page for the receiver in 0.2 to 0.5 ms, or takes its core. For 64
+# MiB that is 7 ms; to write them to fresh memory instead takes 30.
+_PATIENCE, _PATIENCE_PER_BYTE = 5e-4, 1e-10
+
+# Seconds that it waits, for each byte of a body for which the slab has no room, for a receiver that
+# may be about to come: 1 ms for 64 MiB.
+_HOPE_PER_BYTE = 1.5e-11
 
 _fence = threading.Lock()
 
@@ -130,10 +136,9 @@ class Slab:
 
     def take(self, nbytes: int, *, receiver: Slab) -> int:
         """Return a record for a body that has room, or whose receiver waits for it; else -1."""
-        if not KEEPS_ORDER or not receiver.receiving[0]:
-            free = self._map[_SLOT_BYTES : _SLOT_BYTES + SLOTS].count(0)
-            if nbytes > free * SLOT:
-                return -1
+        free = self._map[_SLOT_BYTES : _SLOT_BYTES + SLOTS].count(0)
+        if nbytes > free * SLOT and not (KEEPS_ORDER and receiver.comes(nbytes)):
+            return -1
         with self._lock:
             found = self._map.find(b"\0", _RECORD_BYTES, _RECORD_BYTES + RECORDS)
             if found >= 0:
@@ -141,6 +146,13 @@ class Slab:
                 self._memory[at : at + 3] = b"\0\0\0"
                 self._memory[found] = 1
         return found - _RECORD_BYTES if found >= 0 else -1
+
+    def comes(self, nbytes: int) -> bool:
+        """Wait a little, for a body of so many bytes, and return whether the owner is in `recv`."""
+        deadline = time.perf_counter() + nbytes * _HOPE_PER_BYTE
+        while not self.receiving[0] and time.perf_counter() < deadline:
+            os.sched_yield()
+        return bool(self.receiving[0])
 
     def give_back(self, record: int, nbytes: int) -> None:
         """Free a record of which nobody was told, and what was filled before it would have been."""
@@ -169,7 +181,7 @@ class Slab:
             for n, start in enumerate(range(0, nbytes, SLOT)):
                 slot = self.take_slot()
                 if slot < 0:
-                    slot = self._wait_for_slot()
+                    slot = self._wait_for_slot(nbytes - start)
                 if slot < 0:
                     place = spill(start)
                     memory[at + _PLACE : at + _PLACE + PLACE_SIZE] = place.ljust(PLACE_SIZE, b"\0")
@@ -182,8 +194,8 @@ class Slab:
             memory[at + _OVER] = _BROKEN
             raise
 
-    def _wait_for_slot(self) -> int:
-        deadline = time.perf_counter() + _PATIENCE
+    def _wait_for_slot(self, left: int) -> int:
+        deadline = time.perf_counter() + _PATIENCE + left * _PATIENCE_PER_BYTE
         while (slot := self.take_slot()) < 0 and time.perf_counter() < deadline:
             os.sched_yield()
         return slot
