@@ -64,8 +64,9 @@ class Collectives:
         self.rooms = rooms
         self._encode = codec.encode
         self._hosts = hosts.names
-        #: Bytes from which messages go by rooms, but on a single rank.
-        self.inline_limit = inline_limit if internal.size > 1 else inf
+        #: Bytes from which messages go by rooms, but on a single rank: from `inline_limit` for all
+        #: copies of a host.
+        self.inline_limit = inline_limit // hosts.most if internal.size > 1 else inf
         self._packets = Packets(internal, hosts, rooms)
         self._number = itertools.count(1).__next__
         self.rank, self.size = internal.rank, internal.size
@@ -88,8 +89,11 @@ class Collectives:
             sent = pack(self._encode, call, buffer.packets[0], obj, make)
             self.internal.Bcast(buffer.spec, root)
             if sent is not None:
-                shared = self._packets.bcast(sent.messages[0], root, self._limit(make))
-                return self._own(sent, 0) if shared is None else self._one(shared, root, sent)
+                shared, sending = self._packets.bcast(sent.messages[0], root, self._limit(make))
+                try:
+                    return self._own(sent, 0) if shared is None else self._one(shared, root, sent)
+                finally:
+                    MPI.Request.Waitall(sending)
         else:
             self.internal.Bcast(buffer.spec, root)
             if not buffer.memory.startswith(call):
@@ -118,8 +122,11 @@ class Collectives:
             obj = _loads(buffer.bodies[root])
             self._kept[_OF_EACH] = buffer
             return obj
-        self._packets.scatter(sent.messages)
-        return self._own(sent, root)
+        sending = self._packets.scatter(sent.messages)
+        try:
+            return self._own(sent, root)
+        finally:
+            MPI.Request.Waitall(sending)
 
     def gather(self, obj: Any, root: int, make: Make | None = None) -> list[Any] | None:
         """Return the objects of all ranks on the root, None on the others."""

@@ -45,6 +45,11 @@ PACKET_TO_ALL = 4096 + 128
 _PACKETS = 2 * PACKET_TO_ALL
 _SMALLEST_PACKET = 128
 
+# Up to so many ranks, all on one host, the root of a bcast sends to each of them: they take the
+# data out of its memory at the same time, and it makes its own copy meanwhile. With MPICH, 2 and 4
+# ranks and 64 KiB to 32 MiB this takes 0.6 to 0.9 of the time of Bcast and a copy.
+_SENT_TO_EACH = 8
+
 # A message of fewer bytes, beside others in memory that is so many times larger, gets its own:
 # else a small object would keep all of it.
 _COPIED_BELOW = 1 << 16
@@ -65,20 +70,29 @@ class Packets:
         size = max(_SMALLEST_PACKET, min(PACKET_TO_ALL, _PACKETS // comm.size))
         self.size = size - size % ALIGNMENT
         """Bytes of a packet of verbs other than bcast."""
+        self._sends_to_each = hosts.count == 1 and comm.size <= _SENT_TO_EACH
 
     # ---- one root -------------------------------------------------------------------------------
 
-    def bcast(self, message: Pieces, root: int, limit: float) -> Message | None:
-        """Send all ranks the root's message, of which they have the packet; return it if it is in
-        a room.
+    def bcast(
+        self, message: Pieces, root: int, limit: float
+    ) -> tuple[Message | None, list[MPI.Request]]:
+        """Send all ranks the root's message, of which they have the packet.
+
+        Return it if it is in a room, and the requests for what is not sent yet.
         """
         total = length(message[0])
-        if total > PACKET_TO_ALL:
-            shared = self._by_room(total, root, message, limit)
-            if shared is not None:
-                return shared
-            self._comm.Bcast(rest(message, PACKET_TO_ALL), root)
-        return None
+        if total <= PACKET_TO_ALL:
+            return None, []
+        shared = self._by_room(total, root, message, limit)
+        if shared is not None:
+            return shared, []
+        data = rest(message, PACKET_TO_ALL)
+        if self._sends_to_each:
+            others = [rank for rank in self._ranks if rank != root]
+            return None, [self._comm.Isend(data, rank, wire.REST) for rank in others]
+        self._comm.Bcast(data, root)
+        return None, []
 
     def bcast_from(self, call: bytes, root: int, packet: Message, limit: float) -> Message:
         """Return the root's message, whose packet is here."""
@@ -90,7 +104,10 @@ class Packets:
             return shared
         whole = empty(total)
         whole[:PACKET_TO_ALL] = packet
-        self._comm.Bcast(whole[PACKET_TO_ALL:], root)
+        if self._sends_to_each:
+            self._comm.Recv(whole[PACKET_TO_ALL:], root, wire.REST)
+        else:
+            self._comm.Bcast(whole[PACKET_TO_ALL:], root)
         return whole
 
     def _by_room(self, nbytes: int, root: int, message: Pieces, limit: float) -> Message | None:
@@ -107,9 +124,9 @@ class Packets:
             write if message else None,
         )
 
-    def scatter(self, messages: Sequence[Pieces]) -> None:
-        """Send each rank its message, of which it has the packet."""
-        MPI.Request.Waitall(self._send_rests(messages, self._ranks))
+    def scatter(self, messages: Sequence[Pieces]) -> list[MPI.Request]:
+        """Send each rank its message, of which it has the packet; return the requests for that."""
+        return self._send_rests(messages, self._ranks)
 
     def scatter_from(self, call: bytes, root: int, packet: Message) -> Message:
         """Return the root's message, whose packet is here."""
