@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from fsexchange.filesystem.capacity import free_memory
 from fsexchange.filesystem.faults import Filler
 from fsexchange.mpi import room as module
 from fsexchange.mpi.room import (
+    KEPT,
     PAGE,
     HostRoom,
     OwnRoom,
@@ -50,6 +53,25 @@ def pieces(seed: int, nbytes: int) -> list[tuple[int, bytes]]:
 
 def whole(parts: list[tuple[int, bytes]]) -> bytes:
     return b"".join(data for _, data in sorted(parts))
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_kept() -> Iterator[None]:
+    HostRoom.forget()
+    yield
+    HostRoom.forget()
+
+
+def _still_reads(memory: Any, waits: int) -> None:
+    """In a child."""
+    os.read(waits, 1)
+    assert bytes(memory) == b"x" * MEGA
+
+
+def _has_nothing() -> None:
+    """In a child."""
+    files = [os.readlink(each) for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+    assert not [each for each in files if "memfd" in each], files
 
 
 @pytest.fixture(params=["copied into place", "written", "without userfaultfd"])
@@ -117,6 +139,68 @@ def test_filler_stops_where_a_page_is() -> None:
     assert (room.memory[10 * PAGE], room.memory[-1]) == (99, 0)
     filler.close()
     room.close()
+
+
+def keeps(nbytes: int) -> int:
+    """Have this process keep a room of so many bytes, and return the number of its file."""
+    room = HostRoom.make_again(nbytes)
+    room.fill([(0, b"x" * nbytes)])
+    number = os.fstat(room.fd).st_ino
+    room.keep()
+    room.close()
+    return number
+
+
+def test_memory_that_nobody_has_is_used_again() -> None:
+    number = keeps(5 * MEGA)
+    room = HostRoom.make_again(2 * MEGA)
+    assert os.fstat(room.fd).st_ino == number
+    room.fill([(0, b"y" * MEGA), (MEGA, b"z" * MEGA)])
+    assert bytes(room.memory) == taken(room, 0, 2 * MEGA) == b"y" * MEGA + b"z" * MEGA
+    room.keep()
+    room.close()
+    room = HostRoom.make_again(5 * MEGA)
+    assert os.fstat(room.fd).st_ino == number
+    room.close()  # it was not said that all have entered it
+    room = HostRoom.make_again(5 * MEGA)
+    assert os.fstat(room.fd).st_ino != number
+    room.close()
+
+
+@pytest.mark.parametrize("whose", ["its maker's", "another's", "a child's"])
+def test_memory_that_somebody_has_is_not_used_again(whose: str) -> None:
+    room = HostRoom.make_again(MEGA)
+    room.fill([(0, b"x" * MEGA)])
+    with contextlib.closing(HostRoom.enter(room.place, MEGA)) as other:
+        had = [(room if whose == "its maker's" else other).take(0, MEGA)]
+    room.keep()
+    room.close()
+    waits, go_on = os.pipe()
+    child = 0
+    if whose == "a child's":
+        child = fork(lambda: _still_reads(had[0], waits))
+        had.clear()
+    room = HostRoom.make_again(MEGA)
+    room.fill([(0, b"y" * MEGA)], alone=True)
+    assert [bytes(each) for each in had] == [b"x" * MEGA] * len(had)
+    os.write(go_on, b".")
+    assert not child or os.waitpid(child, 0)[1] == 0
+    room.close()
+    os.close(waits)
+    os.close(go_on)
+
+
+def test_a_large_room_is_not_kept() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    keeps(KEPT)
+    assert len(os.listdir("/proc/self/fd")) > before
+    keeps(KEPT + PAGE)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_child_keeps_nothing() -> None:
+    keeps(MEGA)
+    assert os.waitpid(fork(_has_nothing), 0)[1] == 0
 
 
 def test_own_room() -> None:

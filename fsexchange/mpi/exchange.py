@@ -53,10 +53,11 @@ class Exchange(PointToPoint):
     root:
         Rank that makes the directory, and clears it when all ranks have closed.
     inline_limit:
-        Objects up to this many bytes travel in messages, others by memory that ranks share. In
-        `allgather` the limit is for the objects of all ranks together. In `send` it holds between
-        hosts, and larger ones go by a file; ranks of one host send through memory that they share.
-        The root's value counts.
+        An object travels in messages as long as its copies on a host take at most this many bytes
+        together: 32 MiB for 2 ranks, 1 MiB for 64. A larger one goes by memory that the ranks of a
+        host share, of which it needs one copy. In `allgather` the objects of all ranks count
+        together. In `send` the limit holds between hosts, and larger ones go by a file; ranks of
+        one host send through memory that they share. The root's value counts.
     abort_timeout:
         Seconds for which a rank that leaves the `with` by an exception, other than `sys.exit(0)`,
         waits for the others to leave. If some do not, it clears the stores that it owns or shares
@@ -93,7 +94,9 @@ class Exchange(PointToPoint):
     Notes
     -----
     Memory that ranks share has no name, needs no /dev/shm, and ends with its last array: whoever
-    keeps one large object of a call keeps the memory of all on its host; a copy does not. Where the
+    keeps one large object of a call keeps the memory of all on its host; a copy does not. Up to 64
+    MiB of it the first rank of a host, or the root of `gather`, keeps until the Exchange is closed,
+    and uses them again for the next call if no process has any of them any more. Where the
     memory of a host, or of a control group, does not suffice, all ranks take a file of the store
     instead, of which the library warns once by `logging`, and where that has no space, MPI.
 

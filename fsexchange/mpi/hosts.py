@@ -27,6 +27,8 @@ class Hosts:
         #: The ranks of this rank's host.
         self.near = [n for n, number in enumerate(self.numbers) if number == self.numbers[rank]]
         self.first = self.near[0]
+        #: The ranks of the host that has most of them.
+        self.most = max(map(self.numbers.count, range(self.count)))
         #: All ranks, host by host.
         self.in_order = sorted(range(len(places)), key=self.numbers.__getitem__)
         self._rank = rank

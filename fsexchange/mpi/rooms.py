@@ -76,7 +76,8 @@ class Rooms:
         self._said = False
 
     def free(self) -> None:
-        """Free the communicators that were made; collective."""
+        """Free the communicators that were made, and memory that is kept; collective."""
+        HostRoom.forget()
         if self._relay is not None:
             self._relay.free()
 
@@ -126,6 +127,7 @@ class Rooms:
             if passes_on:
                 steps.append(pass_on)
             if self._steps(*steps):
+                rooms[0].keep()
                 return rooms[0].take(0, nbytes)
         self._say(nbytes)
         return self._by_store(nbytes, fill)
@@ -138,7 +140,7 @@ class Rooms:
         room: HostRoom | None = None
         try:
             if self._is_first:
-                room = HostRoom.make(nbytes)
+                room = HostRoom.make_again(nbytes)
                 place[:] = room.place
         finally:  # whatever is raised, all ranks of the host take part
             near.Bcast(place, 0)
@@ -185,6 +187,8 @@ class Rooms:
         total = sum(map(pages, lengths.values()))
         with self._room(total) as room:
             answers = self._offer(room, starts)
+            if room is not None:
+                room.keep()
             taken: dict[int, Memory | None]
             taken = {rank: None for rank in starts if answers[rank] == _INTERRUPTED}
             done = [rank for rank in starts if answers[rank] == _DONE]
@@ -214,7 +218,7 @@ class Rooms:
     @contextlib.contextmanager
     def _room(self, nbytes: int) -> Iterator[HostRoom | StoreRoom | None]:
         """Make a room for ranks of this host, for as long as the block runs."""
-        room: HostRoom | StoreRoom | None = self._made(HostRoom.make, nbytes)
+        room: HostRoom | StoreRoom | None = self._made(HostRoom.make_again, nbytes)
         if room is None:
             self._say(nbytes)
             room = self._made(lambda n: StoreRoom.make(self._connector, n), nbytes)

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 # the directory from this host: for 30 s by default on NFS (acdirmin, nfs(5)).
 _HIDDEN_FOR = 35.0
 
-#: Bytes up to which an object rides inside its message. Between 4 ranks of one host, messages and
-#: memory that they share cost the same at 2 MiB a rank (allgather) to 32 MiB (bcast). Above the
-#: limit, shared memory needs one copy a host, messages one a rank.
-INLINE_LIMIT = 8 << 20
+#: Bytes that the copies of an object on one host take together if it rides inside its message.
+#: Above the limit there is one copy a host, in memory that ranks share. Among 2 and 4 ranks of a
+#: host both cost the same where all copies take 64 MiB. What travels beside such objects is added.
+INLINE_LIMIT = (64 << 20) + (64 << 10)
 
 
 class Shared(NamedTuple):

@@ -35,7 +35,6 @@ from fsexchange import (
 from fsexchange.mpi import Exchange, Request, connect
 from fsexchange.mpi.membership import ArgumentError
 from fsexchange.mpi.room import HostRoom
-from fsexchange.mpi.sharing import INLINE_LIMIT
 
 from .common import (
     base,
@@ -51,8 +50,9 @@ from .common import (
     size,
 )
 
-# Bytes, above the limit for what rides in a message.
+# Bytes above the limit for what rides in a message, where that is `LIMIT` for the copies of a host.
 LARGE = 9 << 20
+LIMIT = (ranks_of_a_host or size) * (8 << 20)
 last = size - 1
 right, left = (rank + 1) % size, (rank - 1) % size
 
@@ -116,7 +116,7 @@ def same_as_mpi4py() -> None:
     """In each way an object may go, and nothing is left in the directory."""
     MPI.pickle.__init__(cloudpickle.dumps, cloudpickle.loads)  # type: ignore[misc]
     theirs = {name: program(comm, obj) for name, obj in objects(rank).items()}
-    for limit in (INLINE_LIMIT, 0, 1 << 40)[: 3 if size < 3 else 2 if size < 8 else 1]:
+    for limit in (LIMIT, 0, 1 << 40)[: 3 if size < 3 else 2 if size < 8 else 1]:
         with Exchange(comm, base / f"store-{limit}", inline_limit=limit) as ex:
             for name, obj in objects(rank).items():
                 ours = program(ex, obj)
@@ -129,7 +129,7 @@ def same_as_mpi4py() -> None:
 def hundred_mebibytes() -> None:
     """Every verb, with the most ranks that such lists have room for on a small machine."""
     obj = np.arange(100 << 17) + rank
-    with Exchange(comm, base / "store") as ex:
+    with Exchange(comm, base / "store", inline_limit=LIMIT) as ex:
         for way in ("bcast", "scatter", "gather", "allgather", "alltoall"):
             for result in (
                 getattr(way_of, way)([obj] * size if way in ("scatter", "alltoall") else obj)
@@ -148,7 +148,7 @@ def hundred_mebibytes() -> None:
 
 def results_are_private() -> None:
     """Writing to one changes neither the root's own object nor another rank's result."""
-    with Exchange(comm, base / "store") as ex:
+    with Exchange(comm, base / "store", inline_limit=LIMIT) as ex:
         for nbytes in (1 << 10, 1 << 20, LARGE):
             mine = np.zeros(nbytes, "u1")
             results = [
@@ -182,7 +182,7 @@ class Calling:
 
 def packets_are_used_again() -> None:
     """Never while a result shows one, nor while another call uses it."""
-    with Exchange(comm, base / "store") as ex:
+    with Exchange(comm, base / "store", inline_limit=LIMIT) as ex:
         kept = []
         for n in range(3):
             array = [np.full(1100, n, "u1")]  # beside its pickle, and still in the packet
@@ -211,7 +211,7 @@ def what_was_sent_may_change_at_once() -> None:
         lambda ex, obj: ex.send(obj, right) if rank % 2 else ex.recv(source=left),
         lambda ex, obj: (ex.isend(obj, right), ex.irecv(source=left)),
     ]
-    with Exchange(comm, base / "store") as ex:
+    with Exchange(comm, base / "store", inline_limit=LIMIT) as ex:
         for nbytes in (1 << 10, 5 << 10, 100 << 10, 3 << 20, LARGE):
             for call in calls if size % 2 == 0 else calls[:6]:
                 mine = [np.full(nbytes // 2, rank, "u1"), np.full(nbytes, rank, "u1")]
@@ -241,7 +241,7 @@ def _flat(objs: Any) -> Iterator[Any]:
 def loops_stay_bounded() -> None:
     """What is printed is looked at by the test, too."""
     process = psutil.Process()
-    with Exchange(comm, base / "store") as ex:
+    with Exchange(comm, base / "store", inline_limit=LIMIT) as ex:
         for times, nbytes in ((30_000, 1 << 10), (1_000, 4 << 20), (200, LARGE)):
             array = np.ones(nbytes // 8)
             ex.bcast(array)
@@ -270,7 +270,7 @@ def loops_stay_bounded() -> None:
 
 def any_source_and_tag() -> None:
     status = MPI.Status()
-    with Exchange(comm, base / "store") as ex:
+    with Exchange(comm, base / "store", inline_limit=LIMIT) as ex:
         for nbytes in (10, 100_000, LARGE):
             if rank:
                 ex.send((rank, b"x" * nbytes), 0, tag=rank)
@@ -323,7 +323,7 @@ def any_source_and_tag() -> None:
 
 
 def users_own_messages_do_not_mix() -> None:
-    with Exchange(comm, base / "store") as ex:
+    with Exchange(comm, base / "store", inline_limit=LIMIT) as ex:
         assert MPI.Comm.Compare(ex, comm) == MPI.CONGRUENT
         sent = comm.isend("mine", right)
         ex.isend("yours", right)
@@ -334,7 +334,7 @@ def users_own_messages_do_not_mix() -> None:
 
 def sender_may_compute_on() -> None:
     """What was sent arrives although its sender is in no call of MPI any more."""
-    with Exchange(comm, base / "store") as ex:
+    with Exchange(comm, base / "store", inline_limit=LIMIT) as ex:
         for n, nbytes in enumerate((100, 5_000, 1 << 20, LARGE)):
             arrived = base / f"arrived-{n}"
             comm.Barrier()
@@ -354,7 +354,7 @@ def sender_may_compute_on() -> None:
 
 def receiver_may_lag() -> None:
     """Much that is sent waits in files, in order, not in the sender's memory."""
-    with Exchange(comm, base / "store") as ex:
+    with Exchange(comm, base / "store", inline_limit=LIMIT) as ex:
         if rank == 0:
             before = psutil.Process().memory_info().rss
             for n in range(20_000):
@@ -376,7 +376,7 @@ def receiver_may_lag() -> None:
 def head_to_head() -> None:
     """1 GiB both ways, first sent, then received."""
     other = 1 - rank
-    with Exchange(comm, base / "store") as ex:
+    with Exchange(comm, base / "store", inline_limit=LIMIT) as ex:
         obj = np.full(1 << 30, rank, "u1")
         ex.send(obj, other)
         got = ex.recv(source=other)
@@ -385,7 +385,7 @@ def head_to_head() -> None:
 
 
 def sent_to_oneself() -> None:
-    with Exchange(comm, base / "store") as ex:
+    with Exchange(comm, base / "store", inline_limit=LIMIT) as ex:
         for nbytes in (10, 100_000, LARGE):
             ex.send(b"x" * nbytes, rank)
             assert len(ex.recv(source=rank)) == nbytes
@@ -395,17 +395,17 @@ def sent_to_oneself() -> None:
 
 
 def undelivered_messages_end_with_the_exchange() -> None:
-    with Exchange(comm, base / "store") as ex:
+    with Exchange(comm, base / "store", inline_limit=LIMIT) as ex:
         for nbytes in (10, 100_000, LARGE):
             ex.send(b"x" * nbytes, right)
             ex.isend(b"x" * nbytes, right)
-    with Exchange(comm, base / "store") as ex:
+    with Exchange(comm, base / "store", inline_limit=LIMIT) as ex:
         assert ex.allgather(rank) == list(range(size))
 
 
 def dropped_receives_write_nowhere() -> None:
     """MPI may write for as long as a receive is posted, whoever has forgotten its request."""
-    with Exchange(comm, base / "store") as ex:
+    with Exchange(comm, base / "store", inline_limit=LIMIT) as ex:
         for _ in range(50):
             ex.irecv(source=left, tag=5)
         taken = [bytearray(b"?") * (1 << 15) for _ in range(200)]  # perhaps what was theirs
@@ -418,7 +418,7 @@ def dropped_receives_write_nowhere() -> None:
 
 def careless_use() -> None:
     """What is dropped, never received, crowded or wrong does no harm, in a store that is kept."""
-    with Exchange(comm, base / "store", clear=False) as ex:
+    with Exchange(comm, base / "store", clear=False, inline_limit=LIMIT) as ex:
         ex.irecv(source=left, tag=99)
         tags: list[Any] = [1 << 40, "x", None]
         for tag in tags:
@@ -462,7 +462,7 @@ def careless_use() -> None:
 
 def keys_of_objects_that_stay() -> None:
     keys = [FileKey(f"00c0ffee00c0ffee/{n}", nbytes=n) for n in range(size)]
-    with Exchange(comm, base / "store") as ex:
+    with Exchange(comm, base / "store", inline_limit=LIMIT) as ex:
         mine = ex.put([rank])
         everyones = ex.allgather_keys(mine)
         assert [ex.get(key) for key in everyones if key] == [[n] for n in range(size)]
@@ -524,7 +524,7 @@ class Member:
 
 def classes_of_the_script() -> None:
     """By reference, as mpi4py sends them, in every collective."""
-    with Exchange(comm, base / "store") as ex:
+    with Exchange(comm, base / "store", inline_limit=LIMIT) as ex:
         for obj in (Member(), [Member(), np.ones(LARGE // 8)]):
             for result in (
                 [ex.bcast(obj)],
@@ -542,7 +542,7 @@ def classes_of_the_script() -> None:
 
 
 def local_store() -> None:
-    with Exchange(comm, base / "store") as ex:
+    with Exchange(comm, base / "store", inline_limit=LIMIT) as ex:
         assert ex.store.connector is ex.connector
         ref = ex.ref(np.full(10, rank))
         refs = ex.allgather(ref)
@@ -561,7 +561,7 @@ def local_store() -> None:
 def one_rank_fails() -> None:
     """Its own error there, RemoteError where its data is waited for, and life goes on."""
     lock = threading.Lock()
-    with Exchange(comm, base / "store") as ex:
+    with Exchange(comm, base / "store", inline_limit=LIMIT) as ex:
         for bad in range(size):
             obj = lock if rank == bad else rank
             objs = [obj] * size
@@ -605,7 +605,7 @@ def one_rank_fails() -> None:
 def interrupted_while_writing() -> None:
     """Ctrl-C on the root; the others hear of it, and all stay in step."""
     large = np.zeros(LARGE, "u1")
-    with Exchange(comm, base / "store") as ex:
+    with Exchange(comm, base / "store", inline_limit=LIMIT) as ex:
         fill = HostRoom.fill
 
         def interrupted(*_: Any, **options: Any) -> None:
@@ -628,7 +628,7 @@ def stopped_while_passing_on() -> None:
     large = np.arange(LARGE // 8)
     fill = HostRoom.fill
 
-    with Exchange(comm, base / "store") as ex:
+    with Exchange(comm, base / "store", inline_limit=LIMIT) as ex:
         for bad, error in itertools.product({0, size // 2}, (KeyboardInterrupt, MemoryError)):
             count = itertools.count()
             if rank == bad:
@@ -667,7 +667,7 @@ def interrupted_while_waiting() -> None:
     def stop(*_: Any) -> None:
         raise OddError(1, 2)
 
-    with Exchange(comm, base / "store") as ex:
+    with Exchange(comm, base / "store", inline_limit=LIMIT) as ex:
         for verb in (ex.gather, ex.allgather, ex.bcast):
             ex.barrier()
             if rank == 0:
@@ -760,7 +760,7 @@ def _fail() -> None:
 
 
 def errors_of_all_kinds() -> None:
-    with Exchange(comm, base / "store") as ex:
+    with Exchange(comm, base / "store", inline_limit=LIMIT) as ex:
         if size > 1:
             error = raises(
                 SerializationError if rank == 0 else RemoteError,
@@ -830,7 +830,7 @@ def full_disk() -> None:
 
 def full_memory() -> None:
     """A host that has no memory to share takes a file of the store, where that is on a disk."""
-    with Exchange(comm, base / "store") as ex:
+    with Exchange(comm, base / "store", inline_limit=LIMIT) as ex:
         large = np.full(LARGE if rank == last else 10 + rank, rank, "u1")
         table = np.full((3000, 30), rank + 0.5)
         expected = _collectives(ex, large)
@@ -867,7 +867,7 @@ def _collectives(ex: Exchange, mine: Any) -> dict[str, Any]:
 def short_of_address_space() -> None:
     """The last rank has none for what the others get; it alone raises, and all stay in step."""
     obj = np.ones(200 << 17) if rank == 0 else None
-    with Exchange(comm, base / "store") as ex:
+    with Exchange(comm, base / "store", inline_limit=LIMIT) as ex:
         limits = resource.getrlimit(resource.RLIMIT_AS)
         if rank == last > 0:
             used = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
@@ -889,7 +889,7 @@ def short_of_address_space() -> None:
 
 def short_of_memory() -> None:
     """Launched in a control group of 600 MB: what does not fit goes through the disk."""
-    with Exchange(comm, base / "store") as ex:
+    with Exchange(comm, base / "store", inline_limit=LIMIT) as ex:
         large = np.full(300 << 20, 7, "u1") if rank == last else None
         assert (ex.bcast(large, root=last)[:: 1 << 12] == 7).all()
         got = ex.gather(large, root=0)
@@ -898,7 +898,7 @@ def short_of_memory() -> None:
 
 
 def use_after_close() -> None:
-    ex = Exchange(comm, base / "store")
+    ex = Exchange(comm, base / "store", inline_limit=LIMIT)
     ex.close()
     key = FileKey("x")
     for use in (

@@ -20,6 +20,9 @@ right, left = (rank + 1) % size, (rank - 1) % size
 # More than a slab holds.
 LARGE = 64 << 20
 
+# Bytes up to which bodies go to other hosts by MPI.
+LIMIT = 8 << 20
+
 
 def calls() -> None:
     """Send a large array to a rank that is not there yet, between marks that strace sees."""
@@ -56,8 +59,8 @@ def sent_around(ex: Exchange, nbytes: int) -> list[str]:
 def each_in_its_turn() -> None:
     """Memory, where there is some; else a file; else MPI. Launched with a small tmpfs, too."""
     by_memory = size > 1 and "FSEXCHANGE_TEST_RANKS_OF_A_HOST" not in os.environ
-    shared = Exchange(comm, base / "store")
-    small = Exchange(comm, base / "small" / "store")
+    shared = Exchange(comm, base / "store", inline_limit=LIMIT)
+    small = Exchange(comm, base / "small" / "store", inline_limit=LIMIT)
     none = Exchange(comm, base / "small" / "other", inline_limit=0)
     with shared as ex:
         assert len(sent_around(ex, LARGE)) == (0 if by_memory else 3 * size)
