@@ -18,7 +18,7 @@ from fsexchange.filesystem.capacity import free_memory
 from fsexchange.filesystem.faults import Filler
 from fsexchange.mpi import room as module
 from fsexchange.mpi.room import (
-    KEPT,
+    KEPT_PART,
     PAGE,
     HostRoom,
     OwnRoom,
@@ -190,11 +190,16 @@ def test_memory_that_somebody_has_is_not_used_again(whose: str) -> None:
     os.close(go_on)
 
 
-def test_a_large_room_is_not_kept() -> None:
+@pytest.mark.parametrize("limit", ["its own", "the memory"])
+def test_a_large_room_is_not_kept(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if limit == "its own":
+        monkeypatch.setattr(module, "KEPT", MEGA)
+    else:
+        monkeypatch.setattr(module, "memory_to_share", lambda: MEGA / KEPT_PART)
     before = len(os.listdir("/proc/self/fd"))
-    keeps(KEPT)
+    keeps(MEGA)
     assert len(os.listdir("/proc/self/fd")) > before
-    keeps(KEPT + PAGE)
+    keeps(MEGA + PAGE)
     assert len(os.listdir("/proc/self/fd")) == before
 
 

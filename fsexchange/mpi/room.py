@@ -46,8 +46,8 @@ _MADV_POPULATE_WRITE = 23
 _PIECE = 1 << 23
 
 #: Bytes up to which a process keeps the memory that it has made last, to use it again: an object of
-#: 64 MiB with what travels beside it.
-KEPT = (1 << 26) + (1 << 16)
+#: 256 MiB with what travels beside it. And the part of a host's memory that this is at most.
+KEPT, KEPT_PART = (256 << 20) + (1 << 16), 1 / 32
 
 #: Bytes from which pages are copied into their places.
 FILLED_FROM = 1 << 16
@@ -144,7 +144,7 @@ class HostRoom:
                 return room
             room.close()
         room = cls.make(nbytes)
-        if nbytes <= KEPT:
+        if nbytes <= min(KEPT, memory_to_share() * KEPT_PART):
             room._made, room.fd = room.fd, -1
             try:
                 room.fd = _opened_again(os.getpid(), room._made)
