@@ -64,9 +64,9 @@ class Collectives:
         self.rooms = rooms
         self._encode = codec.encode
         self._hosts = hosts.names
-        #: Bytes from which messages go by rooms, but on a single rank: from `inline_limit` for all
-        #: copies of a host.
-        self.inline_limit = inline_limit // hosts.most if internal.size > 1 else inf
+        # Bytes from which messages go by rooms, but on a single rank: from `inline_limit` for all
+        # copies of a host.
+        self._inline_limit = inline_limit // hosts.most if internal.size > 1 else inf
         self._packets = Packets(internal, hosts, rooms)
         self._number = itertools.count(1).__next__
         self.rank, self.size = internal.rank, internal.size
@@ -188,7 +188,14 @@ class Collectives:
         return checked(self._each(self._packets.alltoalled(call, buffer.memory, messages), sent))
 
     def _limit(self, make: Make | None) -> float:
-        return self.inline_limit if make is None else inf
+        return self._inline_limit if make is None else inf
+
+    def by_room(self, nbytes: int, least: int) -> bool:
+        """Return whether a result that all ranks make together goes by a room.
+
+        From `least` bytes on that is faster than messages, wherever the limit is.
+        """
+        return self.size > 1 and (nbytes >= least or nbytes > self._inline_limit)
 
     def _small(self, call: bytes, buffer: Buffer) -> list[Any] | None:
         """Return the objects of the packets of all ranks, None if one holds no whole object.

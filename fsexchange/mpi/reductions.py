@@ -42,6 +42,9 @@ _OPS = (
 # Bytes from which an array is described first. Below, a message costs as much as its description.
 _DESCRIBED_FROM = 1 << 12
 
+# Bytes from which allreduce by a room, where each rank reduces its share, takes 0.5 to 1.4 times as
+# long as by MPI (MPICH, 2 and 4 ranks, four runs); from 8 MiB on it is always faster.
+_BY_ROOM_FROM = 4 << 20
 
 # Bytes of an array that each rank reduces at a time: so much stays in a processor's caches.
 _SHARE = 1 << 20
@@ -107,7 +110,7 @@ class Reductions:
 
     def _allreduced(self, obj: npt.NDArray[Any], op: MPI.Op) -> npt.NDArray[Any]:
         """Return the result of arrays that MPI can reduce."""
-        if obj.nbytes > self._collectives.inline_limit:
+        if self._collectives.by_room(obj.nbytes, _BY_ROOM_FROM):
             shares = _shares(obj.nbytes, self._internal.size)
 
             def fill(room: Room) -> None:
