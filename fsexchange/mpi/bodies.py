@@ -24,7 +24,6 @@ from fsexchange.mpi.codec import (
     COPIES,
     END_1,
     OUT_OF_IT,
-    SMALL,
     Memory,
     called,
     decode,
@@ -37,8 +36,12 @@ from fsexchange.mpi.slab import SLOT, BrokenBodyError, Slab
 from fsexchange.mpi.way import Sent, Way
 from fsexchange.mpi.ways import NumberedMessages, StoredFiles
 
-#: A message of up to this many bytes MPI takes at once: MPICH up to 4096 bytes, header included.
-EAGER = 4000
+#: A message of up to this many bytes MPI takes at once: MPICH 3.4 to 5.0 up to 8,000 bytes and
+#: more, Intel MPI 2021 up to 32,000; Open MPI up to 4,096, header included.
+EAGER = 7000 if MPI.get_vendor()[0] in ("MPICH", "Intel MPI") else 4000
+
+#: Arrays and bytes of up to this many bytes are inside such a message.
+SMALL = EAGER - 928
 
 #: Bytes that may wait for receivers, but for those in the slab, before a `send` waits for its own.
 CROWD = 256 << 20

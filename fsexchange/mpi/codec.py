@@ -27,9 +27,8 @@ Memory: TypeAlias = "bytes | bytearray | memoryview"
 #: An object: its pickle, and the buffers that this leaves out, which may be the sender's own.
 Encoded: TypeAlias = "tuple[Memory, Sequence[Memory]]"
 
-#: Arrays of up to this many bytes are a part of their pickle: an MPI takes messages of so many
-#: bytes at once. MPICH's limit between processes of one host is 4096 bytes; in other MPIs that
-#: includes a header.
+#: Arrays of up to this many bytes are a part of their pickle: any MPI takes messages of so many
+#: bytes at once.
 SMALL = 3072
 
 # An object of so many bytes is worth some copies, so that its small parts do not keep all of it.
@@ -83,10 +82,6 @@ _OF_BUFFER = {
 #: Pickles that keep nothing of their buffer, but copy it.
 COPIES = frozenset(_OF_BUFFER.values())
 
-# Arrays of one shape and type have the same start. Those of the latest are kept: the dtype and the
-# shape -> the start, and whether the elements follow in the pickle.
-_starts: dict[tuple[np.dtype[Any], tuple[int, ...]], tuple[bytes, bool]] = {}
-
 # What the start says of the array -> its dtype and shape.
 _shapes: dict[bytes, tuple[np.dtype[Any], tuple[int, ...]]] = {}
 
@@ -95,11 +90,16 @@ class Codec:
     """Turns objects into messages for the ranks of one communicator.
 
     Functions and classes of the script go by reference. Only if some ranks run another script,
-    definitions go along, as in stores.
+    definitions go along, as in stores. Arrays and bytes of up to `small` bytes are a part of their
+    pickle.
     """
 
-    def __init__(self, *, same_script: bool) -> None:
+    def __init__(self, *, same_script: bool, small: int = SMALL) -> None:
         self._same_script = same_script
+        self._small = small
+        # Arrays of one shape and type have the same start. Those of the latest are kept: the dtype
+        # and the shape -> the start, and whether the elements follow in the pickle.
+        self._starts: dict[tuple[np.dtype[Any], tuple[int, ...]], tuple[bytes, bool]] = {}
 
     def encode(self, obj: Any) -> Encoded:
         """Return the pickle of an object and its large buffers, which may be its own memory.
@@ -111,13 +111,13 @@ class Codec:
             dtype = obj.dtype
             # Equal dtypes may differ in metadata, but only those without metadata are built in.
             if dtype.isbuiltin == 1 and obj.flags.c_contiguous:
-                start, inside = _starts.get((dtype, obj.shape)) or _start(dtype, obj)
+                start, inside = self._starts.get((dtype, obj.shape)) or self._start(dtype, obj)
                 if inside:
                     return b"".join((start, obj.data, _END_2)), ()
                 if start:
                     return start, (obj.data.cast("B"),)
         elif kind in _SIMPLE:
-            if (kind is bytes or kind is bytearray) and len(obj) > SMALL:
+            if (kind is bytes or kind is bytearray) and len(obj) > self._small:
                 return _OF_BUFFER[kind], (obj,)
             return _dumps(obj, 5), ()
         elif (
@@ -133,6 +133,22 @@ class Codec:
             args = in_pickle(bytes(body)), in_pickle(script.section(named))
             body = called(_of_script, *args, *[OUT_OF_IT] * len(buffers))
         return body, buffers
+
+    def _start(self, dtype: np.dtype[Any], obj: Any) -> tuple[bytes, bool]:
+        if dtype.char not in NATIVE or not obj.nbytes:
+            return b"", False
+        said = struct.pack(f"<c{obj.ndim}Q", dtype.char.encode(), *obj.shape)
+        name = f"{__name__}\n{_array.__qualname__}\n".encode()
+        start = b"".join((_CALL, name, in_pickle(said)))
+        inside = obj.nbytes <= self._small
+        if inside:
+            start += pickle.BYTEARRAY8 + _LENGTH.pack(obj.nbytes)
+        else:
+            start += OUT_OF_IT + _END_2
+        if len(self._starts) >= 256:
+            self._starts.clear()
+        self._starts[dtype, obj.shape] = start, inside
+        return start, inside
 
 
 def _are_short(objs: Iterable[Any]) -> bool:
@@ -166,23 +182,6 @@ def this_script() -> tuple[object, ...]:
 
 
 # ---- arrays -------------------------------------------------------------------------------------
-
-
-def _start(dtype: np.dtype[Any], obj: Any) -> tuple[bytes, bool]:
-    if dtype.char not in NATIVE or not obj.nbytes:
-        return b"", False
-    said = struct.pack(f"<c{obj.ndim}Q", dtype.char.encode(), *obj.shape)
-    name = f"{__name__}\n{_array.__qualname__}\n".encode()
-    start = b"".join((_CALL, name, in_pickle(said)))
-    inside = obj.nbytes <= SMALL
-    if inside:
-        start += pickle.BYTEARRAY8 + _LENGTH.pack(obj.nbytes)
-    else:
-        start += OUT_OF_IT + _END_2
-    if len(_starts) >= 256:
-        _starts.clear()
-    _starts[dtype, obj.shape] = start, inside
-    return start, inside
 
 
 def _array(said: bytes, data: Memory) -> Any:

@@ -20,7 +20,7 @@ from fsexchange.connector.directory import clear_owned
 from fsexchange.connector.hostcache import HostCache
 from fsexchange.errors import StoreClosedError
 from fsexchange.mpi import slab as slab_module
-from fsexchange.mpi.bodies import Bodies
+from fsexchange.mpi.bodies import SMALL, Bodies
 from fsexchange.mpi.codec import Codec, this_script
 from fsexchange.mpi.hosts import Hosts
 from fsexchange.mpi.leaving import leave
@@ -127,7 +127,7 @@ class Membership:
             checked = _checked(root, inline_limit, abort_timeout, host_cache)
             everyone = self.internal.allgather((*mine, socket.gethostname(), *checked))
             paths, places, names, scripts, hosts, roots, problems = zip(*everyone, strict=True)
-            self.codec = Codec(same_script=len(set(scripts)) == 1)
+            self.codec = Codec(same_script=len(set(scripts)) == 1, small=SMALL)
             for rank, problem in enumerate(problems):
                 if problem:
                     raise ValueError(f"{problem} on rank {rank}")

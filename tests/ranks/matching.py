@@ -35,7 +35,7 @@ if os.environ.get("FSEXCHANGE_TEST_WAY") == "hosts":
 if os.environ.get("FSEXCHANGE_TEST_WAY") == "crowd":
     bodies.CROWD = -1
 
-SIZES = [10, 1_000, 3_000, 4_000, 5_000, 8_000, 70_000, 1 << 20, 7 << 20, 9 << 20]
+SIZES = [10, 1_000, 3_000, 4_000, 5_000, 6_000, 6_900, 8_000, 70_000, 1 << 20, 7 << 20, 9 << 20]
 
 
 def exchange(**options: Any) -> Exchange:
