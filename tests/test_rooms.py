@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 from collections.abc import Iterator
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,18 @@ def pieces(seed: int, nbytes: int) -> list[tuple[int, bytes]]:
 
 def whole(parts: list[tuple[int, bytes]]) -> bytes:
     return b"".join(data for _, data in sorted(parts))
+
+
+def raising(error: type[BaseException], at: int, real: Any) -> Any:
+    """Return a function that does what the real one does, but raises in one of its calls."""
+    calls = itertools.count(1)
+
+    def call(*args: Any) -> Any:
+        if next(calls) == at:
+            raise error
+        return real(*args)
+
+    return call
 
 
 @pytest.fixture(autouse=True)
@@ -201,6 +215,25 @@ def test_a_large_room_is_not_kept(limit: str, monkeypatch: pytest.MonkeyPatch) -
     assert len(os.listdir("/proc/self/fd")) > before
     keeps(MEGA + PAGE)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+@pytest.mark.parametrize("where", ["fcntl.fcntl", "_opened_again", "memory_to_share"])
+def test_nothing_is_left_of_one_that_could_not_be_made(
+    where: str, error: type[BaseException], is_kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As few descriptors are left, or by the handler of a signal."""
+    before = len(os.listdir("/proc/self/fd"))
+    for n in range(1, 4):
+        if is_kept:
+            keeps(MEGA)
+        call = raising(error, n, attrgetter(where)(module))
+        with monkeypatch.context() as patched, contextlib.suppress(error):
+            patched.setattr(f"{module.__name__}.{where}", call)
+            HostRoom.make_again(MEGA).close()
+        HostRoom.forget()
+        assert len(os.listdir("/proc/self/fd")) == before, n
 
 
 def test_a_child_keeps_nothing() -> None:
