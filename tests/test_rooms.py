@@ -167,10 +167,11 @@ def keeps(nbytes: int) -> int:
 
 def test_memory_that_nobody_has_is_used_again() -> None:
     number = keeps(5 * MEGA)
-    room = HostRoom.make_again(2 * MEGA)
+    room = HostRoom.make_again(5 * MEGA - PAGE)
     assert os.fstat(room.fd).st_ino == number
-    room.fill([(0, b"y" * MEGA), (MEGA, b"z" * MEGA)])
-    assert bytes(room.memory) == taken(room, 0, 2 * MEGA) == b"y" * MEGA + b"z" * MEGA
+    room.fill([(0, b"y" * MEGA), (MEGA, b"z" * (4 * MEGA - PAGE))])
+    assert bytes(room.memory) == taken(room, 0, 5 * MEGA - PAGE)
+    assert bytes(room.memory) == b"y" * MEGA + b"z" * (4 * MEGA - PAGE)
     room.keep()
     room.close()
     room = HostRoom.make_again(5 * MEGA)
@@ -178,6 +179,21 @@ def test_memory_that_nobody_has_is_used_again() -> None:
     room.close()  # it was not said that all have entered it
     room = HostRoom.make_again(5 * MEGA)
     assert os.fstat(room.fd).st_ino != number
+    room.close()
+
+
+def test_a_small_array_does_not_keep_the_memory_of_a_large_one() -> None:
+    number = keeps(20 * MEGA)
+    room = HostRoom.make_again(MEGA)
+    assert os.fstat(room.fd).st_ino == number
+    assert os.fstat(room.fd).st_blocks * 512 == MEGA
+    room.fill([(0, b"y" * MEGA)])
+    assert bytes(room.memory) == taken(room, 0, MEGA) == b"y" * MEGA
+    room.keep()
+    room.close()
+    room = HostRoom.make_again(2 * MEGA)
+    room.fill([(0, b"z" * 2 * MEGA)])
+    assert bytes(room.memory) == taken(room, 0, 2 * MEGA) == b"z" * 2 * MEGA
     room.close()
 
 

@@ -49,6 +49,9 @@ _PIECE = 1 << 23
 #: 256 MiB with what travels beside it. And the part of a host's memory that this is at most.
 KEPT, KEPT_PART = (256 << 20) + (1 << 16), 1 / 32
 
+#: How many times as long as what is asked for such memory may be.
+SPARE = 9 / 8
+
 #: Bytes from which pages are copied into their places.
 FILLED_FROM = 1 << 16
 
@@ -141,7 +144,7 @@ class HostRoom:
             room = cls._kept.pop()
             unless_used.callback(room.close)
             if nbytes <= room._capacity and room._open_if_unused():
-                room.nbytes = nbytes
+                room._shorten(nbytes)
                 unless_used.pop_all()
                 return room
         room = cls.make(nbytes)
@@ -172,6 +175,16 @@ class HostRoom:
         except OSError:
             return False
         return True
+
+    def _shorten(self, nbytes: int) -> None:
+        """Make one that nobody has any of shorter, but for a little that is left at its end.
+
+        Else a small array that is kept would keep the memory of a large one.
+        """
+        self.nbytes = nbytes
+        if self._capacity > nbytes * SPARE:
+            os.ftruncate(self.fd, nbytes)
+            self._capacity = nbytes
 
     @classmethod
     def enter(cls, place: Memory, nbytes: int) -> HostRoom:
