@@ -44,6 +44,7 @@ def test_on_every_rank(n: int, shm_dir: Path) -> None:
         "errors_of_all_kinds",
         "interrupted_while_writing",
         "interrupted_while_waiting",
+        "interrupted_while_sending",
         "use_after_close",
     ]
     all_pass(n, "verbs", bodies, shm_dir)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 from collections.abc import Iterator
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,18 @@ def pieces(seed: int, nbytes: int) -> list[tuple[int, bytes]]:
 
 def whole(parts: list[tuple[int, bytes]]) -> bytes:
     return b"".join(data for _, data in sorted(parts))
+
+
+def raising(error: type[BaseException], at: int, real: Any) -> Any:
+    """Return a function that does what the real one does, but raises in one of its calls."""
+    calls = itertools.count(1)
+
+    def call(*args: Any) -> Any:
+        if next(calls) == at:
+            raise error
+        return real(*args)
+
+    return call
 
 
 @pytest.fixture(autouse=True)
@@ -153,10 +167,11 @@ def keeps(nbytes: int) -> int:
 
 def test_memory_that_nobody_has_is_used_again() -> None:
     number = keeps(5 * MEGA)
-    room = HostRoom.make_again(2 * MEGA)
+    room = HostRoom.make_again(5 * MEGA - PAGE)
     assert os.fstat(room.fd).st_ino == number
-    room.fill([(0, b"y" * MEGA), (MEGA, b"z" * MEGA)])
-    assert bytes(room.memory) == taken(room, 0, 2 * MEGA) == b"y" * MEGA + b"z" * MEGA
+    room.fill([(0, b"y" * MEGA), (MEGA, b"z" * (4 * MEGA - PAGE))])
+    assert bytes(room.memory) == taken(room, 0, 5 * MEGA - PAGE)
+    assert bytes(room.memory) == b"y" * MEGA + b"z" * (4 * MEGA - PAGE)
     room.keep()
     room.close()
     room = HostRoom.make_again(5 * MEGA)
@@ -164,6 +179,21 @@ def test_memory_that_nobody_has_is_used_again() -> None:
     room.close()  # it was not said that all have entered it
     room = HostRoom.make_again(5 * MEGA)
     assert os.fstat(room.fd).st_ino != number
+    room.close()
+
+
+def test_a_small_array_does_not_keep_the_memory_of_a_large_one() -> None:
+    number = keeps(20 * MEGA)
+    room = HostRoom.make_again(MEGA)
+    assert os.fstat(room.fd).st_ino == number
+    assert os.fstat(room.fd).st_blocks * 512 == MEGA
+    room.fill([(0, b"y" * MEGA)])
+    assert bytes(room.memory) == taken(room, 0, MEGA) == b"y" * MEGA
+    room.keep()
+    room.close()
+    room = HostRoom.make_again(2 * MEGA)
+    room.fill([(0, b"z" * 2 * MEGA)])
+    assert bytes(room.memory) == taken(room, 0, 2 * MEGA) == b"z" * 2 * MEGA
     room.close()
 
 
@@ -201,6 +231,25 @@ def test_a_large_room_is_not_kept(limit: str, monkeypatch: pytest.MonkeyPatch) -
     assert len(os.listdir("/proc/self/fd")) > before
     keeps(MEGA + PAGE)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+@pytest.mark.parametrize("where", ["fcntl.fcntl", "_opened_again", "memory_to_share"])
+def test_nothing_is_left_of_one_that_could_not_be_made(
+    where: str, error: type[BaseException], is_kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As few descriptors are left, or by the handler of a signal."""
+    before = len(os.listdir("/proc/self/fd"))
+    for n in range(1, 4):
+        if is_kept:
+            keeps(MEGA)
+        call = raising(error, n, attrgetter(where)(module))
+        with monkeypatch.context() as patched, contextlib.suppress(error):
+            patched.setattr(f"{module.__name__}.{where}", call)
+            HostRoom.make_again(MEGA).close()
+        HostRoom.forget()
+        assert len(os.listdir("/proc/self/fd")) == before, n
 
 
 def test_a_child_keeps_nothing() -> None:

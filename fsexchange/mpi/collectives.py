@@ -89,8 +89,9 @@ class Collectives:
             sent = pack(self._encode, call, buffer.packets[0], obj, make)
             self.internal.Bcast(buffer.spec, root)
             if sent is not None:
-                shared, sending = self._packets.bcast(sent.messages[0], root, self._limit(make))
+                limit, sending = self._limit(make), list[MPI.Request]()
                 try:
+                    shared = self._packets.bcast(sent.messages[0], root, limit, sending)
                     return self._own(sent, 0) if shared is None else self._one(shared, root, sent)
                 finally:
                     MPI.Request.Waitall(sending)
@@ -122,8 +123,9 @@ class Collectives:
             obj = _loads(buffer.bodies[root])
             self._kept[_OF_EACH] = buffer
             return obj
-        sending = self._packets.scatter(sent.messages)
+        sending: list[MPI.Request] = []
         try:
+            self._packets.scatter(sent.messages, sending)
             return self._own(sent, root)
         finally:
             MPI.Request.Waitall(sending)

@@ -10,7 +10,7 @@ only the first step.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import accumulate
+from itertools import accumulate, repeat
 from typing import TYPE_CHECKING
 
 from mpi4py import MPI
@@ -75,24 +75,25 @@ class Packets:
     # ---- one root -------------------------------------------------------------------------------
 
     def bcast(
-        self, message: Pieces, root: int, limit: float
-    ) -> tuple[Message | None, list[MPI.Request]]:
+        self, message: Pieces, root: int, limit: float, sending: list[MPI.Request]
+    ) -> Message | None:
         """Send all ranks the root's message, of which they have the packet.
 
-        Return it if it is in a room, and the requests for what is not sent yet.
+        Return it if it is in a room. `sending` gets the requests for what is not sent yet.
         """
         total = length(message[0])
         if total <= PACKET_TO_ALL:
-            return None, []
+            return None
         shared = self._by_room(total, root, message, limit)
         if shared is not None:
-            return shared, []
+            return shared
         data = rest(message, PACKET_TO_ALL)
         if self._sends_to_each:
             others = [rank for rank in self._ranks if rank != root]
-            return None, [self._comm.Isend(data, rank, wire.REST) for rank in others]
-        self._comm.Bcast(data, root)
-        return None, []
+            self._send([data] * len(others), others, sending)
+        else:
+            self._comm.Bcast(data, root)
+        return None
 
     def bcast_from(self, call: bytes, root: int, packet: Message, limit: float) -> Message:
         """Return the root's message, whose packet is here."""
@@ -124,9 +125,12 @@ class Packets:
             write if message else None,
         )
 
-    def scatter(self, messages: Sequence[Pieces]) -> list[MPI.Request]:
-        """Send each rank its message, of which it has the packet; return the requests for that."""
-        return self._send_rests(messages, self._ranks)
+    def scatter(self, messages: Sequence[Pieces], sending: list[MPI.Request]) -> None:
+        """Send each rank its message, of which it has the packet.
+
+        `sending` gets the requests for what is not sent yet.
+        """
+        self._send_rests(messages, sending)
 
     def scatter_from(self, call: bytes, root: int, packet: Message) -> Message:
         """Return the root's message, whose packet is here."""
@@ -222,7 +226,8 @@ class Packets:
         """
         received = self._cut(call, packets)
         requests = self._receive_rests(received, self._ranks)
-        MPI.Request.Waitall(requests + self._send_rests(messages, self._ranks))
+        self._send_rests(messages, requests)
+        MPI.Request.Waitall(requests)
         return [*received.values()]
 
     # ---- parts of these -------------------------------------------------------------------------
@@ -268,13 +273,23 @@ class Packets:
                 requests.append(self._comm.Irecv(whole[self.size :], rank, wire.REST))
         return requests
 
-    def _send_rests(self, messages: Sequence[Pieces], ranks: Iterable[int]) -> list[MPI.Request]:
-        """Send the rests to some of the ranks, without a copy."""
-        return [
-            self._comm.Isend(rest(messages[rank], self.size), rank, wire.REST)
-            for rank in ranks
-            if messages and rank != self._rank and length(messages[rank][0]) > self.size
-        ]
+    def _send_rests(self, messages: Sequence[Pieces], sending: list[MPI.Request]) -> None:
+        """Send the rests of messages, one for each rank or none, without a copy."""
+        rests = {
+            rank: rest(message, self.size)
+            for rank, message in enumerate(messages)
+            if rank != self._rank and length(message[0]) > self.size
+        }
+        self._send([*rests.values()], [*rests], sending)
+
+    def _send(
+        self, rests: Sequence[Message], ranks: Sequence[int], sending: list[MPI.Request]
+    ) -> None:
+        """Send ranks the rests of messages; `sending` gets the requests."""
+        sends = map(self._comm.Isend, rests, ranks, repeat(wire.REST))
+        # In C: the handler of a signal that raised between two would leave a rank without its own,
+        # or a request that nobody waits for, while the sender changes what is under way.
+        sending.extend(sends)
 
 
 def _unpinned(messages: dict[int, Message], nbytes: int) -> list[Message]:

@@ -49,6 +49,9 @@ _PIECE = 1 << 23
 #: 256 MiB with what travels beside it. And the part of a host's memory that this is at most.
 KEPT, KEPT_PART = (256 << 20) + (1 << 16), 1 / 32
 
+#: How many times as long as what is asked for such memory may be.
+SPARE = 9 / 8
+
 #: Bytes from which pages are copied into their places.
 FILLED_FROM = 1 << 16
 
@@ -137,20 +140,20 @@ class HostRoom:
 
         Its memory is there already, and to write to it takes a fraction of the time.
         """
-        with contextlib.suppress(IndexError):
+        with contextlib.suppress(IndexError), contextlib.ExitStack() as unless_used:
             room = cls._kept.pop()
+            unless_used.callback(room.close)
             if nbytes <= room._capacity and room._open_if_unused():
-                room.nbytes = nbytes
+                room._shorten(nbytes)
+                unless_used.pop_all()
                 return room
-            room.close()
         room = cls.make(nbytes)
-        if nbytes <= min(KEPT, memory_to_share() * KEPT_PART):
-            room._made, room.fd = room.fd, -1
-            try:
+        with contextlib.ExitStack() as unless_made:
+            unless_made.callback(room.close)
+            if nbytes <= min(KEPT, memory_to_share() * KEPT_PART):
+                room._made, room.fd = room.fd, -1
                 room.fd = _opened_again(os.getpid(), room._made)
-            except BaseException:
-                room.close()
-                raise
+            unless_made.pop_all()
         return room
 
     def _open_if_unused(self) -> bool:
@@ -160,20 +163,28 @@ class HostRoom:
         Each mapping holds the open file by which it was made, also in forked children. What
         memfd_create(2) opens does not count.
         """
-        fd = -1
         try:
-            fd = _opened_again(os.getpid(), self._made)
+            path = f"/proc/{os.getpid()}/fd/{self._made}"
+            # No handler of a signal runs before `close` would close it: see `filesystem.files`.
+            (self.fd,) = map(os.open, (path,), (os.O_RDWR | os.O_CLOEXEC,))
             # Who opens the file meanwhile is announced by a signal: by SIGIO, unless told, which
             # kills.
-            fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
-            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+            fcntl.fcntl(self.fd, fcntl.F_SETSIG, signal.SIGURG)
+            fcntl.fcntl(self.fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            fcntl.fcntl(self.fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
         except OSError:
-            if fd >= 0:
-                os.close(fd)
             return False
-        self.fd = fd
         return True
+
+    def _shorten(self, nbytes: int) -> None:
+        """Make one that nobody has any of shorter, but for a little that is left at its end.
+
+        Else a small array that is kept would keep the memory of a large one.
+        """
+        self.nbytes = nbytes
+        if self._capacity > nbytes * SPARE:
+            os.ftruncate(self.fd, nbytes)
+            self._capacity = nbytes
 
     @classmethod
     def enter(cls, place: Memory, nbytes: int) -> HostRoom:

@@ -32,7 +32,7 @@ from fsexchange import (
     StoreClosedError,
     StoreError,
 )
-from fsexchange.mpi import Exchange, Request, connect
+from fsexchange.mpi import Exchange, Request, connect, packets
 from fsexchange.mpi.membership import ArgumentError
 from fsexchange.mpi.room import HostRoom
 
@@ -689,6 +689,43 @@ def interrupted_while_waiting() -> None:
         if size > 1 and not ranks_of_a_host:
             _interrupted_partners(ex, stop)
         assert left_behind(ex) == []
+
+
+def interrupted_while_sending() -> None:
+    """A handler raises on the root when it has begun to send; what it sends arrives unchanged."""
+    armed = [False]
+    lines = Path(packets.__file__).read_text().splitlines()
+    begun = [n for n, line in enumerate(lines, 1) if "Isend(" in line or "sending.extend(" in line]
+
+    def stop(_: int, frame: Any) -> None:
+        where = frame.f_code.co_filename
+        if armed[0] and where == packets.__file__ and frame.f_lineno in begun:
+            armed[0] = False
+            raise OddError(1, 2)
+
+    def call(verb: str, obj: Any) -> Any:
+        return getattr(ex, verb)([obj] * size if verb == "scatter" and rank == 0 else obj)
+
+    with Exchange(comm, base / "store", inline_limit=LIMIT) as ex:
+        if rank == 0 < last:
+            signal.signal(signal.SIGALRM, stop)
+            signal.setitimer(signal.ITIMER_REAL, 2e-4, 2e-4)
+        for verb in ("bcast", "scatter") if size > 1 else ():
+            interrupted = 0
+            for n in range(600):
+                obj = np.full(4 << 20, n % 200, "u1")
+                armed[0] = rank == 0
+                try:
+                    got = call(verb, obj)
+                except OddError:
+                    interrupted += 1
+                    got = obj.copy()
+                    obj[:] = 255
+                armed[0] = False
+                assert (got == n % 200).all()
+                if comm.bcast(interrupted) == 5:
+                    break
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _interrupted_partners(ex: Exchange, stop: Callable[..., None]) -> None:
