@@ -96,10 +96,10 @@ class Exchange(PointToPoint):
     Memory that ranks share has no name, needs no /dev/shm, and ends with its last array: whoever
     keeps one large object of a call keeps the memory of all on its host; a copy does not. What the
     last call took, if it is at most 256 MiB and a 32nd of what the host has free, is kept by the
-    first rank of the host, or the root of a `gather`, until the Exchange is closed: the next call
-    uses it again if no process has any of it any more. Where the memory of a host, or of a control
-    group, does not suffice, all ranks take a file of the store instead, of which the library warns
-    once by `logging`, and where that has no space, MPI.
+    first rank of the host until the Exchange is closed: the next call uses it again if no process
+    has any of it any more. Where the memory of a host, or of a control group, does not suffice, all
+    ranks take a file of the store instead, of which the library warns once by `logging`, and where
+    that has no space, MPI.
 
     A rank that fails in its part of a collective (an object that cannot be pickled, a full disk)
     raises its own error. Every rank that waits for its data raises `RemoteError`, which has that

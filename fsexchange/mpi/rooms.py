@@ -187,7 +187,7 @@ class Rooms:
         total = sum(map(pages, lengths.values()))
         with self._room(total) as room:
             answers = self._offer(room, starts)
-            if room is not None:
+            if room is not None and self._is_first:  # of a host only one rank keeps memory
                 room.keep()
             taken: dict[int, Memory | None]
             taken = {rank: None for rank in starts if answers[rank] == _INTERRUPTED}
