@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fsexchange.filesystem import transfer
-
 if TYPE_CHECKING:
     from typing_extensions import Buffer, Self
 
@@ -103,7 +101,9 @@ class Input:
                 yield file
 
     def _read(self, nbytes: int) -> bytes:
-        transfer.wait_for_data(self.fd)
+        from fsexchange.filesystem.transfer import wait_for_data  # not for --help
+
+        wait_for_data(self.fd)
         return os.read(self.fd, nbytes)
 
     def _is_npz(self) -> bool:
