@@ -101,10 +101,9 @@ class Input:
                 yield file
 
     def _read(self, nbytes: int) -> bytes:
-        from fsexchange.filesystem.transfer import wait_for_data  # not for --help
+        from fsexchange.filesystem.transfer import read  # not for --help
 
-        wait_for_data(self.fd)
-        return os.read(self.fd, nbytes)
+        return read(self.fd, nbytes)
 
     def _is_npz(self) -> bool:
         """Return whether all files of an archive are arrays."""

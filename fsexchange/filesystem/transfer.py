@@ -93,24 +93,32 @@ def _sendfile(source: int, target: int, count: int) -> int:
 
 
 def _splice(source: int, target: int, count: int) -> int:
-    wait_for_data(source)
+    _wait_for_data(source)
     return os.splice(source, target, count)
 
 
 def _read_and_write(source: int, target: int, count: int) -> int:
-    wait_for_data(source)
-    data = memoryview(os.read(source, min(count, 1 << 20)))
+    data = memoryview(read(source, min(count, 1 << 20)))
     done = 0
     while done < len(data):
         done += os.write(target, data[done:])
     return done
 
 
-def wait_for_data(source: int) -> None:
-    """Wait until a read of an open file does not wait for a writer.
+def read(source: int, nbytes: int) -> bytes:
+    """Return up to so many bytes of an open file, which may be a pipe; none at its end.
+
+    A signal is handled within a second, also where a pipe's writer is silent.
+    """
+    _wait_for_data(source)
+    return os.read(source, nbytes)
+
+
+def _wait_for_data(source: int) -> None:
+    """Wait until a read does not wait for a writer.
 
     Python handles a signal that comes just before a system call only after it, which a silent
-    writer would delay for ever: `kill` would do nothing. Here it is a second at most.
+    writer would delay for ever: `kill` would do nothing.
     """
     poll = select.poll()
     poll.register(source, select.POLLIN)

@@ -56,8 +56,9 @@ class Exchange(PointToPoint):
         An object travels in messages as long as its copies on a host take at most this many bytes
         together: 32 MiB for 2 ranks, 1 MiB for 64. A larger one goes by memory that the ranks of a
         host share, of which it needs one copy. In `allgather` the objects of all ranks count
-        together. In `send` the limit holds between hosts, and larger ones go by a file; ranks of
-        one host send through memory that they share. The root's value counts.
+        together; `assemble` from 1 MiB on and `allreduce` from 4 MiB go by such memory anyway. In
+        `send` the limit holds between hosts, and larger ones go by a file; ranks of one host send
+        through memory that they share. The root's value counts.
     abort_timeout:
         Seconds for which a rank that leaves the `with` by an exception, other than `sys.exit(0)`,
         waits for the others to leave. If some do not, it clears the stores that it owns or shares

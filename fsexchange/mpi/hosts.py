@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Sequence
 
 
@@ -28,7 +29,7 @@ class Hosts:
         self.near = [n for n, number in enumerate(self.numbers) if number == self.numbers[rank]]
         self.first = self.near[0]
         #: The ranks of the host that has most of them.
-        self.most = max(map(self.numbers.count, range(self.count)))
+        self.most = max(Counter(self.numbers).values())
         #: All ranks, host by host.
         self.in_order = sorted(range(len(places)), key=self.numbers.__getitem__)
         self._rank = rank

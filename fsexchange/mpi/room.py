@@ -49,7 +49,7 @@ _PIECE = 1 << 23
 #: 256 MiB with what travels beside it. And the part of a host's memory that this is at most.
 KEPT, KEPT_PART = (256 << 20) + (1 << 16), 1 / 32
 
-#: How many times as long as what is asked for such memory may be.
+#: Memory that is used again is cut if it is more than so many times as long as what is asked for.
 SPARE = 9 / 8
 
 #: Bytes from which pages are copied into their places.

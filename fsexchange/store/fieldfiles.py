@@ -15,7 +15,7 @@ from fsexchange.connector.connector import FileConnector
 from fsexchange.connector.keys import FileKey
 from fsexchange.errors import CorruptObjectError, FsExchangeError, SerializationError
 from fsexchange.filesystem.files import flatten
-from fsexchange.filesystem.transfer import copy, replacing, wait_for_data, write
+from fsexchange.filesystem.transfer import copy, read, replacing, write
 from fsexchange.serialize.arrays import array_bytes
 from fsexchange.serialize.description import ENOUGH, describe
 from fsexchange.serialize.format import BYTES, plain_head
@@ -149,8 +149,7 @@ def _read(fd: int, nbytes: int) -> bytes:
     """Return the next `nbytes` bytes of an open file, fewer at its end."""
     data = b""
     while len(data) < nbytes:
-        wait_for_data(fd)
-        more = os.read(fd, nbytes - len(data))
+        more = read(fd, nbytes - len(data))
         if not more:
             break
         data += more
