@@ -121,10 +121,10 @@ def test_bytes_in_segments_cannot_be_told_apart(command: Command, store: Store) 
 
 
 def test_ls_sorts_and_filters(command: Command, store: Store) -> None:
-    for name, nbytes in {"run1/b": 3000, "run1/a": 5000, "run2/c": 4000}.items():
+    for name, nbytes in {"run1/b": 13000, "run1/a": 15000, "run2/c": 14000}.items():
         store.put(bytes(nbytes), name=name)
         os.utime(f"{store.store_dir}/{store.names[name].filename}", (0, nbytes))
-    store.put(bytes(6000))
+    store.put(bytes(16000))
 
     def names(*words: str) -> list[str]:
         return [name for each in _objects(command, *words) for name in each["names"] or ["-"]]

@@ -90,7 +90,7 @@ def test_damaged_header_of_npy(place: int, byte: int) -> None:
 
 
 def test_text_that_is_no_text() -> None:
-    data = bytearray(dumps("x" * 3000))
+    data = bytearray(dumps("x" * 5000))
     data[-7] = 0xFF
     with pytest.raises(CorruptObjectError, match="the text was changed"):
         deserialize(data)

@@ -345,7 +345,7 @@ def test_contiguous_arrays_are_not_copied_and_strided_once() -> None:
         np.zeros(1 << 20),
         np.zeros((1 << 10, 1 << 10), order="F"),
         np.zeros(1 << 13, "M8[s]"),
-        np.zeros(199, "M8[s]"),
+        np.zeros(599, "M8[s]"),
     ):
         objs: list[Any] = [array, [array], {"deep": [Point(1, array)]}]
         if array.nbytes > 1 << 15:  # smaller ones of subclasses are pickled
@@ -397,7 +397,7 @@ def test_pickles_of_many_pieces(long: int) -> None:
 
 
 def test_arrays_loaded_are_views_of_the_buffer_and_aligned() -> None:
-    first, second = np.arange(1000.0), np.arange(1000, dtype="i2")
+    first, second = np.arange(1000.0), np.arange(3000, dtype="i2")
     for obj in ({"a": first, "b": second}, [first, second]):
         buffer = np.zeros(100_000, np.uint8)
         data = dumps(obj)

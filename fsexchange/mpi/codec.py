@@ -12,13 +12,14 @@ import os
 import pickle
 import struct
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from fsexchange.serialize import script
 from fsexchange.serialize.arrays import NATIVE
+from fsexchange.serialize.instances import are_short
 from fsexchange.serialize.pickling import load, pickled, unpinned
 
 #: Writable or readable memory.
@@ -64,9 +65,7 @@ def in_pickle(data: Memory) -> bytes:
 OUT_OF_IT = pickle.NEXT_BUFFER
 
 # Types whose objects plain pickle handles, and which name nothing.
-_NUMBERS = frozenset({type(None), bool, int, float, complex})
-_SIZED = frozenset({str, bytes, bytearray})
-_SIMPLE = _NUMBERS | _SIZED
+_SIMPLE = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray})
 
 # Plain pickle handles those of short simple objects, too, in half the time. Longer ones are not
 # looked through.
@@ -123,8 +122,8 @@ class Codec:
         elif (
             kind in _CONTAINERS
             and len(obj) <= _LOOKED_AT
-            and (kind is not dict or _are_short(obj.values()))
-            and _are_short(obj)
+            and (kind is not dict or are_short(obj.values()))
+            and are_short(obj)
         ):
             return _dumps(obj, 5), ()
         pieces, buffers, named = pickled(obj)
@@ -149,14 +148,6 @@ class Codec:
             self._starts.clear()
         self._starts[dtype, obj.shape] = start, inside
         return start, inside
-
-
-def _are_short(objs: Iterable[Any]) -> bool:
-    for obj in objs:
-        kind = type(obj)
-        if kind not in _NUMBERS and (kind not in _SIZED or len(obj) > SMALL):
-            return False
-    return True
 
 
 def decode(body: Memory, buffers: Sequence[Memory] = ()) -> Any:

@@ -130,7 +130,7 @@ _SIMPLE: dict[type, int] = {
 _PINNED_FROM = 1 << 20
 
 # Fewer bytes or characters are pickled, which takes less time and space.
-_PICKLED_UP_TO = 1024
+_PICKLED_UP_TO = 4096
 
 
 def serialize(obj: Any, *, checksum: bool = False) -> Frames:
@@ -197,9 +197,7 @@ def dumps(obj: Any, *, checksum: bool = False) -> bytes:
     >>> deserialize(dumps([1, 2]))
     [1, 2]
     """
-    made = serialize(obj, checksum=checksum)
-    first = made[0]
-    return first if len(made) == 1 and type(first) is bytes else b"".join(made)
+    return b"".join(serialize(obj, checksum=checksum))
 
 
 def deserialize(buffer: Buffer) -> Any:
@@ -230,9 +228,9 @@ def deserialize(buffer: Buffer) -> Any:
             view = view.cast("B")
         start = bytes(view[:8])
     if start == SMALL_START:
-        body, section = parse_small(view)
-        if script.importable != "" or (section and not script.is_mine(section)):
-            return load(body, (), section)
+        body, end = parse_small(view)
+        if script.importable != "" or (end and not script.is_mine(view, end)):
+            return load(body, (), view[end:] if end else b"")
         try:
             return _loads(body)
         except PASSED_ON:
@@ -264,7 +262,7 @@ def deserialize(buffer: Buffer) -> Any:
             return load_array(body, buffers[0]).data
         data = buffers[0]
     if kind == BYTES:
-        return bytes(data)
+        return view[ALIGNMENT:] if type(view) is bytes else bytes(data)
     if kind == BYTEARRAY:
         return bytearray(data)
     try:

@@ -161,22 +161,26 @@ def _frames(
     return [b"".join((head, crc.to_bytes(4, "little"), table)), *pieces, *rest]
 
 
-def parse_small(view: Any) -> tuple[Any, Any]:
-    """Return body and section of what begins as a small pickle, after proving that it is whole."""
+def parse_small(view: Any) -> tuple[Any, int]:
+    """Return the body of what begins as a small pickle, after proving that it is whole.
+
+    And where its section begins; 0 if it has none.
+    """
     nbytes = len(view) - SMALL_HEAD
     if nbytes < 0:
         raise truncated(SMALL_HEAD, len(view))
     wanted, size, total = _unpack_small(view)
     if total != nbytes:
         raise truncated(SMALL_HEAD + total, len(view))
-    if size == total:
-        body, section = view[SMALL_HEAD:], b""
-    else:
+    end = 0
+    if size != total:
         end = SMALL_HEAD + size
-        body, section = view[SMALL_HEAD:end], view[end:]
+        body = view[SMALL_HEAD:end]
+    else:
+        body = view[SMALL_HEAD:]
     if crc32(body, size) != wanted or size > total:
         raise _changed()
-    return body, section
+    return body, end
 
 
 def plain_data(view: Any) -> Any:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fsexchange.serialize import libraries, script
+from fsexchange.serialize.instances import PLAIN, is_plain, keep, reduce_plain
 from fsexchange.serialize.subclasses import reduce_array, reduce_memoryview
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ Where: TypeAlias = "tuple[dict[str, Any], str, bool]"
 
 # By the id of the function or class. A later object with the same id is not found there, unless it
 # has the same name in the same place.
-_found: dict[int, Where] = {}
+FOUND: dict[int, Where] = {}
 
 
 def _named(pickler: Pickler, obj: Any) -> Any:
@@ -41,7 +42,7 @@ def _named(pickler: Pickler, obj: Any) -> Any:
 
 def where_named(obj: Any) -> Where | None:
     """Return where pickle finds a function or class by its name; None if it does not."""
-    known = _found.get(id(obj))
+    known = FOUND.get(id(obj))
     if known is not None:
         space, name, _ = known
         if obj.__name__ == name and space.get(name) is obj:
@@ -59,9 +60,9 @@ def where_named(obj: Any) -> Where | None:
     holder, _, attribute = name.rpartition(".")
     space = vars(script.find(module, holder) if holder else sys.modules[module])
     found = space, attribute, module in script.MAINS
-    if len(_found) >= 1024:
-        _found.clear()
-    _found[id(obj)] = found
+    if len(FOUND) >= 1024:
+        FOUND.clear()
+    FOUND[id(obj)] = found
     return found
 
 
@@ -162,10 +163,16 @@ HOW: dict[type, Reducer | None] = {}
 def decide(kind: type) -> Reducer | None:
     """Decide how instances of a type are reduced."""
     how = _of_kind(kind)
-    # One that a function made may go again.
-    static = not kind.__flags__ & _HEAP_TYPE
-    if static or script.find(kind.__module__, kind.__qualname__) is kind:
+    if how is None and is_plain(kind):
+        how = reduce_plain
+    if not kind.__flags__ & _HEAP_TYPE:
+        HOW[kind] = how
+    elif script.find(kind.__module__, kind.__qualname__) is kind:  # others may go again
         if len(HOW) >= 4096:  # a notebook may define a class again and again
             HOW.clear()
+            PLAIN.clear()
         HOW[kind] = how
+        where = where_named(kind)
+        if how is reduce_plain and where is not None:
+            keep(kind, where)
     return how

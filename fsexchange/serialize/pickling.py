@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from fsexchange.serialize import script
 from fsexchange.serialize.crc import crc32
 from fsexchange.serialize.format import SMALL_START, frames_of_pieces, pack_small
-from fsexchange.serialize.kinds import HOW, decide
+from fsexchange.serialize.instances import PLAIN, pickle_of_plain
+from fsexchange.serialize.kinds import FOUND, HOW, decide
 from fsexchange.serialize.reasons import PASSED_ON, loading_error, pickling_error
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 # A buffer of fewer bytes stays in the pickle. Outside it would cost more: an entry in the table,
 # padding, and one more piece for writev.
-_OUT_OF_BAND_FROM = 1024
+_OUT_OF_BAND_FROM = 4096
 
 # From this length on pickle passes bytes and text to `write` as they are, behind their header.
 _LONG_FROM = 1 << 16
@@ -62,10 +63,20 @@ class Pickler(pickle.Pickler):
         super().__init__(file, 5, buffer_callback=keep)
 
     def reducer_override(self, obj: Any) -> Any:
+        kind = type(obj)
+        if kind is type:
+            try:  # as in `where_named`, but this is asked for each class of each small pickle
+                space, name, is_of_script = FOUND[id(obj)]
+                if space[name] is obj and obj.__name__ == name:
+                    if is_of_script:
+                        self.more.append(obj)
+                    return NotImplemented
+            except KeyError:
+                pass
         try:
-            how = HOW[type(obj)]
+            how = HOW[kind]
         except KeyError:
-            how = decide(type(obj))
+            how = decide(kind)
         return NotImplemented if how is None else how(self, obj)
 
     @property
@@ -104,29 +115,39 @@ def _put_back(taken: tuple[Any, ...], size: int) -> None:
 
 def pickle_frames(obj: Any, checksum: bool) -> Frames:
     """Return the frames of an object that is pickled."""
-    try:
-        taken = _idle.pop()
-    except IndexError:
-        taken = _new()
-    pickler, dump, clear_memo, pieces, more = taken
-    dump(obj)
+    plain = PLAIN.get(type(obj))
+    body = None if plain is None else pickle_of_plain(obj, plain)
     section = b""
-    if more or len(pieces) > 1:
-        if len(more) > 1 or len(pieces) > 1 or type(more[0]) is not type:
-            return _other_frames(taken, checksum)
-        section = script.section(more)  # of the one class of the script that it names
-        more.clear()
-    body = pieces.pop()
-    size = len(body)
+    if plain is not None and body is not None:
+        if plain.is_of_script:
+            section = script.section([type(obj)])
+        size = len(body)
+    else:
+        try:
+            taken = _idle.pop()
+        except IndexError:
+            taken = _new()
+        pickler, dump, clear_memo, pieces, more = taken
+        dump(obj)
+        if more or len(pieces) > 1:
+            if len(more) > 1 or len(pieces) > 1 or type(more[0]) is not type:
+                return _other_frames(taken, checksum)
+            section = script.section(more)  # of the one class of the script that it names
+            more.clear()
+        body = pieces.pop()
+        size = len(body)
+        if size <= _MEMO_UP_TO and not pickler.grown:
+            clear_memo()
+            _idle.append(taken)
+        elif size <= _SMALL_UP_TO:
+            _put_back(taken, size)
     if size > _SMALL_UP_TO:
         return frames_of_pieces([body], (), [], section, checksum)
-    if size > _MEMO_UP_TO or pickler.grown:
-        _put_back(taken, size)
-    else:
-        clear_memo()
-        _idle.append(taken)
-    head = pack_small(SMALL_START, crc32(body, size), size, size + len(section))
-    return [head + body + section if section else head + body]
+    crc = crc32(body, size)
+    if section:
+        head = pack_small(SMALL_START, crc, size, size + len(section))
+        return [b"".join((head, body, section))]
+    return [pack_small(SMALL_START, crc, size, size) + body]
 
 
 def pickled(obj: Any) -> tuple[list[Any], list[memoryview], list[Any]]:
@@ -135,7 +156,12 @@ def pickled(obj: Any) -> tuple[list[Any], list[memoryview], list[Any]]:
 
     Raises `SerializationError` if it cannot be pickled.
     """
-    try:  # as in `pickle_frames`
+    plain = PLAIN.get(type(obj))  # as in `pickle_frames`, from here on
+    if plain is not None:
+        body = pickle_of_plain(obj, plain)
+        if body is not None:
+            return [body], [], [type(obj)] if plain.is_of_script else []
+    try:
         taken = _idle.pop()
     except IndexError:
         taken = _new()

@@ -200,13 +200,17 @@ _seen = b""
 _defined: dict[tuple[Description, bytes], Any] = {}
 
 
-def is_mine(section: bytes | memoryview) -> bool:
-    """Return whether plain pickle finds all that the object names in this process's script."""
+def is_mine(view: bytes | bytearray | memoryview, at: int = 0) -> bool:
+    """Return whether plain pickle finds all that an object names in this process's script.
+
+    Its section begins at `at` in its buffer.
+    """
     global _seen
     if sys.modules.get("__main__") is not _main:
         this_script()
-    if _seen and type(section) is not memoryview and section.startswith(_seen):
+    if _seen and type(view) is not memoryview and view.startswith(_seen, at):
         return True
+    section = memoryview(view)[at:]
     end = _LENGTH.size + int.from_bytes(section[: _LENGTH.size], "little")
     descriptions = bytes(section[:end])
     if descriptions in _mine:

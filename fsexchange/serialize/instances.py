@@ -1,0 +1,117 @@
+"""Plain instances: objects that are pickled as `object` does it. Most dataclasses are such.
+
+pickle finds this out for each of them again, by a dozen lookups, which take longer than to pickle
+what the object holds. Here it is found out once for a class.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import pickle
+from collections.abc import Callable, Iterable
+from operator import attrgetter
+from types import GetSetDescriptorType
+from typing import Any, NamedTuple
+
+
+def _ways_before_3_11(kind: type) -> tuple[Any, ...]:
+    return kind.__reduce_ex__, kind.__reduce__, getattr(kind, "__getstate__", None)
+
+
+# How a class says how its instances are pickled.
+_ways_of: Callable[[type], tuple[Any, ...]] = (
+    attrgetter("__reduce_ex__", "__reduce__", "__getstate__")
+    if hasattr(object, "__getstate__")
+    else _ways_before_3_11
+)
+_WAYS_OF_OBJECT = _ways_of(object)
+_SOME_HAVE = frozenset(
+    {"__slots__", "__getnewargs__", "__getnewargs_ex__", "__class__", "__getattribute__"}
+)
+
+# Py_TPFLAGS_HEAPTYPE: the class was made by a class statement.
+_HEAP_TYPE = 1 << 9
+
+_PROTOCOL = pickle.PROTO + b"\x05"
+_NEW = pickle.STACK_GLOBAL + pickle.EMPTY_TUPLE + pickle.NEWOBJ
+_END = pickle.BUILD + pickle.STOP
+
+_newobj: Any = getattr(copyreg, "__newobj__")  # noqa: B009  (else mangled)
+_reducers = copyreg.dispatch_table
+_dumps = pickle.dumps
+
+# Types of objects that name nothing, and with which pickle needs no help.
+_NUMBERS = frozenset({type(None), bool, int, float, complex})
+_SIZED = frozenset({str, bytes, bytearray})
+_SHORT = 3072
+
+# A pickle of more attributes is worth the lookups.
+_FEW = 64
+
+
+class Plain(NamedTuple):
+    """A class whose instances are plain, and where pickle finds it: under a name in a namespace."""
+
+    start: bytes
+    """All of an instance's pickle but its `__dict__`."""
+    space: dict[str, Any]
+    name: str
+    is_of_script: bool
+
+
+#: The classes with plain instances, of those that were decided.
+PLAIN: dict[type, Plain] = {}
+
+
+def is_plain(kind: type) -> bool:
+    """Return whether instances of a class are plain."""
+    *bases, _ = kind.__mro__
+    return (
+        type(kind) is type
+        and bool(kind.__dictoffset__)
+        and _ways_of(kind) == _WAYS_OF_OBJECT
+        and all(each.__flags__ & _HEAP_TYPE for each in bases)
+        and all(_SOME_HAVE.isdisjoint(vars(each)) for each in bases)
+        and all(type(vars(each).get("__dict__")) in _OF_OBJECT for each in bases)
+    )
+
+
+_OF_OBJECT = (type(None), GetSetDescriptorType)
+
+
+def keep(kind: type, where: tuple[dict[str, Any], str, bool]) -> None:
+    """Keep what is known of a class with plain instances."""
+    names = [name.encode() for name in (kind.__module__, kind.__qualname__)]
+    texts = [pickle.BINUNICODE + len(name).to_bytes(4, "little") + name for name in names]
+    PLAIN[kind] = Plain(b"".join((_PROTOCOL, *texts, _NEW)), *where)
+
+
+def are_short(objs: Iterable[Any]) -> bool:
+    """Return whether all objects are numbers, or short text or bytes."""
+    for obj in objs:
+        kind = type(obj)
+        if kind not in _NUMBERS and (kind not in _SIZED or len(obj) > _SHORT):
+            return False
+    return True
+
+
+def reduce_plain(pickler: Any, obj: Any) -> Any:
+    """Reduce a plain instance."""
+    kind, state = type(obj), obj.__dict__
+    if _ways_of(kind) != _WAYS_OF_OBJECT or kind in _reducers:  # by now
+        return NotImplemented
+    if "__reduce_ex__" in state or "__getstate__" in state:  # for this one object
+        return NotImplemented
+    return _newobj, (kind,), state or None
+
+
+def pickle_of_plain(obj: Any, plain: Plain) -> bytes | None:
+    """Return the pickle of a plain instance with short attributes; None for others."""
+    kind, state = type(obj), obj.__dict__
+    if not state or len(state) > _FEW or not are_short(state.values()):
+        return None
+    if _ways_of(kind) != _WAYS_OF_OBJECT or kind in _reducers:
+        return None
+    if plain.space.get(plain.name) is not kind:
+        return None
+    return b"".join((plain.start, _dumps(state, 5)[2:-1], _END))
