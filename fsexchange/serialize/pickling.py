@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import sys
 from collections.abc import Sequence
-from types import SimpleNamespace
+from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from fsexchange.serialize import script
@@ -32,11 +32,12 @@ _MOST_PIECES = 500
 _COPIED_BELOW = 1 << 16
 _TIMES_LARGER = 16
 
-# A pickle of up to this many bytes is small: its pickler has little memory, and is used again.
+# A pickle of up to this many bytes is small.
 _SMALL_UP_TO = 1 << 14
 
 # A longer one may have made the memo grow. To clear a memo takes as long as it has ever been large,
-# so the next pickle that is shorter makes it anew.
+# so the next pickle that is shorter makes it anew. After one that is not small it is made anew at
+# once.
 _MEMO_UP_TO = 512
 
 
@@ -64,8 +65,8 @@ class Pickler(pickle.Pickler):
 
     def reducer_override(self, obj: Any) -> Any:
         kind = type(obj)
-        if kind is type:
-            try:  # as in `where_named`, but this is asked for each class of each small pickle
+        if kind is type or kind is FunctionType:
+            try:  # as in `where_named`: there is one in almost every pickle
                 space, name, is_of_script = FOUND[id(obj)]
                 if space[name] is obj and obj.__name__ == name:
                     if is_of_script:
@@ -102,13 +103,15 @@ def _new() -> tuple[Any, ...]:
 def _put_back(taken: tuple[Any, ...], size: int) -> None:
     """Have a pickler, which made a pickle of `size` bytes, used again."""
     pickler, _, clear_memo, pieces, more = taken
+    if pickler.reducer is not None:
+        return
     pieces.clear()
     more.clear()
-    grown = size > _MEMO_UP_TO
-    if pickler.grown and not grown:
-        pickler.memo = {}
-    else:
+    grown = _MEMO_UP_TO < size <= _SMALL_UP_TO
+    if grown or (not pickler.grown and size <= _MEMO_UP_TO):
         clear_memo()
+    else:
+        pickler.memo = {}
     pickler.grown = grown
     _idle.append(taken)
 
@@ -139,7 +142,7 @@ def pickle_frames(obj: Any, checksum: bool) -> Frames:
         if size <= _MEMO_UP_TO and not pickler.grown:
             clear_memo()
             _idle.append(taken)
-        elif size <= _SMALL_UP_TO:
+        else:
             _put_back(taken, size)
     if size > _SMALL_UP_TO:
         return frames_of_pieces([body], (), [], section, checksum)
@@ -174,22 +177,19 @@ def pickled(obj: Any) -> tuple[list[Any], list[memoryview], list[Any]]:
         raise pickling_error(obj, error) from error
     if len(pieces) == 1 and (not more or (len(more) == 1 and type(more[0]) is type)):
         size = len(pieces[0])
-        if size <= _SMALL_UP_TO:
-            made, named = pieces[:], more[:]
-            if size > _MEMO_UP_TO or pickler.grown:
-                _put_back(taken, size)
-            else:
-                pieces.clear()
-                more.clear()
-                clear_memo()
-                _idle.append(taken)
-            return made, [], named
+        made, named = pieces[:], more[:]
+        if size > _MEMO_UP_TO or pickler.grown:
+            _put_back(taken, size)
+        else:
+            pieces.clear()
+            more.clear()
+            clear_memo()
+            _idle.append(taken)
+        return made, [], named
     buffers = [each for each in more if type(each) is memoryview]
     named = [each for each in more if type(each) is not memoryview and each is not pickler.reducer]
     made = pieces[:]
-    size = sum(map(len, pieces))
-    if pickler.reducer is None and size <= _SMALL_UP_TO:
-        _put_back(taken, size)
+    _put_back(taken, sum(map(len, pieces)))
     return made, buffers, named
 
 
@@ -199,20 +199,19 @@ def _other_frames(taken: tuple[Any, ...], checksum: bool) -> Frames:
     buffers = [each for each in more if type(each) is memoryview]
     named = [each for each in more if type(each) is not memoryview and each is not pickler.reducer]
     section = script.section(named) if named else b""
+    size = sum(map(len, pieces))
     if len(pieces) > 1:
         long = [n for n in range(1, len(pieces)) if _is_long(pieces[n - 1], pieces[n])]
         if len(pieces) > _MOST_PIECES:
             pieces, long = _joined(pieces, set(long))
-        return frames_of_pieces(pieces, long, buffers, section, checksum)
-    body = pieces.pop()
-    size = len(body)
-    if buffers or size > _SMALL_UP_TO:
-        made = frames_of_pieces([body], (), buffers, section, checksum)
+        made = frames_of_pieces(pieces, long, buffers, section, checksum)
+    elif buffers or size > _SMALL_UP_TO:
+        made = frames_of_pieces(pieces, (), buffers, section, checksum)
     else:
+        (body,) = pieces
         head = pack_small(SMALL_START, crc32(body, size), size, size + len(section))
         made = [head + body + section]
-    if size <= _SMALL_UP_TO and pickler.reducer is None:
-        _put_back(taken, size)
+    _put_back(taken, size)
     return made
 
 
@@ -281,7 +280,12 @@ def load(
             return script.Foreign(_File(body), buffers, section).load()
         if script.importable != "":
             module = script.this_script().module
-            if module and module not in sys.modules and module.encode() in bytes(body):
+            # To look for the name in a pickle that is not small would take another copy of it.
+            if (
+                module
+                and module not in sys.modules
+                and (len(body) > _SMALL_UP_TO or module.encode() in bytes(body))
+            ):
                 return script.Foreign(_File(body), buffers, section).load()
         return pickle.loads(body, buffers=buffers)
     except PASSED_ON:

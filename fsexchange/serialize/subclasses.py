@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 _PICKLING = ("__reduce__", "__reduce_ex__", "__setstate__")
 
-# Fewer bytes are copied into the pickle, which costs less than to look at the memory.
-_COPIED_UP_TO = 512
+# Fewer bytes stay in the pickle, and to copy them costs less than to look at the memory.
+_COPIED_UP_TO = 4096
 
 # Arrays of subclasses of fewer bytes are pickled as numpy or their class does it, both copies and
 # their CRC included in half the time. Not those of which pickle loses something: the hard mask of a
