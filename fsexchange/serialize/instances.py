@@ -25,12 +25,7 @@ _ways_of: Callable[[type], tuple[Any, ...]] = (
     else _ways_before_3_11
 )
 _WAYS_OF_OBJECT = _ways_of(object)
-_SOME_HAVE = frozenset(
-    {"__slots__", "__getnewargs__", "__getnewargs_ex__", "__class__", "__getattribute__"}
-)
-
-# Py_TPFLAGS_HEAPTYPE: the class was made by a class statement.
-_HEAP_TYPE = 1 << 9
+_SOME_HAVE = frozenset({"__getnewargs__", "__getnewargs_ex__", "__class__", "__getattribute__"})
 
 _PROTOCOL = pickle.PROTO + b"\x05"
 _NEW = pickle.STACK_GLOBAL + pickle.EMPTY_TUPLE + pickle.NEWOBJ
@@ -63,6 +58,15 @@ class Plain(NamedTuple):
 PLAIN: dict[type, Plain] = {}
 
 
+class _Empty:
+    """Its instances consist of a `__dict__`."""
+
+
+_SIZES = _Empty.__basicsize__, _Empty.__itemsize__
+# What a class has under `__dict__` if its instances show their own.
+_OF_OBJECT = (type(None), GetSetDescriptorType)
+
+
 def is_plain(kind: type) -> bool:
     """Return whether instances of a class are plain."""
     *bases, _ = kind.__mro__
@@ -70,13 +74,11 @@ def is_plain(kind: type) -> bool:
         type(kind) is type
         and bool(kind.__dictoffset__)
         and _ways_of(kind) == _WAYS_OF_OBJECT
-        and all(each.__flags__ & _HEAP_TYPE for each in bases)
+        and (kind.__basicsize__, kind.__itemsize__) == _SIZES  # else it is of a class of C
+        and not any(vars(each).get("__slots__") for each in bases)
         and all(_SOME_HAVE.isdisjoint(vars(each)) for each in bases)
         and all(type(vars(each).get("__dict__")) in _OF_OBJECT for each in bases)
     )
-
-
-_OF_OBJECT = (type(None), GetSetDescriptorType)
 
 
 def keep(kind: type, where: tuple[dict[str, Any], str, bool]) -> None:
