@@ -137,10 +137,11 @@ def serialize(obj: Any, *, checksum: bool = False) -> Frames:
     """Return `obj` as frames, which are buffers to be written one after the other.
 
     Contiguous arrays, in C or Fortran order, are not copied, inside other objects from 4 KiB on:
-    their frames show the caller's own memory, so write them before changing it. Strided arrays are copied once. Functions and classes
-    travel by name, as with pickle; lambdas and closures by value (cloudpickle). For readers that
-    run another script, definitions of what the object names of `__main__` go along, without the
-    data that these mention. Every object is asked for its state once.
+    their frames show the caller's own memory, so write them before changing it. Strided arrays are
+    copied once. Functions and classes travel by name, as with pickle; lambdas and closures by
+    value (cloudpickle). For readers that run another script, definitions of what the object names
+    of `__main__` go along, without the data that these mention. Every object is asked for its
+    state once.
 
     Parameters
     ----------
