@@ -6,17 +6,22 @@ import collections.abc
 import copyreg
 import dataclasses
 import enum
+import importlib
 import io
 import pickle
 import pickletools
 import queue
+import sys
 import threading
+import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pytest
 
+from fsexchange import SerializationError
 from fsexchange.serialize import deserialize, dumps, serialize
 from fsexchange.serialize.description import describe
 from fsexchange.serialize.instances import PLAIN
@@ -72,6 +77,18 @@ class Outer:
 
 class Listed(list[int]):
     x = 0
+
+
+class Proxy:
+    """Before Python 3.11 pickle asks its target for a state."""
+
+    def __init__(self, target: Any) -> None:
+        self.__dict__["_target"] = target
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_target":
+            raise AttributeError(name)
+        return getattr(self._target, name)
 
 
 class FailedError(ValueError):
@@ -214,6 +231,10 @@ MAKERS: list[Callable[[], Any]] = [
     lambda: an_instance_with("ä b\n", 5),
     lambda: an_instance_with("__reduce_ex__", of_the_class),
     lambda: an_instance_with("__class__", 3),
+    lambda: an_instance_with("__getstate__", None),
+    lambda: an_instance_with("__reduce_ex__", None),
+    lambda: Proxy(WithState()),
+    lambda: Proxy(Point(1)),
     threading.local,
     OfThread,
     Waiting,
@@ -289,6 +310,79 @@ def test_a_class_that_took_the_place_of_another(monkeypatch: pytest.MonkeyPatch)
     assert type(got).__name__ == "Reduced"
     assert type(got) is not Frozen
     assert got.x == 1
+
+
+def test_names_of_attributes_of_any_class() -> None:
+    class Local(str):
+        pass
+
+    for name in (Local("name"), Colour.RED, 3, (1, 2)):
+        point = Point(1)
+        point.__dict__[name] = 5  # type: ignore[index]
+        for _ in range(2):
+            got = list(deserialize(dumps(point)).__dict__)[2]
+            assert str(got) == str(name)
+            assert type(got).__name__ == type(name).__name__
+    point.__dict__[Same(point)] = 1  # type: ignore[index]
+    for _ in range(2):
+        got = deserialize(dumps(point))
+        assert list(got.__dict__)[-1].of is got
+
+
+class Same:
+    def __init__(self, of: Any) -> None:
+        self.of = of
+
+    def __hash__(self) -> int:
+        return 1
+
+
+def test_attributes_that_another_thread_adds_and_removes() -> None:
+    point = Point(1)
+    over = threading.Event()
+
+    def change() -> None:
+        n = 0
+        while not over.is_set():
+            n += 1
+            point.__dict__[f"name{n % 20}"] = n
+            point.__dict__.pop(f"name{(n + 7) % 20}", None)
+
+    thread = threading.Thread(target=change)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread.start()
+    try:
+        for _ in range(20_000):
+            assert deserialize(dumps(point)).x == 1
+    finally:
+        over.set()
+        thread.join()
+        sys.setswitchinterval(interval)
+
+
+def test_a_module_that_was_imported_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.joinpath("imported_again.py").write_text("class P:\n def __init__(s): s.x = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = importlib.import_module("imported_again")
+    obj = module.P()
+    dumps(obj)
+    del sys.modules["imported_again"]
+    importlib.import_module("imported_again")
+    for _ in range(2):
+        with pytest.raises(SerializationError, match="not the same object"):
+            dumps(obj)
+
+
+def test_a_class_that_says_later_where_it_is_public(monkeypatch: pytest.MonkeyPatch) -> None:
+    public = types.ModuleType("public_place")
+    monkeypatch.setitem(sys.modules, "public_place", public)
+    obj = Reduced()
+    dumps(obj)
+    public.Reduced = Reduced  # type: ignore[attr-defined]
+    monkeypatch.setattr(Reduced, "__module__", "public_place")
+    assert b"public_place" in dumps(obj)
+    assert deserialize(dumps(obj)).x == 1
 
 
 def test_an_object_is_one_object_wherever_it_is_mentioned() -> None:

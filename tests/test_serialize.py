@@ -502,6 +502,10 @@ def test_fork_waits_while_another_thread_imports_what_pickles_by_value() -> None
     python("fork_while_cloudpickle_is_imported", timeout=20)
 
 
+def test_fork_waits_while_another_thread_has_a_lock_of_cloudpickle() -> None:
+    python("fork_while_a_lock_of_cloudpickle_is_held", timeout=20)
+
+
 LOCK = threading.Lock()
 
 

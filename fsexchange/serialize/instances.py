@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copyreg
 import pickle
+import sys
 from collections.abc import Callable, Iterable
 from operator import attrgetter
 from types import GetSetDescriptorType
@@ -15,7 +16,12 @@ from typing import Any, NamedTuple
 
 
 def _ways_before_3_11(kind: type) -> tuple[Any, ...]:
-    return kind.__reduce_ex__, kind.__reduce__, getattr(kind, "__getstate__", None)
+    # There an object is asked for its `__getstate__`, and its `__getattr__` may answer.
+    asked = [getattr(kind, name, _NONE) for name in ("__getstate__", "__getattr__")]
+    return kind.__reduce_ex__, kind.__reduce__, *asked
+
+
+_NONE = object()
 
 
 # How a class says how its instances are pickled.
@@ -45,11 +51,11 @@ _FEW = 64
 
 
 class Plain(NamedTuple):
-    """A class whose instances are plain, and where pickle finds it: under a name in a namespace."""
+    """A class whose instances are plain, and which pickle finds in a module by its name."""
 
     start: bytes
     """All of an instance's pickle but its `__dict__`."""
-    space: dict[str, Any]
+    module: str
     name: str
     is_of_script: bool
 
@@ -81,11 +87,14 @@ def is_plain(kind: type) -> bool:
     )
 
 
-def keep(kind: type, where: tuple[dict[str, Any], str, bool]) -> None:
-    """Keep what is known of a class with plain instances."""
-    names = [name.encode() for name in (kind.__module__, kind.__qualname__)]
-    texts = [pickle.BINUNICODE + len(name).to_bytes(4, "little") + name for name in names]
-    PLAIN[kind] = Plain(b"".join((_PROTOCOL, *texts, _NEW)), *where)
+def keep(kind: type, *, is_of_script: bool) -> None:
+    """Keep what is known of a class with plain instances, unless it is part of another."""
+    names = kind.__module__, kind.__qualname__
+    if "." in names[1]:
+        return
+    encoded = [name.encode() for name in names]
+    texts = [pickle.BINUNICODE + len(name).to_bytes(4, "little") + name for name in encoded]
+    PLAIN[kind] = Plain(b"".join((_PROTOCOL, *texts, _NEW)), *names, is_of_script)
 
 
 def are_short(objs: Iterable[Any]) -> bool:
@@ -109,11 +118,17 @@ def reduce_plain(pickler: Any, obj: Any) -> Any:
 
 def pickle_of_plain(obj: Any, plain: Plain) -> bytes | None:
     """Return the pickle of a plain instance with short attributes; None for others."""
-    kind, state = type(obj), obj.__dict__
-    if not state or len(state) > _FEW or not are_short(state.values()):
+    kind = type(obj)
+    state = obj.__dict__.copy()  # which no other thread changes
+    if not state or len(state) > _FEW or not are_short(state) or not are_short(state.values()):
+        return None
+    if "__reduce_ex__" in state or "__getstate__" in state:
         return None
     if _ways_of(kind) != _WAYS_OF_OBJECT or kind in _reducers:
         return None
-    if plain.space.get(plain.name) is not kind:
+    start, module, name, _ = plain
+    if kind.__module__ != module or kind.__qualname__ != name:
         return None
-    return b"".join((plain.start, _dumps(state, 5)[2:-1], _END))
+    if getattr(sys.modules.get(module), name, None) is not kind:
+        return None
+    return b"".join((start, _dumps(state, 5)[2:-1], _END))

@@ -174,5 +174,5 @@ def decide(kind: type) -> Reducer | None:
         HOW[kind] = how
         where = where_named(kind)
         if how is reduce_plain and where is not None:
-            keep(kind, where)
+            keep(kind, is_of_script=where[2])
     return how

@@ -17,6 +17,7 @@ section that only readers look at which run another script:
 from __future__ import annotations
 
 import importlib
+import logging  # noqa: F401  (see `_importing`)
 import os
 import pickle
 import struct
@@ -124,14 +125,29 @@ def find(module: str, name: str) -> Any:
 
 # ---- what pickles by value ----------------------------------------------------------------------
 
-# A child forked while another thread imports a module would wait for that import for ever, so the
-# fork waits for the thread.
+# A child that is forked while another thread imports a module, or has a lock of cloudpickle, would
+# wait for that for ever. So the fork waits for the thread. What is registered first is called last:
+# before logging, whose lock an import may wait for.
 _importing = threading.RLock()
-os.register_at_fork(
-    before=_importing.acquire,
-    after_in_parent=_importing.release,
-    after_in_child=_importing.release,
-)
+_held: list[Any] = []
+
+
+def _before_fork() -> None:
+    _importing.acquire()
+    module = sys.modules.get("cloudpickle.cloudpickle")
+    lock = getattr(module, "_DYNAMIC_CLASS_TRACKER_LOCK", None)
+    if lock is not None:
+        lock.acquire()
+        _held.append(lock)
+
+
+def _after_fork() -> None:
+    while _held:
+        _held.pop().release()
+    _importing.release()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
 @cache
