@@ -31,6 +31,7 @@ _ways_of: Callable[[type], tuple[Any, ...]] = (
     else _ways_before_3_11
 )
 _WAYS_OF_OBJECT = _ways_of(object)
+_names_of = attrgetter("__module__", "__qualname__")
 _SOME_HAVE = frozenset({"__getnewargs__", "__getnewargs_ex__", "__class__", "__getattribute__"})
 
 _PROTOCOL = pickle.PROTO + b"\x05"
@@ -55,8 +56,8 @@ class Plain(NamedTuple):
 
     start: bytes
     """All of an instance's pickle but its `__dict__`."""
-    module: str
-    name: str
+    names: tuple[str, str]
+    """That of its module, and its own."""
     is_of_script: bool
 
 
@@ -89,12 +90,12 @@ def is_plain(kind: type) -> bool:
 
 def keep(kind: type, *, is_of_script: bool) -> None:
     """Keep what is known of a class with plain instances, unless it is part of another."""
-    names = kind.__module__, kind.__qualname__
+    names = _names_of(kind)
     if "." in names[1]:
         return
     encoded = [name.encode() for name in names]
     texts = [pickle.BINUNICODE + len(name).to_bytes(4, "little") + name for name in encoded]
-    PLAIN[kind] = Plain(b"".join((_PROTOCOL, *texts, _NEW)), *names, is_of_script)
+    PLAIN[kind] = Plain(b"".join((_PROTOCOL, *texts, _NEW)), names, is_of_script)
 
 
 def are_short(objs: Iterable[Any]) -> bool:
@@ -118,17 +119,20 @@ def reduce_plain(pickler: Any, obj: Any) -> Any:
 
 def pickle_of_plain(obj: Any, plain: Plain) -> bytes | None:
     """Return the pickle of a plain instance with short attributes; None for others."""
-    kind = type(obj)
-    state = obj.__dict__.copy()  # which no other thread changes
-    if not state or len(state) > _FEW or not are_short(state) or not are_short(state.values()):
+    start, names, _ = plain
+    kind, state = type(obj), obj.__dict__
+    if not 0 < len(state) <= _FEW or "__reduce_ex__" in state or "__getstate__" in state:
         return None
-    if "__reduce_ex__" in state or "__getstate__" in state:
+    state = state.copy()  # which no other thread changes
+    for attribute, value in state.items():  # as in `are_short`
+        of = type(value)
+        if of not in _NUMBERS and (of not in _SIZED or len(value) > _SHORT):
+            return None
+        if type(attribute) is not str:
+            return None
+    if _ways_of(kind) != _WAYS_OF_OBJECT or kind in _reducers or _names_of(kind) != names:
         return None
-    if _ways_of(kind) != _WAYS_OF_OBJECT or kind in _reducers:
-        return None
-    start, module, name, _ = plain
-    if kind.__module__ != module or kind.__qualname__ != name:
-        return None
+    module, name = names
     if getattr(sys.modules.get(module), name, None) is not kind:
         return None
     return b"".join((start, _dumps(state, 5)[2:-1], _END))
