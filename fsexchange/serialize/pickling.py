@@ -153,7 +153,7 @@ def pickle_frames(obj: Any, checksum: bool) -> Frames:
     return [pack_small(SMALL_START, crc, size, size) + body]
 
 
-def pickled(obj: Any) -> tuple[list[Any], list[memoryview], list[Any]]:
+def pickled(obj: Any) -> tuple[list[Any], Sequence[memoryview], Sequence[Any]]:
     """Return the pickle of an object in pieces, the buffers that it leaves out, and what it names
     of the script.
 
@@ -163,7 +163,7 @@ def pickled(obj: Any) -> tuple[list[Any], list[memoryview], list[Any]]:
     if plain is not None:
         body = pickle_of_plain(obj, plain)
         if body is not None:
-            return [body], [], [type(obj)] if plain.is_of_script else []
+            return [body], (), (type(obj),) if plain.is_of_script else ()
     try:
         taken = _idle.pop()
     except IndexError:
@@ -176,16 +176,14 @@ def pickled(obj: Any) -> tuple[list[Any], list[memoryview], list[Any]]:
     except Exception as error:  # a class's own __reduce__ may raise anything
         raise pickling_error(obj, error) from error
     if len(pieces) == 1 and (not more or (len(more) == 1 and type(more[0]) is type)):
-        size = len(pieces[0])
-        made, named = pieces[:], more[:]
-        if size > _MEMO_UP_TO or pickler.grown:
-            _put_back(taken, size)
-        else:
-            pieces.clear()
-            more.clear()
+        body = pieces.pop()
+        named: Sequence[Any] = (more.pop(),) if more else ()
+        if len(body) <= _MEMO_UP_TO and not pickler.grown:
             clear_memo()
             _idle.append(taken)
-        return made, [], named
+        else:
+            _put_back(taken, len(body))
+        return [body], (), named
     buffers = [each for each in more if type(each) is memoryview]
     named = [each for each in more if type(each) is not memoryview and each is not pickler.reducer]
     made = pieces[:]
