@@ -67,8 +67,8 @@ OUT_OF_IT = pickle.NEXT_BUFFER
 # Types whose objects plain pickle handles, and which name nothing.
 _SIMPLE = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray})
 
-# Plain pickle handles those of short simple objects, too, in two thirds of the time. To look through
-# longer ones, or dicts, takes longer than it saves.
+# Plain pickle handles those of short simple objects, too, in two thirds of the time. To look
+# through longer ones, or dicts, takes longer than it saves.
 _LISTS = frozenset({tuple, list})
 _LOOKED_AT = 8
 
