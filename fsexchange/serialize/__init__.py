@@ -18,9 +18,9 @@ memoryview of the buffer when it is loaded.
 307200
 
 `format` lays out the bytes. `arrays` handles what needs no pickle, `pickling` everything else, by
-the table in `kinds`; `script` what the program itself defines, which other programs cannot import,
-and `by_value` its definitions. `npy` has the format of `.npy` files, and `runs` says where in such
-a file a part of the array lies.
+the table in `kinds`; `instances` most dataclasses; `script` what the program itself defines, which
+other programs cannot import, and `by_value` its definitions. `npy` has the format of `.npy` files,
+and `runs` says where in such a file a part of the array lies.
 """
 
 from __future__ import annotations

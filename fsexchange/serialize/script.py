@@ -136,8 +136,8 @@ def _before_fork() -> None:
     _importing.acquire()
     module = sys.modules.get("cloudpickle.cloudpickle")
     lock = getattr(module, "_DYNAMIC_CLASS_TRACKER_LOCK", None)
-    if lock is not None:
-        lock.acquire()
+    # A handler of a signal may fork while its own thread has the lock, which it has for some us.
+    if lock is not None and lock.acquire(timeout=1):
         _held.append(lock)
 
 
