@@ -506,6 +506,10 @@ def test_fork_waits_while_another_thread_has_a_lock_of_cloudpickle() -> None:
     python("fork_while_a_lock_of_cloudpickle_is_held", timeout=20)
 
 
+def test_a_script_that_is_run_by_its_name_loads_long_objects() -> None:
+    assert int(python("load_long_objects").stdout) < 48  # the object has 33
+
+
 LOCK = threading.Lock()
 
 

@@ -45,6 +45,8 @@ _dumps = pickle.dumps
 # Types of objects that name nothing, and with which pickle needs no help.
 _NUMBERS = frozenset({type(None), bool, int, float, complex})
 _SIZED = frozenset({str, bytes, bytearray})
+
+# Bytes or characters of short ones.
 _SHORT = 3072
 
 # A pickle of more attributes is worth the lookups.

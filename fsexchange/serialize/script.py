@@ -126,8 +126,9 @@ def find(module: str, name: str) -> Any:
 # ---- what pickles by value ----------------------------------------------------------------------
 
 # A child that is forked while another thread imports a module, or has a lock of cloudpickle, would
-# wait for that for ever. So the fork waits for the thread. What is registered first is called last:
-# before logging, whose lock an import may wait for.
+# wait for that for ever. So the fork waits for the thread. It must not yet have the lock of
+# logging, for which an import may wait: before a fork Python calls first what was registered last,
+# so logging is imported above.
 _importing = threading.RLock()
 _held: list[Any] = []
 

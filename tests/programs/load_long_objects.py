@@ -1,0 +1,30 @@
+"""Load long objects, as a script that is run by its module's name; print the peak in MiB."""
+
+from __future__ import annotations
+
+import dataclasses
+import tracemalloc
+
+from fsexchange.serialize import deserialize, dumps, script
+
+
+@dataclasses.dataclass
+class Run:
+    data: bytes
+    texts: list[str]
+
+
+def main() -> None:
+    run = Run(bytes(32 << 20), [f"text {n}" for n in range(10_000)])
+    data = dumps({"runs": [run, run]})
+    tracemalloc.start()
+    first, second = deserialize(data)["runs"]
+    print(tracemalloc.get_traced_memory()[1] >> 20)
+    assert first == run
+    assert first is second
+    # Else the name of the script would not have been looked for.
+    assert script.importable == "tests.programs.load_long_objects"
+
+
+if __name__ == "__main__":
+    main()
