@@ -24,7 +24,7 @@ import pytest
 from fsexchange import SerializationError
 from fsexchange.serialize import deserialize, dumps, serialize
 from fsexchange.serialize.description import describe
-from fsexchange.serialize.instances import PLAIN
+from fsexchange.serialize.instances import INSTANCES
 
 from .processes import python
 
@@ -272,13 +272,13 @@ def test_instances_come_back_as_from_pickle(make: Callable[[], Any]) -> None:
 
 def test_kinds_that_are_not_plain_stay_with_pickle() -> None:
     for make in (Slots, Half, WithState, WithReduce, WithNewargs, Watched, ShowsAnotherDict, Poses):
-        assert make not in PLAIN
+        assert make not in INSTANCES
     for obj in (ShowsAnotherDict(), Poses()):
         assert outcome(deserialize, dumps, obj) == outcome(pickle.loads, pickle.dumps, obj)
-        assert type(obj) not in PLAIN
+        assert type(obj) not in INSTANCES
     for plain in (Point(1), Of(1)):
         dumps(plain)
-        assert type(plain) in PLAIN
+        assert type(plain) in INSTANCES
 
 
 def test_what_is_kept_of_a_class_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:

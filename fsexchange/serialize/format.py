@@ -74,7 +74,7 @@ _SMALL = struct.Struct("<8sIII")
 #: The first bytes of every small pickle.
 SMALL_START = MAGIC + bytes((2, SMALL, 0, 0))
 SMALL_HEAD = _SMALL.size
-pack_small, _unpack_small = _SMALL.pack, struct.Struct("<8xIII").unpack_from
+pack_small, unpack_small = _SMALL.pack, struct.Struct("<8xIII").unpack_from
 
 # What is before the elements of bytes and text: the head but for the CRC, the CRC, the table, and
 # padding.
@@ -106,7 +106,11 @@ def plain_head(kind: int, size: int) -> bytes:
 
 
 def frames_of_pieces(
-    pieces: Pieces, long: Sequence[int], buffers: list[memoryview], section: bytes, checksum: bool
+    pieces: Pieces,
+    long: Sequence[int],
+    buffers: Sequence[memoryview],
+    section: bytes,
+    checksum: bool,
 ) -> Frames:
     """Return a pickle in pieces, of which those numbered `long` are long values."""
     if not long and not section:
@@ -128,7 +132,7 @@ def frames_of_pieces(
 def _frames(
     kind: int,
     pieces: Pieces,
-    buffers: list[memoryview],
+    buffers: Sequence[memoryview],
     checksum: bool,
     long: Sequence[int] = (),
     more: bytes = b"",
@@ -161,26 +165,11 @@ def _frames(
     return [b"".join((head, crc.to_bytes(4, "little"), table)), *pieces, *rest]
 
 
-def parse_small(view: Any) -> tuple[Any, int]:
-    """Return the body of what begins as a small pickle, after proving that it is whole.
-
-    And where its section begins; 0 if it has none.
-    """
-    nbytes = len(view) - SMALL_HEAD
-    if nbytes < 0:
-        raise truncated(SMALL_HEAD, len(view))
-    wanted, size, total = _unpack_small(view)
-    if total != nbytes:
-        raise truncated(SMALL_HEAD + total, len(view))
-    end = 0
-    if size != total:
-        end = SMALL_HEAD + size
-        body = view[SMALL_HEAD:end]
-    else:
-        body = view[SMALL_HEAD:]
-    if crc32(body, size) != wanted or size > total:
-        raise _changed()
-    return body, end
+def small_pickle(body: bytes, section: bytes = b"") -> bytes:
+    """Return a pickle as the one frame of a small object."""
+    size = len(body)
+    head = pack_small(SMALL_START, crc32(body, size), size, size + len(section))
+    return b"".join((head, body, section))
 
 
 def plain_data(view: Any) -> Any:
@@ -214,7 +203,7 @@ def parse(view: memoryview) -> tuple[int, memoryview, list[memoryview], bytes | 
         body_start += 8 * (2 + 2 * long_values)
     end = body_start + body_size
     if end > size:
-        raise _changed()
+        raise changed()
     crc = crc32(view[:_CRC_AT])
     at = _HEAD.size
     if version == 2 and not flags & CHECKSUM:
@@ -224,7 +213,7 @@ def parse(view: memoryview) -> tuple[int, memoryview, list[memoryview], bytes | 
             at = body_start + start + length
     crc = crc32(view[at:end], crc)
     if crc != wanted and not flags & CHECKSUM:
-        raise _changed()
+        raise changed()
     body = view[body_start:end]
     buffers = []
     for at in range(_HEAD.size, lengths_end, 8):
@@ -234,7 +223,7 @@ def parse(view: memoryview) -> tuple[int, memoryview, list[memoryview], bytes | 
         if flags & CHECKSUM:
             crc = crc32(buffers[-1], crc)
     if crc != wanted or kind > MEMORYVIEW:
-        raise _changed()
+        raise changed()
     return kind, body, buffers, view[end:] if end < size else b""
 
 
@@ -261,7 +250,8 @@ def truncated(expected: int, actual: int) -> CorruptObjectError:
     )
 
 
-def _changed() -> CorruptObjectError:
+def changed() -> CorruptObjectError:
+    """Return the error for an object of the right length."""
     return CorruptObjectError(
         "the object was changed since it was written: its CRC-32 is not the one in its header"
     )

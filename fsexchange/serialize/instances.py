@@ -14,6 +14,9 @@ from operator import attrgetter
 from types import GetSetDescriptorType
 from typing import Any, NamedTuple
 
+from fsexchange.serialize import script
+from fsexchange.serialize.format import small_pickle
+
 
 def _ways_before_3_11(kind: type) -> tuple[Any, ...]:
     # There an object is asked for its `__getstate__`, and its `__getattr__` may answer.
@@ -64,7 +67,7 @@ class Plain(NamedTuple):
 
 
 #: The classes with plain instances, of those that were decided.
-PLAIN: dict[type, Plain] = {}
+INSTANCES: dict[type, Plain] = {}
 
 
 class _Empty:
@@ -97,7 +100,7 @@ def keep(kind: type, *, is_of_script: bool) -> None:
         return
     encoded = [name.encode() for name in names]
     texts = [pickle.BINUNICODE + len(name).to_bytes(4, "little") + name for name in encoded]
-    PLAIN[kind] = Plain(b"".join((_PROTOCOL, *texts, _NEW)), names, is_of_script)
+    INSTANCES[kind] = Plain(b"".join((_PROTOCOL, *texts, _NEW)), names, is_of_script)
 
 
 def are_short(objs: Iterable[Any]) -> bool:
@@ -138,3 +141,13 @@ def pickle_of_plain(obj: Any, plain: Plain) -> bytes | None:
     if getattr(sys.modules.get(module), name, None) is not kind:
         return None
     return b"".join((start, _dumps(state, 5)[2:-1], _END))
+
+
+def instance_frame(obj: Any) -> bytes | None:
+    """Return a plain instance with short attributes as its one frame; None for others."""
+    kind = type(obj)
+    plain = INSTANCES.get(kind)
+    body = None if plain is None else pickle_of_plain(obj, plain)
+    if plain is None or body is None:
+        return None
+    return small_pickle(body, script.section((kind,)) if plain.is_of_script else b"")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fsexchange.serialize import libraries, script
-from fsexchange.serialize.instances import PLAIN, is_plain, keep, reduce_plain
+from fsexchange.serialize.instances import INSTANCES, is_plain, keep, reduce_plain
 from fsexchange.serialize.subclasses import reduce_array, reduce_memoryview
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def decide(kind: type) -> Reducer | None:
     elif script.find(kind.__module__, kind.__qualname__) is kind:  # others may go again
         if len(HOW) >= 4096:  # a notebook may define a class again and again
             HOW.clear()
-            PLAIN.clear()
+            INSTANCES.clear()
         HOW[kind] = how
         where = where_named(kind)
         if how is reduce_plain and where is not None:

@@ -6,17 +6,20 @@ import pickle
 import sys
 from collections.abc import Sequence
 from types import FunctionType, SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fsexchange.serialize import script
-from fsexchange.serialize.crc import crc32
-from fsexchange.serialize.format import SMALL_START, frames_of_pieces, pack_small
-from fsexchange.serialize.instances import PLAIN, pickle_of_plain
+from fsexchange.serialize.format import frames_of_pieces, small_pickle
+from fsexchange.serialize.instances import INSTANCES, pickle_of_plain
 from fsexchange.serialize.kinds import FOUND, HOW, decide
 from fsexchange.serialize.reasons import PASSED_ON, loading_error, pickling_error
 
 if TYPE_CHECKING:
     from fsexchange.serialize.format import Frames
+
+#: A pickle in pieces, the buffers that it leaves out, and the functions and classes of the script
+#: that it names.
+Made: TypeAlias = "tuple[list[Any], Sequence[memoryview], Sequence[Any]]"
 
 # A buffer of fewer bytes stays in the pickle. Outside it would cost more: an entry in the table,
 # padding, and one more piece for writev.
@@ -33,12 +36,12 @@ _COPIED_BELOW = 1 << 16
 _TIMES_LARGER = 16
 
 # A pickle of up to this many bytes is small.
-_SMALL_UP_TO = 1 << 14
+SMALL_UP_TO = 1 << 14
 
 # A longer one may have made the memo grow. To clear a memo takes as long as it has ever been large,
 # so the next pickle that is shorter makes it anew. After one that is not small it is made anew at
 # once.
-_MEMO_UP_TO = 512
+MEMO_UP_TO = 512
 
 
 class Pickler(pickle.Pickler):
@@ -50,7 +53,6 @@ class Pickler(pickle.Pickler):
         """Out-of-band buffers, which are memoryviews; the functions and classes of the script that
         the pickle names; and the reducer below."""
         self.reducer: Any = None
-        self.grown = False
         more = self.more  # to hold `self` would make a cycle, with all that was pickled
 
         def keep(buffer: pickle.PickleBuffer) -> bool:
@@ -90,127 +92,90 @@ class Pickler(pickle.Pickler):
 
 
 # To make a pickler takes longer than to pickle a small object. A thread takes one out, and puts it
-# back without what it pickled.
-_idle: list[tuple[Any, ...]] = []
+# back without what it pickled: the pickler, what is used of it, and whether its memo has grown.
+IDLE: list[list[Any]] = []
 
 
-def _new() -> tuple[Any, ...]:
-    """Return a pickler and what is used of it."""
+def new_pickler() -> list[Any]:
+    """Return a pickler as there are in `IDLE`."""
     pickler = Pickler()
-    return pickler, pickler.dump, pickler.clear_memo, pickler.pieces, pickler.more
+    return [pickler, pickler.dump, pickler.clear_memo, pickler.pieces, pickler.more, False]
 
 
-def _put_back(taken: tuple[Any, ...], size: int) -> None:
+def put_back(taken: list[Any], size: int) -> None:
     """Have a pickler, which made a pickle of `size` bytes, used again."""
-    pickler, _, clear_memo, pieces, more = taken
+    pickler, _, clear_memo, pieces, more, had_grown = taken
     if pickler.reducer is not None:
         return
     pieces.clear()
     more.clear()
-    grown = _MEMO_UP_TO < size <= _SMALL_UP_TO
-    if grown or (not pickler.grown and size <= _MEMO_UP_TO):
+    grown = taken[-1] = MEMO_UP_TO < size <= SMALL_UP_TO
+    if grown or (not had_grown and size <= MEMO_UP_TO):
         clear_memo()
     else:
         pickler.memo = {}
-    pickler.grown = grown
-    _idle.append(taken)
+    IDLE.append(taken)
 
 
-def pickle_frames(obj: Any, checksum: bool) -> Frames:
-    """Return the frames of an object that is pickled."""
-    plain = PLAIN.get(type(obj))
-    body = None if plain is None else pickle_of_plain(obj, plain)
-    section = b""
-    if plain is not None and body is not None:
-        if plain.is_of_script:
-            section = script.section([type(obj)])
-        size = len(body)
-    else:
-        try:
-            taken = _idle.pop()
-        except IndexError:
-            taken = _new()
-        pickler, dump, clear_memo, pieces, more = taken
-        dump(obj)
-        if more or len(pieces) > 1:
-            if len(more) > 1 or len(pieces) > 1 or type(more[0]) is not type:
-                return _other_frames(taken, checksum)
-            section = script.section(more)  # of the one class of the script that it names
-            more.clear()
-        body = pieces.pop()
-        size = len(body)
-        if size <= _MEMO_UP_TO and not pickler.grown:
-            clear_memo()
-            _idle.append(taken)
-        else:
-            _put_back(taken, size)
-    if size > _SMALL_UP_TO:
-        return frames_of_pieces([body], (), [], section, checksum)
-    crc = crc32(body, size)
-    if section:
-        head = pack_small(SMALL_START, crc, size, size + len(section))
-        return [b"".join((head, body, section))]
-    return [pack_small(SMALL_START, crc, size, size) + body]
-
-
-def pickled(obj: Any) -> tuple[list[Any], Sequence[memoryview], Sequence[Any]]:
-    """Return the pickle of an object in pieces, the buffers that it leaves out, and what it names
-    of the script.
+def pickled(obj: Any) -> Made:
+    """Return the pickle of an object.
 
     Raises `SerializationError` if it cannot be pickled.
     """
-    plain = PLAIN.get(type(obj))  # as in `pickle_frames`, from here on
+    kind = type(obj)
+    plain = INSTANCES.get(kind)
     if plain is not None:
         body = pickle_of_plain(obj, plain)
         if body is not None:
-            return [body], (), (type(obj),) if plain.is_of_script else ()
+            return [body], (), (kind,) if plain.is_of_script else ()
     try:
-        taken = _idle.pop()
+        taken = IDLE.pop()
     except IndexError:
-        taken = _new()
-    pickler, dump, clear_memo, pieces, more = taken
+        taken = new_pickler()
+    _, dump, clear_memo, pieces, more, grown = taken
     try:
         dump(obj)
     except MemoryError:
         raise
     except Exception as error:  # a class's own __reduce__ may raise anything
         raise pickling_error(obj, error) from error
-    if len(pieces) == 1 and (not more or (len(more) == 1 and type(more[0]) is type)):
-        body = pieces.pop()
-        named: Sequence[Any] = (more.pop(),) if more else ()
-        if len(body) <= _MEMO_UP_TO and not pickler.grown:
-            clear_memo()
-            _idle.append(taken)
-        else:
-            _put_back(taken, len(body))
-        return [body], (), named
+    if more or len(pieces) > 1:
+        return made_by(taken)
+    body = pieces.pop()
+    if grown or len(body) > MEMO_UP_TO:
+        put_back(taken, len(body))
+    else:
+        clear_memo()
+        IDLE.append(taken)
+    return [body], (), ()
+
+
+def made_by(taken: list[Any]) -> Made:
+    """Return what a pickler made, and have the pickler used again."""
+    pickler, _, _, pieces, more, _ = taken
+    if len(pieces) == len(more) == 1 and type(more[0]) is type:  # most often, and so in less time
+        made, named = [pieces.pop()], [more.pop()]
+        put_back(taken, len(made[0]))
+        return made, (), named
+    made = pieces.copy()
     buffers = [each for each in more if type(each) is memoryview]
     named = [each for each in more if type(each) is not memoryview and each is not pickler.reducer]
-    made = pieces[:]
-    _put_back(taken, sum(map(len, pieces)))
+    put_back(taken, sum(map(len, made)))
     return made, buffers, named
 
 
-def _other_frames(taken: tuple[Any, ...], checksum: bool) -> Frames:
-    """Return the frames of an object that is more than a small pickle."""
-    pickler, _, _, pieces, more = taken
-    buffers = [each for each in more if type(each) is memoryview]
-    named = [each for each in more if type(each) is not memoryview and each is not pickler.reducer]
+def frames_of(made: Made, checksum: bool) -> Frames:
+    """Return the frames of an object that was pickled."""
+    pieces, buffers, named = made
     section = script.section(named) if named else b""
-    size = sum(map(len, pieces))
     if len(pieces) > 1:
         long = [n for n in range(1, len(pieces)) if _is_long(pieces[n - 1], pieces[n])]
         if len(pieces) > _MOST_PIECES:
             pieces, long = _joined(pieces, set(long))
-        made = frames_of_pieces(pieces, long, buffers, section, checksum)
-    elif buffers or size > _SMALL_UP_TO:
-        made = frames_of_pieces(pieces, (), buffers, section, checksum)
-    else:
-        (body,) = pieces
-        head = pack_small(SMALL_START, crc32(body, size), size, size + len(section))
-        made = [head + body + section]
-    _put_back(taken, size)
-    return made
+        return frames_of_pieces(pieces, long, buffers, section, checksum)
+    if buffers or len(pieces[0]) > SMALL_UP_TO:
+        return frames_of_pieces(pieces, (), buffers, section, checksum)
+    return [small_pickle(pieces[0], section)]
 
 
 def _is_long(before: Any, piece: Any) -> bool:
@@ -282,7 +247,7 @@ def load(
             if (
                 module
                 and module not in sys.modules
-                and (len(body) > _SMALL_UP_TO or module.encode() in bytes(body))
+                and (len(body) > SMALL_UP_TO or module.encode() in bytes(body))
             ):
                 return script.Foreign(_File(body), buffers, section).load()
         return pickle.loads(body, buffers=buffers)
