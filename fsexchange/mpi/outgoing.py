@@ -65,6 +65,8 @@ def pack_each(
     If there is an error, all ranks get the first one in place of the objects.
     """
     size = len(packets)
+    room = len(packets[0]) - CALL_SIZE
+    encoded: list[Encoded] = []
     try:
         items = [None] * size if objs is None else list(objs)
         if len(items) != size:
@@ -72,14 +74,18 @@ def pack_each(
             raise ValueError(
                 f"{verb} takes one item for each of the {size} ranks, and got {len(items)}"
             )
-        encoded = list(map(encode, items if make is None else map(make, items)))
-        room = len(packets[0]) - CALL_SIZE
-        for packet, (body, buffers) in zip(packets, encoded, strict=True):
-            if buffers or len(body) > room:
+        if make is not None:
+            items = list(map(make, items))
+        for packet, item in zip(packets, items):  # noqa: B905  (in less time)
+            body, buffers = each = encode(item)
+            encoded.append(each)
+            nbytes = len(body)
+            if buffers or nbytes > room:
                 break
-            packet[: CALL_SIZE + len(body)] = call + body
+            packet[: CALL_SIZE + nbytes] = call + body
         else:
             return None
+        encoded += map(encode, items[len(encoded) :])
         sent = Outgoing([of_object(call, each) for each in encoded], encoded)
     except Exception as error:
         sent = Outgoing([failure(call, error)] * size, error=error)
