@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mpi4py import MPI
 
 from fsexchange.mpi.bodies import EAGER, Bodies
+from fsexchange.mpi.codec import Memory
 from fsexchange.mpi.communicator import Communicator
 from fsexchange.mpi.membership import ArgumentError, Membership
 from fsexchange.mpi.slab import KEEPS_ORDER
@@ -30,11 +31,12 @@ from fsexchange.mpi.slab import KEEPS_ORDER
 _Send, _Ssend, _Bsend = MPI.Intracomm.Send, MPI.Intracomm.Ssend, MPI.Intracomm.Bsend
 _Isend, _Issend, _Ibsend = MPI.Intracomm.Isend, MPI.Intracomm.Issend, MPI.Intracomm.Ibsend
 _send, _recv, _irecv = MPI.Intracomm.send, MPI.Intracomm.recv, MPI.Intracomm.irecv
+_sendrecv = MPI.Intracomm.sendrecv
 
 # Types whose objects have short pickles, whatever they are; integers and text have, up to a length,
-# and so have a few of these.
+# and so have a few of these. A character has at most 4 bytes.
 _NUMBERS = frozenset({type(None), bool, float, complex})
-_LARGE, _LONG, _MANY = 1 << 63, 100, 8
+_LARGE, _TEXT, _LONG, _MANY = 1 << 63, 900, 100, 8
 
 _NOBODY = MPI.PROC_NULL
 
@@ -98,9 +100,16 @@ class PointToPoint(Communicator):
             try:
                 _send(self, obj, dest, tag)
             except MPI.Exception as error:
-                raise self._error(error, dest, tag) from None
+                raise self._error(error, dest=dest, tag=tag) from None
         else:
-            self._post(_Send, obj, dest, tag)
+            body, buffers = self._encode(obj)
+            if buffers or len(body) > EAGER or dest == _NOBODY:
+                self._post_encoded(_Send, body, buffers, dest, tag)
+            else:
+                try:
+                    _Send(self, body, dest, tag)
+                except MPI.Exception as error:
+                    raise self._error(error, dest=dest, tag=tag) from None
 
     def ssend(self, obj: Any, dest: int, tag: int = 0) -> None:
         """Send an object, and wait until its receiver has begun to receive it."""
@@ -130,23 +139,7 @@ class PointToPoint(Communicator):
         status: MPI.Status | None = None,
     ) -> Any:
         """Wait for an object that another rank sends, and return it; `buf` is best left out."""
-        if not self:  # closed; Open MPI ends the job for a probe on no communicator
-            self._check()
-        receiving = self._bodies.receiving
-        try:
-            receiving[0] = 1
-            if status is None:
-                return _recv(self, buf, source, tag)
-            arrived = self._bodies.arrived
-            arrived.nbytes = 0
-            obj = _recv(self, buf, source, tag, status)
-            if arrived.nbytes:
-                status.Set_elements(MPI.BYTE, arrived.nbytes)
-            return obj
-        except MPI.Exception as error:
-            raise self._error(error, source, tag) from None
-        finally:
-            receiving[0] = 0
+        return self._receive(_recv, (self, buf, source, tag), status)
 
     def irecv(
         self, buf: Any = None, source: int = MPI.ANY_SOURCE, tag: int = MPI.ANY_TAG
@@ -159,7 +152,7 @@ class PointToPoint(Communicator):
         try:
             return _Receiving(_irecv(self, buf, source, tag))
         except MPI.Exception as error:
-            raise self._error(error, source, tag) from None
+            raise self._error(error, source=source, tag=tag) from None
 
     def sendrecv(
         self,
@@ -172,21 +165,60 @@ class PointToPoint(Communicator):
         status: MPI.Status | None = None,
     ) -> Any:
         """Send an object to one rank and return one that another sends."""
-        request = self._kept(self._post(_Isend, sendobj, dest, sendtag))
-        obj = self.recv(recvbuf, source, recvtag, status)
+        if type(sendobj) in _NUMBERS or _is_short(sendobj):
+            args = self, sendobj, dest, sendtag, recvbuf, source, recvtag
+            return self._receive(_sendrecv, args, status)
+        request = self._post(_Isend, sendobj, dest, sendtag)
+        try:
+            obj = self.recv(recvbuf, source, recvtag, status)
+        except BaseException:
+            self._kept(request)
+            raise
         request.Wait()
         return obj
+
+    def _receive(self, verb: Callable[..., Any], args: tuple[Any, ...], status: Any) -> Any:
+        """Return what a verb of mpi4py receives, which has a status as its last argument."""
+        if not self:  # closed; Open MPI ends the job for a probe on no communicator
+            self._check()
+        receiving = self._bodies.receiving
+        try:
+            receiving[0] = 1
+            if status is None:
+                return verb(*args)
+            arrived = self._bodies.arrived
+            arrived.nbytes = 0
+            obj = verb(*args, status)
+            if arrived.nbytes:
+                status.Set_elements(MPI.BYTE, arrived.nbytes)
+            return obj
+        except MPI.Exception as error:
+            said = {"source": args[-2], "tag": args[-1]}
+            if verb is _sendrecv:
+                said = {"dest": args[2], "sendtag": args[3], **said}
+            raise self._error(error, **said) from None
+        finally:
+            receiving[0] = 0
 
     def _post(self, post: Callable[..., Any], obj: Any, dest: int, tag: int) -> Any:
         """Give MPI the message of an object."""
         if dest == _NOBODY:
             return post(self, b"", dest, tag)
-        body, buffers = self._encode(obj)
+        return self._post_encoded(post, *self._encode(obj), dest, tag)
+
+    def _post_encoded(
+        self,
+        post: Callable[..., Any],
+        body: Memory,
+        buffers: Sequence[Memory],
+        dest: int,
+        tag: int,
+    ) -> Any:
         if not buffers and len(body) <= EAGER:
             try:
                 return post(self, body, dest, tag)
             except MPI.Exception as error:
-                raise self._error(error, dest, tag) from None
+                raise self._error(error, dest=dest, tag=tag) from None
         placed = None
         may_be_out = False
         try:
@@ -209,7 +241,7 @@ class PointToPoint(Communicator):
                     # body the receiver would wait for ever, or get the one that is there next.
                     placed.finish()
             if isinstance(error, MPI.Exception):
-                raise self._error(error, dest, tag) from None
+                raise self._error(error, dest=dest, tag=tag) from None
             raise
         return request
 
@@ -225,24 +257,30 @@ class PointToPoint(Communicator):
                 self._look_again_at = 2 * len(underway) + 64
         return request
 
-    def _error(self, error: MPI.Exception, rank: int, tag: int) -> Exception:
+    def _error(self, error: MPI.Exception, **said: int) -> Exception:
         """Return the error of a verb that MPI refused."""
         self._check()
         code = error.Get_error_class()
         if code not in _WRONG or isinstance(error, ArgumentError):
             return error
-        return ArgumentError(code, f"{error}: {rank=}, {tag=}; there are {self.size} ranks")
+        arguments = ", ".join(f"{name}={value}" for name, value in said.items())
+        return ArgumentError(code, f"{error}: {arguments}; there are {self.size} ranks")
 
 
 def _is_short(obj: Any) -> bool:
     """Return whether it is seen at once that the pickle of an object has at most `EAGER` bytes."""
     kind = type(obj)
-    for each in obj if (kind is tuple or kind is list) and len(obj) <= _MANY else (obj,):
+    if kind is str:
+        return len(obj) <= _TEXT * (4 if obj.isascii() else 1)
+    if kind is int:
+        return bool(-_LARGE < obj < _LARGE)
+    if (kind is not tuple and kind is not list) or len(obj) > _MANY:
+        return False
+    for each in obj:
         kind = type(each)
-        if not (
-            kind in _NUMBERS
-            or (kind is int and -_LARGE < each < _LARGE)
-            or (kind is str and len(each) <= _LONG)
-        ):
+        if kind is str:
+            if len(each) > _LONG:
+                return False
+        elif kind not in _NUMBERS and (kind is not int or not -_LARGE < each < _LARGE):
             return False
     return True
