@@ -45,7 +45,8 @@ from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from fsexchange.errors import CorruptObjectError, SerializationError
@@ -61,6 +62,7 @@ MAGIC = b"\x93FSX"
 VERSION = 2
 _HEAD = struct.Struct("<4sBBHQQII")
 _CRC_AT = _HEAD.size - 4
+_pack_start = struct.Struct("<4sBBHQQI").pack  # all of it but the CRC
 
 #: Bit of the flags: the CRC covers the buffers, too.
 CHECKSUM = 1
@@ -75,6 +77,14 @@ _SMALL = struct.Struct("<8sIII")
 SMALL_START = MAGIC + bytes((2, SMALL, 0, 0))
 SMALL_HEAD = _SMALL.size
 pack_small, unpack_small = _SMALL.pack, struct.Struct("<8xIII").unpack_from
+
+
+@lru_cache(256)
+def _lengths(count: int) -> struct.Struct:
+    return struct.Struct(f"<{count}Q")
+
+
+_ZEROS = [bytes(count) for count in range(ALIGNMENT)]
 
 # What is before the elements of bytes and text: the head but for the CRC, the CRC, the table, and
 # padding.
@@ -118,15 +128,17 @@ def frames_of_pieces(
             (body,) = pieces
             size = len(body)
             flags = CHECKSUM if checksum else 0
-            head = _HEAD.pack(MAGIC, 1, PICKLE, flags, _HEAD.size + size, size, 0, 0)[:_CRC_AT]
+            head = _pack_start(MAGIC, 1, PICKLE, flags, _HEAD.size + size, size, 0)
             return [head + crc32(body, crc32(head)).to_bytes(4, "little"), body]
         return _frames(PICKLE, pieces, buffers, checksum)
-    starts = list(itertools.accumulate(map(len, pieces), initial=0))
     numbers = [len(long)]
-    for n in long:
-        numbers += (starts[n], len(pieces[n]))
-    more = struct.pack(f"<{len(numbers) + 1}Q", *numbers, len(section))
-    return _frames(PICKLE, pieces, buffers, checksum, long, more, section)
+    if long:
+        starts = list(itertools.accumulate(map(len, pieces), initial=0))
+        for n in long:
+            numbers += (starts[n], len(pieces[n]))
+    numbers.append(len(section))
+    more = _lengths(len(numbers)).pack(*numbers)
+    return _frames(PICKLE, pieces, buffers, checksum, set(long), more, section)
 
 
 def _frames(
@@ -134,28 +146,28 @@ def _frames(
     pieces: Pieces,
     buffers: Sequence[memoryview],
     checksum: bool,
-    long: Sequence[int] = (),
+    long: Collection[int] = (),
     more: bytes = b"",
     section: bytes = b"",
 ) -> Frames:
     """Return head and table as one frame, the pieces of the body, the buffers, and the section."""
-    table = struct.pack(f"<{len(buffers)}Q", *[data.nbytes for data in buffers]) + more
-    body_size = sum(map(len, pieces))
+    count = len(buffers)
+    table = _lengths(count).pack(*[data.nbytes for data in buffers]) + more
+    body_size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
     end = _HEAD.size + len(table) + body_size
     rest: Frames = []
     for data in buffers:
-        padding = bytes(-end % ALIGNMENT)
-        end += len(padding) + data.nbytes
-        rest += (padding, data)
+        padding = -end % ALIGNMENT
+        end += padding + data.nbytes
+        rest += (_ZEROS[padding], data)
     if section:
         end += len(section)
         rest.append(section)
     version, flags = 2 if more else 1, CHECKSUM if checksum else 0
-    head = _HEAD.pack(MAGIC, version, kind, flags, end, body_size, len(buffers), 0)[:_CRC_AT]
+    head = _pack_start(MAGIC, version, kind, flags, end, body_size, count)
     crc = crc32(table, crc32(head))
-    unguarded = () if checksum else set(long)
     for n, piece in enumerate(pieces):
-        if n not in unguarded:
+        if checksum or n not in long:
             crc = crc32(piece, crc)
     if checksum:
         for data in buffers:
@@ -198,30 +210,32 @@ def parse(view: memoryview) -> tuple[int, memoryview, list[memoryview], bytes | 
     if total != size:
         raise truncated(total, size)
     lengths_end = body_start = _HEAD.size + 8 * count
+    numbers: tuple[int, ...] = ()
     if version == 2:
         long_values = int.from_bytes(view[lengths_end : lengths_end + 8], "little")
         body_start += 8 * (2 + 2 * long_values)
     end = body_start + body_size
     if end > size:
         raise changed()
+    if version == 2 and not flags & CHECKSUM:
+        numbers = _lengths(1 + 2 * long_values).unpack_from(view, lengths_end)
     crc = crc32(view[:_CRC_AT])
     at = _HEAD.size
-    if version == 2 and not flags & CHECKSUM:
-        numbers = struct.unpack_from(f"<{1 + 2 * long_values}Q", view, lengths_end)
-        for start, length in zip(numbers[1::2], numbers[2::2], strict=True):
-            crc = crc32(view[at : body_start + start], crc)
-            at = body_start + start + length
+    for n in range(1, len(numbers), 2):
+        crc = crc32(view[at : body_start + numbers[n]], crc)
+        at = body_start + numbers[n] + numbers[n + 1]
     crc = crc32(view[at:end], crc)
     if crc != wanted and not flags & CHECKSUM:
         raise changed()
     body = view[body_start:end]
     buffers = []
-    for at in range(_HEAD.size, lengths_end, 8):
-        start = end + -end % ALIGNMENT
-        end = start + int.from_bytes(view[at : at + 8], "little")
-        buffers.append(view[start:end])
-        if flags & CHECKSUM:
-            crc = crc32(buffers[-1], crc)
+    if count:
+        for nbytes in _lengths(count).unpack_from(view, _HEAD.size):
+            start = end + -end % ALIGNMENT
+            end = start + nbytes
+            buffers.append(view[start:end])
+            if flags & CHECKSUM:
+                crc = crc32(buffers[-1], crc)
     if crc != wanted or kind > MEMORYVIEW:
         raise changed()
     return kind, body, buffers, view[end:] if end < size else b""

@@ -6,6 +6,7 @@ import copyreg
 import importlib
 import sys
 import types
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -159,9 +160,15 @@ _HEAP_TYPE = 1 << 9
 #: How instances of types are reduced, None as pickle does it, where that was decided.
 HOW: dict[type, Reducer | None] = {}
 
+# The same of types that no module has, which may go again.
+_passing: weakref.WeakKeyDictionary[type, Any] = weakref.WeakKeyDictionary()
+
 
 def decide(kind: type) -> Reducer | None:
     """Decide how instances of a type are reduced."""
+    known = _passing.get(kind, decide)
+    if known is not decide and kind not in copyreg.dispatch_table:
+        return known  # type: ignore[no-any-return]
     how = _of_kind(kind)
     if how is None and is_plain(kind):
         how = reduce_plain
@@ -175,4 +182,6 @@ def decide(kind: type) -> Reducer | None:
         where = where_named(kind)
         if how is reduce_plain and where is not None:
             keep(kind, is_of_script=where[2])
+    else:
+        _passing[kind] = how
     return how

@@ -96,9 +96,9 @@ def reduce_pandas_arrow(pickler: Pickler, obj: Any) -> Any:
 
 def reduce_polars(pickler: Pickler, obj: Any) -> Any:
     """Reduce a DataFrame or Series of polars to what pyarrow has for it, if that loses nothing."""
-    polars = importlib.import_module("polars")
     if obj.estimated_size() < _POLARS_FROM:
         return NotImplemented
+    polars = importlib.import_module("polars")
     try:
         arrow = obj.to_arrow(compat_level=polars.CompatLevel.newest())
         name = None if isinstance(obj, polars.DataFrame) else obj.name

@@ -23,7 +23,7 @@ _COPIED_UP_TO = 4096
 # Arrays of subclasses of fewer bytes are pickled as numpy or their class does it, both copies and
 # their CRC included in half the time. Not those of which pickle loses something: the hard mask of a
 # masked array, the order of swapped bytes.
-_SUBCLASS_FROM = 1 << 15
+_SUBCLASS_FROM = 1 << 17
 
 
 def reduce_memoryview(pickler: Pickler, obj: memoryview) -> Any:
