@@ -90,8 +90,11 @@ _OF_BUFFER = {
 #: Pickles that keep nothing of their buffer, but copy it.
 COPIES = frozenset(_OF_BUFFER.values())
 
-# What the start says of the array -> its dtype and shape.
+# What the start says of the array -> its dtype and shape; and the same by the whole pickle of an
+# array that is out of it, which then need not be loaded.
 _shapes: dict[bytes, tuple[np.dtype[Any], tuple[int, ...]]] = {}
+_outside: dict[bytes, tuple[np.dtype[Any], tuple[int, ...]]] = {}
+_OUTSIDE_UP_TO = 256
 
 
 class Codec:
@@ -160,9 +163,7 @@ class Codec:
     def _start(self, dtype: np.dtype[Any], obj: Any) -> tuple[bytes, bool]:
         if dtype.char not in NATIVE or not obj.nbytes:
             return b"", False
-        said = struct.pack(f"<c{obj.ndim}Q", dtype.char.encode(), *obj.shape)
-        name = f"{__name__}\n{_array.__qualname__}\n".encode()
-        start = b"".join((_CALL, name, in_pickle(said)))
+        start = _start_of(struct.pack(f"<c{obj.ndim}Q", dtype.char.encode(), *obj.shape))
         inside = obj.nbytes <= self._small
         if inside:
             start += pickle.BYTEARRAY8 + _LENGTH.pack(obj.nbytes)
@@ -176,6 +177,10 @@ class Codec:
 
 def decode(body: Memory, buffers: Sequence[Memory] = ()) -> Any:
     """Return the object, whose arrays are views of the buffers; raise what its own class raises."""
+    if len(buffers) == 1 and len(body) <= _OUTSIDE_UP_TO:
+        known = _outside.get(bytes(body))
+        if known is not None:
+            return _ARRAY(known[1], known[0], buffers[0])
     return _loads(body, buffers=buffers)
 
 
@@ -199,13 +204,20 @@ def this_script() -> tuple[object, ...]:
 # ---- arrays -------------------------------------------------------------------------------------
 
 
+def _start_of(said: bytes) -> bytes:
+    """Return the pickle of an array up to its elements."""
+    return b"".join((_CALL, f"{__name__}\n{_array.__qualname__}\n".encode(), in_pickle(said)))
+
+
 def _array(said: bytes, data: Memory) -> Any:
     known = _shapes.get(said)
     if known is None:
         shape = struct.unpack_from(f"<{len(said) // 8}Q", said, 1)
         if len(_shapes) >= 256:
             _shapes.clear()
+            _outside.clear()
         known = _shapes[said] = np.dtype(said[:1].decode()), shape
+        _outside[_start_of(said) + OUT_OF_IT + _END_2] = known
     return _ARRAY(known[1], known[0], data)
 
 

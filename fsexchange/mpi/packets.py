@@ -156,8 +156,7 @@ class Packets:
 
     def gathered(self, call: bytes, packets: bytearray, limit: float) -> list[Message]:
         """Return the messages of all ranks, whose packets are here."""
-        messages = self._cut(call, packets)
-        lengths = [length(packet) for packet in messages.values()]
+        messages, lengths = self._cut(call, packets)
         long = self._long(lengths, limit)
         missed: list[int] = []
         try:
@@ -178,8 +177,7 @@ class Packets:
     ) -> list[Message]:
         """Return the messages of all ranks, whose packets are here; `message` is this rank's."""
         size = self.size
-        messages = self._cut(call, packets)
-        lengths = [length(packet) for packet in messages.values()]
+        messages, lengths = self._cut(call, packets)
         if max(lengths) <= size:
             return [*messages.values()]
         if sum(lengths) > limit:
@@ -251,7 +249,7 @@ class Packets:
 
         `messages` are those of this rank, none if their packets hold all of them.
         """
-        received = self._cut(call, packets)
+        received, _ = self._cut(call, packets)
         self._exchange(received, self._ranks, self._rests(messages))
         return [*received.values()]
 
@@ -275,14 +273,12 @@ class Packets:
             )
         return length(packet)
 
-    def _cut(self, call: bytes, packets: bytearray) -> dict[int, Message]:
-        """Return the packet of each rank, all of them of the call."""
+    def _cut(self, call: bytes, packets: bytearray) -> tuple[dict[int, Message], list[int]]:
+        """Return the packet of each rank, all of them of the call, and the lengths of messages."""
         view = memoryview(packets)
-        came: dict[int, Message] = {}
-        for rank, at in enumerate(range(0, len(packets), self.size)):
-            came[rank] = view[at : at + self.size]
-            self._length(call, came[rank], rank)
-        return came
+        starts = range(0, len(packets), self.size)
+        came: dict[int, Message] = {n: view[at : at + self.size] for n, at in enumerate(starts)}
+        return came, [self._length(call, packet, rank) for rank, packet in came.items()]
 
     def _rests(self, messages: Sequence[Pieces]) -> dict[int, Message]:
         """Return by rank the rests of messages to other ranks, uncopied; there may be none."""
