@@ -2,9 +2,9 @@
 
 The first step moves packets, all of the same length. A packet is the start of a message, and its
 head tells which call it is of and how long the message is. The second step moves the rests, if
-there are any: a rest for all ranks by a collective, one for a single rank by a message, straight
-from the sender's array. mpi4py's verbs move lengths first, then data; here a small message needs
-only the first step.
+there are any: a rest for all ranks by a collective, or among few ranks of one host by messages, as
+one for a single rank: straight from the sender's array. mpi4py's verbs move lengths first, then
+data; here a small message needs only the first step.
 """
 
 from __future__ import annotations
