@@ -145,8 +145,6 @@ _FAMILIES: dict[str, Reducer] = {
 
 
 def _of_kind(kind: type) -> Reducer | None:
-    if kind in copyreg.dispatch_table:
-        return None  # by its user or its library
     names = [f"{each.__module__}.{each.__qualname__}" for each in kind.__mro__]
     for name in names:
         if name in _FAMILIES:
@@ -161,15 +159,17 @@ _HEAP_TYPE = 1 << 9
 HOW: dict[type, Reducer | None] = {}
 
 # The same of types that no module has, which may go again.
-_passing: weakref.WeakKeyDictionary[type, Any] = weakref.WeakKeyDictionary()
+_passing: weakref.WeakKeyDictionary[type, Reducer | None] = weakref.WeakKeyDictionary()
 
 
 def decide(kind: type) -> Reducer | None:
     """Decide how instances of a type are reduced."""
-    known = _passing.get(kind, decide)
-    if known is not decide and kind not in copyreg.dispatch_table:
-        return known  # type: ignore[no-any-return]
-    how = _of_kind(kind)
+    how = None
+    if kind not in copyreg.dispatch_table:  # by its user or its library
+        try:
+            return _passing[kind]
+        except KeyError:
+            how = _of_kind(kind)
     if how is None and is_plain(kind):
         how = reduce_plain
     if not kind.__flags__ & _HEAP_TYPE:
@@ -182,6 +182,6 @@ def decide(kind: type) -> Reducer | None:
         where = where_named(kind)
         if how is reduce_plain and where is not None:
             keep(kind, is_of_script=where[2])
-    else:
+    elif kind not in copyreg.dispatch_table:
         _passing[kind] = how
     return how
