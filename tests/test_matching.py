@@ -57,7 +57,12 @@ def test_too_many_of_them(n: int, shm_dir: Path) -> None:
 
 @pytest.mark.parametrize("n", [2, 4])
 def test_between_ranks(n: int, shm_dir: Path) -> None:
-    bodies = ["interrupted_while_copying", "fast_producer"]
+    bodies = [
+        "interrupted_while_copying",
+        "fast_producer",
+        "sendrecv_that_cannot_receive",
+        "collector_after_a_failure",
+    ]
     all_pass(n, "matching", bodies, shm_dir)
 
 

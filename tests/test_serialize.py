@@ -350,6 +350,13 @@ def test_type_of_no_module_is_let_go_and_heeds_copyreg() -> None:
     assert deserialize(dumps([kind(1)])) == [2]
     del copyreg.dispatch_table[kind]
     assert deserialize(dumps([kind(1)])) == [1]
+    plain: Any = type("Plain", (), {"__new__": lambda kind, x=0: object.__new__(kind)})
+    obj = plain()
+    obj.x = 1
+    assert deserialize(dumps([obj]))[0].x == 1
+    plain.__getnewargs__ = lambda self: (self.x,)
+    plain.__new__ = lambda kind, x: object.__new__(kind)
+    assert deserialize(dumps([obj]))[0].x == 1  # its `__new__` needs the argument
     gone = weakref.ref(kind)
     del kind
     gc.collect()

@@ -115,7 +115,7 @@ def flatten(obj: Buffers) -> tuple[list[Buffer], int]:
             if not view.c_contiguous:
                 buffer = view.tobytes()
             elif view.ndim != 1 or view.itemsize != 1:
-                buffer = PickleBuffer(view).raw() if nbytes else b""
+                buffer = PickleBuffer(buffer).raw() if nbytes else b""
         if nbytes:
             pieces.append(buffer)
             total += nbytes

@@ -31,7 +31,7 @@ from fsexchange.mpi.slab import KEEPS_ORDER
 _Send, _Ssend, _Bsend = MPI.Intracomm.Send, MPI.Intracomm.Ssend, MPI.Intracomm.Bsend
 _Isend, _Issend, _Ibsend = MPI.Intracomm.Isend, MPI.Intracomm.Issend, MPI.Intracomm.Ibsend
 _send, _recv, _irecv = MPI.Intracomm.send, MPI.Intracomm.recv, MPI.Intracomm.irecv
-_sendrecv = MPI.Intracomm.sendrecv
+_isend = MPI.Intracomm.isend
 
 # Types whose objects have short pickles, whatever they are; integers and text have, up to a length,
 # and so have a few of these. A character has at most 4 bytes.
@@ -139,7 +139,23 @@ class PointToPoint(Communicator):
         status: MPI.Status | None = None,
     ) -> Any:
         """Wait for an object that another rank sends, and return it; `buf` is best left out."""
-        return self._receive(_recv, (self, buf, source, tag), status)
+        if not self:  # closed; Open MPI ends the job for a probe on no communicator
+            self._check()
+        receiving = self._bodies.receiving
+        try:
+            receiving[0] = 1
+            if status is None:
+                return _recv(self, buf, source, tag)
+            arrived = self._bodies.arrived
+            arrived.nbytes = 0
+            obj = _recv(self, buf, source, tag, status)
+            if arrived.nbytes:
+                status.Set_elements(MPI.BYTE, arrived.nbytes)
+            return obj
+        except MPI.Exception as error:
+            raise self._error(error, source=source, tag=tag) from None
+        finally:
+            receiving[0] = 0
 
     def irecv(
         self, buf: Any = None, source: int = MPI.ANY_SOURCE, tag: int = MPI.ANY_TAG
@@ -166,39 +182,19 @@ class PointToPoint(Communicator):
     ) -> Any:
         """Send an object to one rank and return one that another sends."""
         if type(sendobj) in _NUMBERS or _is_short(sendobj):
-            args = self, sendobj, dest, sendtag, recvbuf, source, recvtag
-            return self._receive(_sendrecv, args, status)
-        request = self._post(_Isend, sendobj, dest, sendtag)
+            try:
+                request = _isend(self, sendobj, dest, sendtag)
+            except MPI.Exception as error:
+                raise self._error(error, dest=dest, sendtag=sendtag) from None
+        else:
+            request = self._post(_Isend, sendobj, dest, sendtag)
         try:
             obj = self.recv(recvbuf, source, recvtag, status)
-        except BaseException:
+        except BaseException:  # MPI may still need the memory
             self._kept(request)
             raise
         request.Wait()
         return obj
-
-    def _receive(self, verb: Callable[..., Any], args: tuple[Any, ...], status: Any) -> Any:
-        """Return what a verb of mpi4py receives, which has a status as its last argument."""
-        if not self:  # closed; Open MPI ends the job for a probe on no communicator
-            self._check()
-        receiving = self._bodies.receiving
-        try:
-            receiving[0] = 1
-            if status is None:
-                return verb(*args)
-            arrived = self._bodies.arrived
-            arrived.nbytes = 0
-            obj = verb(*args, status)
-            if arrived.nbytes:
-                status.Set_elements(MPI.BYTE, arrived.nbytes)
-            return obj
-        except MPI.Exception as error:
-            said = {"source": args[-2], "tag": args[-1]}
-            if verb is _sendrecv:
-                said = {"dest": args[2], "sendtag": args[3], **said}
-            raise self._error(error, **said) from None
-        finally:
-            receiving[0] = 0
 
     def _post(self, post: Callable[..., Any], obj: Any, dest: int, tag: int) -> Any:
         """Give MPI the message of an object."""

@@ -182,6 +182,6 @@ def decide(kind: type) -> Reducer | None:
         where = where_named(kind)
         if how is reduce_plain and where is not None:
             keep(kind, is_of_script=where[2])
-    elif kind not in copyreg.dispatch_table:
+    elif how is not reduce_plain and kind not in copyreg.dispatch_table:
         _passing[kind] = how
     return how

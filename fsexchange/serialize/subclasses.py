@@ -57,7 +57,9 @@ def reduce_array(pickler: Pickler, obj: Any) -> Any:
         once = tuple([slice(None) if step else slice(1) for step in obj.strides])
         return _broadcast, (obj[once], obj.shape)
     order, elements = array_bytes(obj)
-    return _ndarray, (pickle.PickleBuffer(elements), dtype, obj.shape, order)
+    # Of what the memoryview shows: if a traceback holds a PickleBuffer of a memoryview in a cycle,
+    # the garbage collector of CPython up to 3.11 ends the process (cpython#77894).
+    return _ndarray, (pickle.PickleBuffer(elements.obj), dtype, obj.shape, order)
 
 
 def _reduce_subclass(obj: Any) -> Any:

@@ -622,6 +622,47 @@ def too_many_of_them() -> None:
         first.close()
 
 
+class Unloadable:
+    """Raises where it is received."""
+
+    def __reduce__(self) -> Any:
+        return _fail, ()
+
+
+def _fail() -> None:
+    raise ValueError("not to be loaded")
+
+
+def sendrecv_that_cannot_receive() -> None:
+    """What it has sent arrives, also if MPI has not taken it when the receive raises."""
+    texts = [f"{n:5}" + 3000 * "a" for n in range(1000)]
+    with exchange() as ex:
+        for wrong, tag in ((ValueError, 1), (ArgumentError, -5)):
+            if rank == 1:
+                for _ in texts if tag == 1 else ():
+                    ex.send(Unloadable(), 0, 1)
+                ex.barrier()
+                assert [ex.recv(source=0, tag=0) for _ in texts] == texts
+            else:
+                for text in texts if rank == 0 else ():
+                    raises(wrong, partial(ex.sendrecv, text, 1, 0, None, 1, tag))
+                others = ["b" + text[1:] for text in texts]
+                ex.barrier()
+                del others
+            ex.barrier()
+
+
+def collector_after_a_failure() -> None:
+    """The garbage collector can clear what a failed collective leaves (cpython#77894)."""
+    fortran, moments = np.asfortranarray(np.ones((90, 90))), np.zeros(6000, "M8[s]")
+    with exchange() as ex:
+        for array in (np.zeros(6000)[::2], fortran, np.ones(6000, ">f8"), moments):
+            for verb in (ex.gather, ex.allgather, lambda obj: ex.alltoall([obj] * size)):
+                with contextlib.suppress(RemoteError, SerializationError):
+                    verb(threading.Lock() if rank == 1 else [array])
+                gc.collect()
+
+
 # ---- classes of the script ----------------------------------------------------------------------
 
 mass = np.zeros(64 << 20, "u1")
