@@ -19,17 +19,8 @@ import numpy as np
 
 from fsexchange.serialize import script
 from fsexchange.serialize.arrays import NATIVE
-from fsexchange.serialize.instances import INSTANCES, are_short
-from fsexchange.serialize.pickling import (
-    IDLE,
-    MEMO_UP_TO,
-    load,
-    made_by,
-    new_pickler,
-    pickled,
-    unpinned,
-)
-from fsexchange.serialize.reasons import pickling_error
+from fsexchange.serialize.instances import are_short
+from fsexchange.serialize.pickling import load, small_or_made, unpinned
 
 #: Writable or readable memory.
 Memory: TypeAlias = "bytes | bytearray | memoryview"
@@ -133,27 +124,10 @@ class Codec:
             return _dumps(obj, 5), ()
         elif kind in _LISTS and len(obj) <= _LOOKED_AT and are_short(obj):
             return _dumps(obj, 5), ()
-        if kind in INSTANCES:
-            pieces, buffers, named = pickled(obj)
-        else:
-            # As `pickled` does it, but most often without its call and those that follow.
-            try:
-                taken = IDLE.pop()
-            except IndexError:
-                taken = new_pickler()
-            _, dump, clear_memo, pieces, more, grown = taken
-            try:
-                dump(obj)
-            except MemoryError:
-                raise
-            except Exception as error:  # a class's own __reduce__ may raise anything
-                raise pickling_error(obj, error) from error
-            if not (more or grown) and len(pieces) == 1 and len(pieces[0]) <= MEMO_UP_TO:
-                body = pieces.pop()
-                clear_memo()
-                IDLE.append(taken)
-                return body, ()
-            pieces, buffers, named = made_by(taken)
+        made = small_or_made(obj)
+        if isinstance(made, bytes):
+            return made, ()
+        pieces, buffers, named = made
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if named and not self._same_script:
             args = in_pickle(bytes(body)), in_pickle(script.section(named))

@@ -17,13 +17,12 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from mpi4py import MPI
 
 from fsexchange.mpi.bodies import EAGER, Bodies
-from fsexchange.mpi.codec import Memory
 from fsexchange.mpi.communicator import Communicator
 from fsexchange.mpi.membership import ArgumentError, Membership
 from fsexchange.mpi.slab import KEEPS_ORDER
@@ -102,14 +101,7 @@ class PointToPoint(Communicator):
             except MPI.Exception as error:
                 raise self._error(error, dest=dest, tag=tag) from None
         else:
-            body, buffers = self._encode(obj)
-            if buffers or len(body) > EAGER or dest == _NOBODY:
-                self._post_encoded(_Send, body, buffers, dest, tag)
-            else:
-                try:
-                    _Send(self, body, dest, tag)
-                except MPI.Exception as error:
-                    raise self._error(error, dest=dest, tag=tag) from None
+            self._post(_Send, obj, dest, tag)
 
     def ssend(self, obj: Any, dest: int, tag: int = 0) -> None:
         """Send an object, and wait until its receiver has begun to receive it."""
@@ -200,16 +192,7 @@ class PointToPoint(Communicator):
         """Give MPI the message of an object."""
         if dest == _NOBODY:
             return post(self, b"", dest, tag)
-        return self._post_encoded(post, *self._encode(obj), dest, tag)
-
-    def _post_encoded(
-        self,
-        post: Callable[..., Any],
-        body: Memory,
-        buffers: Sequence[Memory],
-        dest: int,
-        tag: int,
-    ) -> Any:
+        body, buffers = self._encode(obj)
         if not buffers and len(body) <= EAGER:
             try:
                 return post(self, body, dest, tag)

@@ -14,9 +14,6 @@ from operator import attrgetter
 from types import GetSetDescriptorType
 from typing import Any, NamedTuple
 
-from fsexchange.serialize import script
-from fsexchange.serialize.format import small_pickle
-
 
 def _ways_before_3_11(kind: type) -> tuple[Any, ...]:
     # There an object is asked for its `__getstate__`, and its `__getattr__` may answer.
@@ -141,13 +138,3 @@ def pickle_of_plain(obj: Any, plain: Plain) -> bytes | None:
     if getattr(sys.modules.get(module), name, None) is not kind:
         return None
     return b"".join((start, _dumps(state, 5)[2:-1], _END))
-
-
-def instance_frame(obj: Any) -> bytes | None:
-    """Return a plain instance with short attributes as its one frame; None for others."""
-    kind = type(obj)
-    plain = INSTANCES.get(kind)
-    body = None if plain is None else pickle_of_plain(obj, plain)
-    if plain is None or body is None:
-        return None
-    return small_pickle(body, script.section((kind,)) if plain.is_of_script else b"")

@@ -39,12 +39,12 @@ _COPIED_BELOW = 1 << 16
 _TIMES_LARGER = 16
 
 # A pickle of up to this many bytes is small.
-SMALL_UP_TO = 1 << 14
+_SMALL_UP_TO = 1 << 14
 
 # A longer one may have made the memo grow. To clear a memo takes as long as it has ever been large,
 # so the next pickle that is shorter makes it anew. After one that is not small it is made anew at
 # once.
-MEMO_UP_TO = 512
+_MEMO_UP_TO = 512
 
 
 class Pickler(pickle.Pickler):
@@ -96,45 +96,45 @@ class Pickler(pickle.Pickler):
 
 # To make a pickler takes longer than to pickle a small object. A thread takes one out, and puts it
 # back without what it pickled: the pickler, what is used of it, and whether its memo has grown.
-IDLE: list[list[Any]] = []
+_idle: list[list[Any]] = []
 
 
-def new_pickler() -> list[Any]:
-    """Return a pickler as there are in `IDLE`."""
+def _new() -> list[Any]:
+    """Return a pickler as there are in `_idle`."""
     pickler = Pickler()
     return [pickler, pickler.dump, pickler.clear_memo, pickler.pieces, pickler.more, False]
 
 
-def put_back(taken: list[Any], size: int) -> None:
+def _put_back(taken: list[Any], size: int) -> None:
     """Have a pickler, which made a pickle of `size` bytes, used again."""
     pickler, _, clear_memo, pieces, more, had_grown = taken
     if pickler.reducer is not None:
         return
     pieces.clear()
     more.clear()
-    grown = taken[-1] = MEMO_UP_TO < size <= SMALL_UP_TO
-    if grown or (not had_grown and size <= MEMO_UP_TO):
+    grown = taken[-1] = _MEMO_UP_TO < size <= _SMALL_UP_TO
+    if grown or (not had_grown and size <= _MEMO_UP_TO):
         clear_memo()
     else:
         pickler.memo = {}
-    IDLE.append(taken)
+    _idle.append(taken)
 
 
-def pickled(obj: Any) -> Made:
-    """Return the pickle of an object.
+def small_or_made(obj: Any) -> bytes | Made:
+    """Return the pickle of an object: itself if it is small, one piece and names no script.
 
     Raises `SerializationError` if it cannot be pickled.
     """
     kind = type(obj)
-    plain = INSTANCES.get(kind)
-    if plain is not None:
-        body = pickle_of_plain(obj, plain)
-        if body is not None:
-            return [body], (), (kind,) if plain.is_of_script else ()
+    if kind in INSTANCES:
+        plain = INSTANCES.get(kind)
+        body = None if plain is None else pickle_of_plain(obj, plain)
+        if plain is not None and body is not None:
+            return ([body], (), (kind,)) if plain.is_of_script else body
     try:
-        taken = IDLE.pop()
+        taken = _idle.pop()
     except IndexError:
-        taken = new_pickler()
+        taken = _new()
     _, dump, clear_memo, pieces, more, grown = taken
     try:
         dump(obj)
@@ -142,28 +142,34 @@ def pickled(obj: Any) -> Made:
         raise
     except Exception as error:  # a class's own __reduce__ may raise anything
         raise pickling_error(obj, error) from error
-    if more or len(pieces) > 1:
-        return made_by(taken)
-    body = pieces.pop()
-    if grown or len(body) > MEMO_UP_TO:
-        put_back(taken, len(body))
+    if more or len(pieces) > 1 or len(pieces[0]) > _SMALL_UP_TO:
+        return _made_by(taken)
+    small: bytes = pieces.pop()
+    if grown or len(small) > _MEMO_UP_TO:
+        _put_back(taken, len(small))
     else:
         clear_memo()
-        IDLE.append(taken)
-    return [body], (), ()
+        _idle.append(taken)
+    return small
 
 
-def made_by(taken: list[Any]) -> Made:
+def pickled(obj: Any) -> Made:
+    """Return the same, also if it is small, in pieces."""
+    made = small_or_made(obj)
+    return ([made], (), ()) if isinstance(made, bytes) else made
+
+
+def _made_by(taken: list[Any]) -> Made:
     """Return what a pickler made, and have the pickler used again."""
     pickler, _, _, pieces, more, _ = taken
     if len(pieces) == len(more) == 1 and type(more[0]) is type:  # most often, and so in less time
         made, named = [pieces.pop()], [more.pop()]
-        put_back(taken, len(made[0]))
+        _put_back(taken, len(made[0]))
         return made, (), named
     made = pieces.copy()
     buffers = [each for each in more if type(each) is memoryview]
     named = [each for each in more if type(each) is not memoryview and each is not pickler.reducer]
-    put_back(taken, sum(map(len, made)))
+    _put_back(taken, sum(map(len, made)))
     return made, buffers, named
 
 
@@ -178,7 +184,7 @@ def frames_of(made: Made, checksum: bool) -> Frames:
         if len(pieces) > _MOST_PIECES:
             pieces, long = _joined(pieces, set(long))
         return frames_of_pieces(pieces, long, buffers, section, checksum)
-    if buffers or len(pieces[0]) > SMALL_UP_TO:
+    if buffers or len(pieces[0]) > _SMALL_UP_TO:
         return frames_of_pieces(pieces, (), buffers, section, checksum)
     return [small_pickle(pieces[0], section)]
 
@@ -252,7 +258,7 @@ def load(
             if (
                 module
                 and module not in sys.modules
-                and (len(body) > SMALL_UP_TO or module.encode() in bytes(body))
+                and (len(body) > _SMALL_UP_TO or module.encode() in bytes(body))
             ):
                 return script.Foreign(_File(body), buffers, section).load()
         return pickle.loads(body, buffers=buffers)

@@ -652,6 +652,16 @@ def sendrecv_that_cannot_receive() -> None:
             ex.barrier()
 
 
+def what_is_sent_to_nobody_takes_no_room() -> None:
+    with exchange() as ex:
+        for _ in range(slab.SLOTS + 1):
+            ex.send(np.ones(1 << 14), MPI.PROC_NULL)
+            ex.isend(np.ones(1 << 14), MPI.PROC_NULL).wait()
+            assert ex.sendrecv([np.ones(1 << 14)], MPI.PROC_NULL, source=MPI.PROC_NULL) is None
+        own = ex._bodies._slab
+        assert own is None or own.take_slot() >= 0
+
+
 def collector_after_a_failure() -> None:
     """The garbage collector can clear what a failed collective leaves (cpython#77894)."""
     fortran, moments = np.asfortranarray(np.ones((90, 90))), np.zeros(6000, "M8[s]")
