@@ -5,7 +5,7 @@ writes into the project's directory, too; the oldest and the newest Python also 
 Then come the tests, two Pythons at a time; at last those marked `wide`, which keep all cores busy
 by themselves. What is marked `slow` runs with the newest Python alone. The oldest runs of the MPI
 jobs only those of two ranks. Those between run no MPI jobs, and in /dev/shm alone what the others
-test in the directory for temporary files, too.
+test in the directory for temporary files, too; one of them does without what is in C.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import sys
 from test_parts import Job, end_when_terminated, side_by_side
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+WITHOUT_C = os.path.join(ROOT, "scripts", "without_c")
 # With pytest's --version only the venv is made.
 CHECKS, NONE, NEWEST, OLDEST, BETWEEN = (
     ["--checks"],
@@ -100,6 +101,8 @@ class Runs:
             "FSEXCHANGE_TEST_SLURM": "1" if version == self.ends[-1] else "",
             "FSEXCHANGE_TEST_RANKS": "" if version == self.ends[-1] else "2",
         }
+        if version in list(self.pythons)[1:2] and version not in self.ends:
+            environment["PYTHONPATH"] = WITHOUT_C
         return Job(f"Python {version}: {subprocess.list2cmdline(words)}", words, environment)
 
 

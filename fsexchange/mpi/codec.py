@@ -19,8 +19,8 @@ import numpy as np
 
 from fsexchange.serialize import script
 from fsexchange.serialize.arrays import NATIVE
-from fsexchange.serialize.instances import are_short
 from fsexchange.serialize.pickling import load, small_or_made, unpinned
+from fsexchange.serialize.simple import is_simple
 
 #: Writable or readable memory.
 Memory: TypeAlias = "bytes | bytearray | memoryview"
@@ -66,11 +66,6 @@ OUT_OF_IT = pickle.NEXT_BUFFER
 
 # Types whose objects plain pickle handles, and which name nothing.
 _SIMPLE = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray})
-
-# Plain pickle handles those of short simple objects, too, in two thirds of the time. To look
-# through longer ones, or dicts, takes longer than it saves.
-_LISTS = frozenset({tuple, list})
-_LOOKED_AT = 8
 
 # Large text and bytes, by the type: a pickle that makes one of a buffer.
 _OF_BUFFER = {
@@ -122,7 +117,7 @@ class Codec:
             if (kind is bytes or kind is bytearray) and len(obj) > self._small:
                 return _OF_BUFFER[kind], (obj,)
             return _dumps(obj, 5), ()
-        elif kind in _LISTS and len(obj) <= _LOOKED_AT and are_short(obj):
+        elif is_simple(obj, self._small):
             return _dumps(obj, 5), ()
         made = small_or_made(obj)
         if isinstance(made, bytes):

@@ -26,16 +26,12 @@ from fsexchange.mpi.bodies import EAGER, Bodies
 from fsexchange.mpi.communicator import Communicator
 from fsexchange.mpi.membership import ArgumentError, Membership
 from fsexchange.mpi.slab import KEEPS_ORDER
+from fsexchange.serialize.simple import is_simple
 
 _Send, _Ssend, _Bsend = MPI.Intracomm.Send, MPI.Intracomm.Ssend, MPI.Intracomm.Bsend
 _Isend, _Issend, _Ibsend = MPI.Intracomm.Isend, MPI.Intracomm.Issend, MPI.Intracomm.Ibsend
 _send, _recv, _irecv = MPI.Intracomm.send, MPI.Intracomm.recv, MPI.Intracomm.irecv
 _isend = MPI.Intracomm.isend
-
-# Types whose objects have short pickles, whatever they are; integers and text have, up to a length,
-# and so have a few of these. A character has at most 4 bytes.
-_NUMBERS = frozenset({type(None), bool, float, complex})
-_LARGE, _TEXT, _LONG, _MANY = 1 << 63, 900, 100, 8
 
 _NOBODY = MPI.PROC_NULL
 
@@ -95,7 +91,7 @@ class PointToPoint(Communicator):
         """
         if dest == self._rank:  # MPI may wait for the receiver, which is this rank
             self.isend(obj, dest, tag)
-        elif type(obj) in _NUMBERS or _is_short(obj):  # the shortest way
+        elif is_simple(obj, EAGER):  # the shortest way
             try:
                 _send(self, obj, dest, tag)
             except MPI.Exception as error:
@@ -173,7 +169,7 @@ class PointToPoint(Communicator):
         status: MPI.Status | None = None,
     ) -> Any:
         """Send an object to one rank and return one that another sends."""
-        if type(sendobj) in _NUMBERS or _is_short(sendobj):
+        if is_simple(sendobj, EAGER):
             try:
                 request = _isend(self, sendobj, dest, sendtag)
             except MPI.Exception as error:
@@ -244,22 +240,3 @@ class PointToPoint(Communicator):
             return error
         arguments = ", ".join(f"{name}={value}" for name, value in said.items())
         return ArgumentError(code, f"{error}: {arguments}; there are {self.size} ranks")
-
-
-def _is_short(obj: Any) -> bool:
-    """Return whether it is seen at once that the pickle of an object has at most `EAGER` bytes."""
-    kind = type(obj)
-    if kind is str:
-        return len(obj) <= _TEXT * (4 if obj.isascii() else 1)
-    if kind is int:
-        return bool(-_LARGE < obj < _LARGE)
-    if (kind is not tuple and kind is not list) or len(obj) > _MANY:
-        return False
-    for each in obj:
-        kind = type(each)
-        if kind is str:
-            if len(each) > _LONG:
-                return False
-        elif kind not in _NUMBERS and (kind is not int or not -_LARGE < each < _LARGE):
-            return False
-    return True

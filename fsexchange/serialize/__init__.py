@@ -58,14 +58,13 @@ from fsexchange.serialize.format import (
     SMALL_START,
     STR,
     Frames,
-    changed,
     frames,
     pack_small,
     parse,
     plain_data,
     plain_frames,
-    truncated,
-    unpack_small,
+    proven_small,
+    small_body,
 )
 from fsexchange.serialize.libraries import (
     _array_array,
@@ -79,6 +78,7 @@ from fsexchange.serialize.npy import NPY_MAGIC, load_npy
 from fsexchange.serialize.pickling import frames_of, load, pickled, small_or_made, unpinned
 from fsexchange.serialize.reasons import PASSED_ON, loading_error
 from fsexchange.serialize.script import _from_main
+from fsexchange.serialize.simple import is_simple
 from fsexchange.serialize.subclasses import (
     _broadcast,
     _masked,
@@ -134,6 +134,9 @@ _PINNED_FROM = 1 << 20
 
 # Fewer bytes or characters are pickled, which takes less time and space.
 _PICKLED_UP_TO = 4096
+
+# The same, with what is around them in their pickle.
+_SIMPLE_UP_TO = _PICKLED_UP_TO + 44
 
 
 def serialize(obj: Any, *, checksum: bool = False) -> Frames:
@@ -198,11 +201,10 @@ def dumps(obj: Any, *, checksum: bool = False) -> bytes:
     """
     # The small are framed here: a list of frames would take a tenth of their time.
     kind = type(obj)
-    if kind is _ARRAY or kind in _SIMPLE:
-        code = _SIMPLE.get(kind, MEMORYVIEW)
-        if code == MEMORYVIEW or (code >= 0 and len(obj) > _PICKLED_UP_TO):
-            return b"".join(serialize(obj, checksum=checksum))
+    if is_simple(obj, _SIMPLE_UP_TO):
         body = _dumps(obj, 5)
+    elif kind is _ARRAY or kind in _SIMPLE:
+        return b"".join(serialize(obj, checksum=checksum))
     else:
         made = small_or_made(obj)
         if not isinstance(made, bytes):
@@ -232,23 +234,21 @@ def deserialize(buffer: Buffer) -> Any:
     array([0, 1, 2])
     """
     view: Any = buffer
-    if type(buffer) is bytes or type(buffer) is bytearray:
-        start = buffer[:8]
-    else:
-        view = memoryview(buffer)
-        if view.format != "B" or view.ndim != 1:
-            view = view.cast("B")
-        start = bytes(view[:8])
-    if start == SMALL_START:
-        nbytes = len(view) - SMALL_HEAD
-        wanted, size, total = unpack_small(view) if nbytes >= 0 else (0, 0, 0)
-        if total != nbytes:
-            raise truncated(SMALL_HEAD + total, len(view))
-        end = SMALL_HEAD + size
-        body = view[SMALL_HEAD:end]
-        if crc32(body, size) != wanted or size > total:
-            raise changed()
-        if script.importable != "" or (size != total and not script.is_mine(view, end)):
+    start: Any = b""
+    body: Any = small_body(buffer, crc32)
+    if body is None:
+        if type(buffer) is bytes or type(buffer) is bytearray:
+            start = buffer[:8]
+        else:
+            view = memoryview(buffer)
+            if view.format != "B" or view.ndim != 1:
+                view = view.cast("B")
+            start = bytes(view[:8])
+        if start == SMALL_START:
+            body = proven_small(view)
+    if body is not None:
+        end = SMALL_HEAD + len(body)
+        if script.importable != "" or (end != len(view) and not script.is_mine(view, end)):
             return load(body, (), view[end:])
         try:
             return _loads(body)

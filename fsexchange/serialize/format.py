@@ -45,7 +45,7 @@ from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -76,7 +76,7 @@ _SMALL = struct.Struct("<8sIII")
 #: The first bytes of every small pickle.
 SMALL_START = MAGIC + bytes((2, SMALL, 0, 0))
 SMALL_HEAD = _SMALL.size
-pack_small, unpack_small = _SMALL.pack, struct.Struct("<8xIII").unpack_from
+pack_small, _unpack_small = _SMALL.pack, struct.Struct("<8xIII").unpack_from
 
 
 @lru_cache(256)
@@ -182,6 +182,27 @@ def small_pickle(body: bytes, section: bytes = b"") -> bytes:
     size = len(body)
     head = pack_small(SMALL_START, crc32(body, size), size, size + len(section))
     return b"".join((head, body, section))
+
+
+def proven_small(view: Any) -> Any:
+    """Return the pickle of what begins as a small object, after proving that this is whole."""
+    nbytes = len(view) - SMALL_HEAD
+    wanted, size, total = _unpack_small(view) if nbytes >= 0 else (0, 0, 0)
+    if total != nbytes:
+        raise truncated(SMALL_HEAD + total, len(view))
+    body = view[SMALL_HEAD : SMALL_HEAD + size]
+    if crc32(body, size) != wanted or size > total:
+        raise changed()
+    return body
+
+
+try:
+    from fsexchange.serialize._native import small_body as small_body
+except ImportError:
+
+    def small_body(buffer: object, crc32: Callable[[bytes, int], int], /) -> bytes | None:
+        """Return None: `proven_small` finds out as much."""
+        return None
 
 
 def plain_data(view: Any) -> Any:

@@ -9,48 +9,49 @@ from __future__ import annotations
 import copyreg
 import pickle
 import sys
-from collections.abc import Callable, Iterable
-from operator import attrgetter
 from types import GetSetDescriptorType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
+
+from fsexchange.serialize.simple import is_simple
+
+#: Names of attributes and their values: NotImplemented for those that there must not be.
+Attributes: TypeAlias = "tuple[tuple[str, Any], ...]"
 
 
-def _ways_before_3_11(kind: type) -> tuple[Any, ...]:
-    # There an object is asked for its `__getstate__`, and its `__getattr__` may answer.
-    asked = [getattr(kind, name, _NONE) for name in ("__getstate__", "__getattr__")]
-    return kind.__reduce_ex__, kind.__reduce__, *asked
+def has_attributes_in_python(obj: Any, attributes: Attributes, /) -> bool:
+    """Return whether an object has all of these attributes."""
+    for name, value in attributes:  # noqa: SIM110  (in half the time of `all`)
+        if getattr(obj, name, NotImplemented) is not value:
+            return False
+    return True
 
 
-_NONE = object()
+try:
+    from fsexchange.serialize._native import has_attributes
+except ImportError:
+    has_attributes = has_attributes_in_python
 
+# How a class says how its instances are pickled. Before Python 3.11 `object` has no `__getstate__`;
+# there an instance is asked for one, and its `__getattr__` may answer.
+_SAID_BY = ["__reduce_ex__", "__reduce__", "__getstate__"]
+if not hasattr(object, "__getstate__"):
+    _SAID_BY.append("__getattr__")
 
-# How a class says how its instances are pickled.
-_ways_of: Callable[[type], tuple[Any, ...]] = (
-    attrgetter("__reduce_ex__", "__reduce__", "__getstate__")
-    if hasattr(object, "__getstate__")
-    else _ways_before_3_11
-)
-_WAYS_OF_OBJECT = _ways_of(object)
-_names_of = attrgetter("__module__", "__qualname__")
+#: The same of `object`.
+WAYS: Attributes = tuple((name, getattr(object, name, NotImplemented)) for name in _SAID_BY)
 _SOME_HAVE = frozenset({"__getnewargs__", "__getnewargs_ex__", "__class__", "__getattribute__"})
 
 _PROTOCOL = pickle.PROTO + b"\x05"
 _NEW = pickle.STACK_GLOBAL + pickle.EMPTY_TUPLE + pickle.NEWOBJ
 _END = pickle.BUILD + pickle.STOP
 
-_newobj: Any = getattr(copyreg, "__newobj__")  # noqa: B009  (else mangled)
+#: How pickle makes an instance.
+NEWOBJ: Any = getattr(copyreg, "__newobj__")  # noqa: B009  (else mangled)
 _reducers = copyreg.dispatch_table
 _dumps = pickle.dumps
 
-# Types of objects that name nothing, and with which pickle needs no help.
-_NUMBERS = frozenset({type(None), bool, int, float, complex})
-_SIZED = frozenset({str, bytes, bytearray})
-
-# Bytes or characters of short ones.
-_SHORT = 3072
-
-# A pickle of more attributes is worth the lookups.
-_FEW = 64
+# The most bytes of the pickle of the attributes: it is one frame then.
+_SHORT = 1 << 14
 
 
 class Plain(NamedTuple):
@@ -60,6 +61,8 @@ class Plain(NamedTuple):
     """All of an instance's pickle but its `__dict__`."""
     names: tuple[str, str]
     """That of its module, and its own."""
+    attributes: Attributes
+    """What is so only as long as this is right."""
     is_of_script: bool
 
 
@@ -82,7 +85,7 @@ def is_plain(kind: type) -> bool:
     return (
         type(kind) is type
         and bool(kind.__dictoffset__)
-        and _ways_of(kind) == _WAYS_OF_OBJECT
+        and has_attributes(kind, WAYS)
         and (kind.__basicsize__, kind.__itemsize__) == _SIZES  # else it is of a class of C
         and not any(vars(each).get("__slots__") for each in bases)
         and all(_SOME_HAVE.isdisjoint(vars(each)) for each in bases)
@@ -92,49 +95,35 @@ def is_plain(kind: type) -> bool:
 
 def keep(kind: type, *, is_of_script: bool) -> None:
     """Keep what is known of a class with plain instances, unless it is part of another."""
-    names = _names_of(kind)
+    names = kind.__module__, kind.__qualname__
     if "." in names[1]:
         return
+    attributes = (*WAYS, ("__module__", names[0]), ("__qualname__", names[1]))
     encoded = [name.encode() for name in names]
     texts = [pickle.BINUNICODE + len(name).to_bytes(4, "little") + name for name in encoded]
-    INSTANCES[kind] = Plain(b"".join((_PROTOCOL, *texts, _NEW)), names, is_of_script)
-
-
-def are_short(objs: Iterable[Any]) -> bool:
-    """Return whether all objects are numbers, or short text or bytes."""
-    for obj in objs:
-        kind = type(obj)
-        if kind not in _NUMBERS and (kind not in _SIZED or len(obj) > _SHORT):
-            return False
-    return True
+    start = b"".join((_PROTOCOL, *texts, _NEW))
+    INSTANCES[kind] = Plain(start, names, attributes, is_of_script)
 
 
 def reduce_plain(pickler: Any, obj: Any) -> Any:
     """Reduce a plain instance."""
     kind, state = type(obj), obj.__dict__
-    if _ways_of(kind) != _WAYS_OF_OBJECT or kind in _reducers:  # by now
+    if not has_attributes(kind, WAYS) or kind in _reducers:  # by now
         return NotImplemented
     if "__reduce_ex__" in state or "__getstate__" in state:  # for this one object
         return NotImplemented
-    return _newobj, (kind,), state or None
+    return NEWOBJ, (kind,), state or None
 
 
 def pickle_of_plain(obj: Any, plain: Plain) -> bytes | None:
-    """Return the pickle of a plain instance with short attributes; None for others."""
-    start, names, _ = plain
+    """Return the pickle of a plain instance with simple attributes; None for others."""
+    start, (module, name), attributes, _ = plain
     kind, state = type(obj), obj.__dict__
-    if not 0 < len(state) <= _FEW or "__reduce_ex__" in state or "__getstate__" in state:
+    if not state or "__reduce_ex__" in state or "__getstate__" in state:
         return None
     state = state.copy()  # which no other thread changes
-    for attribute, value in state.items():  # as in `are_short`
-        of = type(value)
-        if of not in _NUMBERS and (of not in _SIZED or len(value) > _SHORT):
-            return None
-        if type(attribute) is not str:
-            return None
-    if _ways_of(kind) != _WAYS_OF_OBJECT or kind in _reducers or _names_of(kind) != names:
+    if not is_simple(state, _SHORT) or kind in _reducers or not has_attributes(kind, attributes):
         return None
-    module, name = names
     if getattr(sys.modules.get(module), name, None) is not kind:
         return None
     return b"".join((start, _dumps(state, 5)[2:-1], _END))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copyreg
 import importlib
+import pickle
 import sys
 import types
 import weakref
@@ -11,7 +12,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fsexchange.serialize import libraries, script
-from fsexchange.serialize.instances import INSTANCES, is_plain, keep, reduce_plain
+from fsexchange.serialize.instances import (
+    INSTANCES,
+    NEWOBJ,
+    WAYS,
+    is_plain,
+    keep,
+    reduce_plain,
+)
 from fsexchange.serialize.subclasses import reduce_array, reduce_memoryview
 
 if TYPE_CHECKING:
@@ -185,3 +193,36 @@ def decide(kind: type) -> Reducer | None:
     elif how is not reduce_plain and kind not in copyreg.dispatch_table:
         _passing[kind] = how
     return how
+
+
+class AskingInPython(pickle.Pickler):
+    """A pickler that asks the tables about every object."""
+
+    more: list[Any]
+    """Gets the functions and classes of the script that the pickle names."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        kind = type(obj)
+        try:
+            how: Any = HOW[kind]
+        except KeyError:
+            how = decide(kind)
+        if how is _named:
+            try:  # as in `where_named`: there is one in almost every pickle
+                space, name, is_of_script = FOUND[id(obj)]
+                if space[name] is obj and obj.__name__ == name:
+                    if is_of_script:
+                        self.more.append(obj)
+                    return NotImplemented
+            except KeyError:
+                pass
+        return NotImplemented if how is None else how(self, obj)
+
+
+try:
+    from fsexchange.serialize._native import asking
+except ImportError:
+    Asking: Any = AskingInPython
+else:
+    _tables = HOW, FOUND, decide, _named, reduce_plain, WAYS, copyreg.dispatch_table, NEWOBJ
+    Asking = asking(pickle.Pickler, *_tables)

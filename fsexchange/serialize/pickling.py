@@ -5,13 +5,13 @@ from __future__ import annotations
 import pickle
 import sys
 from collections.abc import Sequence
-from types import FunctionType, SimpleNamespace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fsexchange.serialize import script
 from fsexchange.serialize.format import frames_of_pieces, small_pickle
 from fsexchange.serialize.instances import INSTANCES, pickle_of_plain
-from fsexchange.serialize.kinds import FOUND, HOW, decide
+from fsexchange.serialize.kinds import Asking
 from fsexchange.serialize.reasons import PASSED_ON, loading_error, pickling_error
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ _SMALL_UP_TO = 1 << 14
 _MEMO_UP_TO = 512
 
 
-class Pickler(pickle.Pickler):
+class Pickler(Asking):  # type: ignore[misc]
     """Plain pickle, with the reducers of `kinds`; it asks every object for its state once."""
 
     def __init__(self) -> None:
@@ -67,23 +67,6 @@ class Pickler(pickle.Pickler):
 
         file: Any = SimpleNamespace(write=self.pieces.append)
         super().__init__(file, 5, buffer_callback=keep)
-
-    def reducer_override(self, obj: Any) -> Any:
-        kind = type(obj)
-        if kind is type or kind is FunctionType:
-            try:  # as in `where_named`: there is one in almost every pickle
-                space, name, is_of_script = FOUND[id(obj)]
-                if space[name] is obj and obj.__name__ == name:
-                    if is_of_script:
-                        self.more.append(obj)
-                    return NotImplemented
-            except KeyError:
-                pass
-        try:
-            how = HOW[kind]
-        except KeyError:
-            how = decide(kind)
-        return NotImplemented if how is None else how(self, obj)
 
     @property
     def by_value(self) -> Any:
@@ -126,10 +109,10 @@ def small_or_made(obj: Any) -> bytes | Made:
     Raises `SerializationError` if it cannot be pickled.
     """
     kind = type(obj)
-    if kind in INSTANCES:
-        plain = INSTANCES.get(kind)
-        body = None if plain is None else pickle_of_plain(obj, plain)
-        if plain is not None and body is not None:
+    plain = INSTANCES.get(kind)
+    if plain is not None:
+        body = pickle_of_plain(obj, plain)
+        if body is not None:
             return ([body], (), (kind,)) if plain.is_of_script else body
     try:
         taken = _idle.pop()
@@ -177,6 +160,8 @@ def frames_of(made: Made, checksum: bool) -> Frames:
     """Return the frames of an object that was pickled."""
     pieces, buffers, named = made
     section = script.section(named) if named else b""
+    if not buffers and len(pieces) == 1 and len(pieces[0]) <= _SMALL_UP_TO:  # in less time
+        return [small_pickle(pieces[0], section)]
     if len(pieces) > 1 and sum(map(len, pieces)) < _JOINED_BELOW:
         pieces = [b"".join(pieces)]
     if len(pieces) > 1:
@@ -184,9 +169,7 @@ def frames_of(made: Made, checksum: bool) -> Frames:
         if len(pieces) > _MOST_PIECES:
             pieces, long = _joined(pieces, set(long))
         return frames_of_pieces(pieces, long, buffers, section, checksum)
-    if buffers or len(pieces[0]) > _SMALL_UP_TO:
-        return frames_of_pieces(pieces, (), buffers, section, checksum)
-    return [small_pickle(pieces[0], section)]
+    return frames_of_pieces(pieces, (), buffers, section, checksum)
 
 
 def _is_long(before: Any, piece: Any) -> bool:

@@ -169,10 +169,9 @@ def section(objs: Sequence[Any]) -> bytes:
     """Return the section for functions and classes of this script."""
     if sys.modules.get("__main__") is not _main:
         this_script()
-    if len(objs) != 1:
-        return _joined([_section_of(obj) for obj in objs])
-    (obj,) = objs
-    return _section_of(obj).alone
+    if len(objs) == 1:
+        return _section_of(objs[0]).alone
+    return _joined([_section_of(obj) for obj in objs])
 
 
 def _joined(sections: Sequence[_Section]) -> bytes:

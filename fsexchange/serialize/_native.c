@@ -1,0 +1,380 @@
+/* What is asked about every object of a pickle, in C: see `simple` and `pickling`.
+
+   Both modules have the same in Python, for where there was no C compiler. Only what CPython's
+   limited API of 3.10 has is used, so that one file serves all later versions. */
+
+#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x030a0000
+#include <Python.h>
+#include <string.h>
+
+/* ---- simple objects ------------------------------------------------------------------------- */
+
+/* To look at more values takes longer than it saves. So the search ends in an object that contains
+   itself, too. */
+enum { MOST_VALUES = 64 };
+
+struct left {
+    Py_ssize_t bytes;
+    Py_ssize_t values;
+};
+
+/* A pickle's start and end: PROTO, FRAME, STOP. */
+enum { ENDS = 12 };
+
+/* Return how many bytes at most a length, a memo entry and the frames around n bytes take. */
+static Py_ssize_t
+around(Py_ssize_t n)
+{
+    return n < 256 ? 3 : 32;
+}
+
+/* Return whether an object is simple and fits into what is left, and take it from there. Runs no
+   code of users and sets no error. */
+static int
+fits(PyObject *obj, struct left *left)
+{
+    Py_ssize_t n;
+    if (obj == Py_None || obj == Py_True || obj == Py_False)
+        n = 1;
+    else if (PyUnicode_CheckExact(obj)) {
+        if (PyUnicode_GetLength(obj) > left->bytes)
+            return 0;
+        /* Made once for each string, and for the pickler, too. */
+        if (PyUnicode_AsUTF8AndSize(obj, &n) == NULL) {
+            PyErr_Clear(); /* lone surrogates */
+            return 0;
+        }
+        n += around(n);
+    }
+    else if (PyFloat_CheckExact(obj))
+        n = 9;
+    else if (PyLong_CheckExact(obj)) {
+        int overflow;
+        PyLong_AsLongLongAndOverflow(obj, &overflow);
+        if (overflow)
+            return 0;
+        n = 10;
+    }
+    else if (PyBytes_CheckExact(obj)) {
+        n = PyBytes_Size(obj);
+        n += around(n);
+    }
+    else if (PyComplex_CheckExact(obj))
+        n = 64;
+    else if (PyTuple_CheckExact(obj)) {
+        n = PyTuple_Size(obj);
+        if ((left->values -= n) < 0)
+            return 0;
+        for (Py_ssize_t i = 0; i < n; i++)
+            if (!fits(PyTuple_GetItem(obj, i), left))
+                return 0;
+        n = 3;
+    }
+    else if (PyList_CheckExact(obj)) {
+        n = PyList_Size(obj);
+        if ((left->values -= n) < 0)
+            return 0;
+        for (Py_ssize_t i = 0; i < n; i++)
+            if (!fits(PyList_GetItem(obj, i), left))
+                return 0;
+        n = 4;
+    }
+    else if (PyDict_CheckExact(obj)) {
+        Py_ssize_t at = 0;
+        PyObject *key, *value;
+        if ((left->values -= 2 * PyDict_Size(obj)) < 0)
+            return 0;
+        while (PyDict_Next(obj, &at, &key, &value))
+            if (!fits(key, left) || !fits(value, left))
+                return 0;
+        n = 4;
+    }
+    else
+        return 0;
+    return (left->bytes -= n) >= 0;
+}
+
+PyDoc_STRVAR(is_simple_doc, "is_simple(obj, most, /)\n--\n\n\
+Return whether an object is seen to be simple, and to have a pickle of at most `most` bytes.");
+
+static PyObject *
+is_simple(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 2) {
+        PyErr_Format(PyExc_TypeError, "is_simple takes 2 arguments, not %zd", count);
+        return NULL;
+    }
+    Py_ssize_t most = PyLong_AsSsize_t(args[1]);
+    if (most == -1 && PyErr_Occurred())
+        return NULL;
+    struct left left = {most - ENDS, MOST_VALUES};
+    return PyBool_FromLong(fits(args[0], &left));
+}
+
+/* ---- small pickles -------------------------------------------------------------------------- */
+
+/* As `format` says. */
+static const char SMALL_START[8] = "\x93" "FSX\x02\x06\0\0";
+enum { SMALL_HEAD = 20 };
+
+static unsigned long
+number_at(const unsigned char *at)
+{
+    return at[0] | at[1] << 8 | at[2] << 16 | (unsigned long)at[3] << 24;
+}
+
+PyDoc_STRVAR(small_body_doc, "small_body(buffer, crc32, /)\n--\n\n\
+Return the pickle of a whole small object in bytes or a bytearray; None for everything else.");
+
+static PyObject *
+small_body(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 2) {
+        PyErr_Format(PyExc_TypeError, "small_body takes 2 arguments, not %zd", count);
+        return NULL;
+    }
+    const char *data;
+    Py_ssize_t nbytes;
+    if (PyBytes_CheckExact(args[0])) {
+        data = PyBytes_AsString(args[0]);
+        nbytes = PyBytes_Size(args[0]);
+    }
+    else if (PyByteArray_CheckExact(args[0])) {
+        data = PyByteArray_AsString(args[0]);
+        nbytes = PyByteArray_Size(args[0]);
+    }
+    else
+        Py_RETURN_NONE;
+    if (nbytes < SMALL_HEAD || memcmp(data, SMALL_START, sizeof SMALL_START) != 0)
+        Py_RETURN_NONE;
+    const unsigned char *head = (const unsigned char *)data + sizeof SMALL_START;
+    unsigned long wanted = number_at(head), size = number_at(head + 4);
+    unsigned long total = number_at(head + 8);
+    if (total != (size_t)nbytes - SMALL_HEAD || size > total)
+        Py_RETURN_NONE;
+    PyObject *body = PyBytes_FromStringAndSize(data + SMALL_HEAD, (Py_ssize_t)size);
+    PyObject *start = PyLong_FromUnsignedLong(size);
+    PyObject *crc = NULL;
+    if (body != NULL && start != NULL)
+        crc = PyObject_CallFunctionObjArgs(args[1], body, start, NULL);
+    Py_XDECREF(start);
+    unsigned long found = crc == NULL ? 0 : PyLong_AsUnsignedLong(crc);
+    Py_XDECREF(crc);
+    if (PyErr_Occurred())
+        Py_CLEAR(body);
+    else if (found != wanted) {
+        Py_DECREF(body);
+        Py_RETURN_NONE;
+    }
+    return body;
+}
+
+/* ---- picklers ------------------------------------------------------------------------------- */
+
+/* Names of attributes. */
+static PyObject *its_name, *its_dict, *its_more, *its_reduce, *its_getstate;
+
+/* Return whether an object has all attributes of a tuple of names and values, NotImplemented for
+   those that there must not be; -1 for an error. */
+static int
+has(PyObject *obj, PyObject *attributes)
+{
+    Py_ssize_t count = PyTuple_Size(attributes);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *each = PyTuple_GetItem(attributes, i);
+        PyObject *name = PyTuple_GetItem(each, 0), *value = PyTuple_GetItem(each, 1);
+        if (name == NULL || value == NULL)
+            return -1;
+        PyObject *own = PyObject_GetAttr(obj, name);
+        if (own == NULL) {
+            if (!PyErr_ExceptionMatches(PyExc_AttributeError))
+                return -1;
+            PyErr_Clear();
+            own = Py_NewRef(Py_NotImplemented);
+        }
+        Py_DECREF(own); /* `each` keeps what it is compared with */
+        if (own != value)
+            return 0;
+    }
+    return count < 0 ? -1 : 1;
+}
+
+PyDoc_STRVAR(has_attributes_doc, "has_attributes(obj, attributes, /)\n--\n\n\
+Return whether an object has all attributes of a tuple of names and values.");
+
+static PyObject *
+has_attributes(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 2) {
+        PyErr_Format(PyExc_TypeError, "has_attributes takes 2 arguments, not %zd", count);
+        return NULL;
+    }
+    int is = has(args[0], args[1]);
+    return is < 0 ? NULL : PyBool_FromLong(is);
+}
+
+/* What `asking` was given. */
+static PyObject *how, *found, *decide, *named, *plain, *ways, *reducers, *newobj;
+
+/* Return whether pickle finds a function or class by its name, for all that is known; -1 for an
+   error. What is of the script is appended to the pickler's `more`. See `kinds`. */
+static int
+is_found(PyObject *pickler, PyObject *obj)
+{
+    PyObject *id = PyLong_FromVoidPtr(obj);
+    if (id == NULL)
+        return -1;
+    PyObject *where = PyDict_GetItemWithError(found, id);
+    Py_DECREF(id);
+    if (where == NULL)
+        return PyErr_Occurred() ? -1 : 0;
+    Py_INCREF(where);
+    int is = -1;
+    PyObject *space = PyTuple_GetItem(where, 0), *name = PyTuple_GetItem(where, 1);
+    PyObject *there = name == NULL ? NULL : PyObject_GetItem(space, name);
+    PyObject *own = there == NULL ? NULL : PyObject_GetAttr(obj, its_name);
+    if (own != NULL)
+        is = there == obj ? PyObject_RichCompareBool(own, name, Py_EQ) : 0;
+    else if (there == NULL && PyErr_ExceptionMatches(PyExc_KeyError)) {
+        PyErr_Clear();
+        is = 0;
+    }
+    if (is == 1 && PyTuple_GetItem(where, 2) == Py_True) {
+        PyObject *more = PyObject_GetAttr(pickler, its_more);
+        if (more == NULL || PyList_Append(more, obj) < 0)
+            is = -1;
+        Py_XDECREF(more);
+    }
+    Py_XDECREF(own);
+    Py_XDECREF(there);
+    Py_DECREF(where);
+    return is;
+}
+
+/* Reduce a plain instance. See `instances.reduce_plain`. */
+static PyObject *
+reduce_plain(PyObject *obj)
+{
+    PyObject *kind = (PyObject *)Py_TYPE(obj);
+    int is = has(kind, ways);
+    if (is == 1)
+        is = PyDict_Contains(reducers, kind) ? 0 : 1;
+    if (is < 0 || PyErr_Occurred())
+        return NULL;
+    if (!is)
+        return Py_NewRef(Py_NotImplemented);
+    PyObject *state = PyObject_GetAttr(obj, its_dict);
+    if (state == NULL)
+        return NULL;
+    PyObject *reduced = NULL;
+    int has_reduce = PySequence_Contains(state, its_reduce);
+    int has_getstate = has_reduce < 0 ? -1 : PySequence_Contains(state, its_getstate);
+    if (has_reduce > 0 || has_getstate > 0)
+        reduced = Py_NewRef(Py_NotImplemented);
+    else if (has_getstate == 0) {
+        int is_empty = PyObject_Not(state);
+        PyObject *arguments = is_empty < 0 ? NULL : PyTuple_Pack(1, kind);
+        if (arguments != NULL)
+            reduced = PyTuple_Pack(3, newobj, arguments, is_empty ? Py_None : state);
+        Py_XDECREF(arguments);
+    }
+    Py_DECREF(state);
+    return reduced;
+}
+
+static PyObject *
+reducer_override(PyObject *pickler, PyObject *obj)
+{
+    PyObject *kind = (PyObject *)Py_TYPE(obj);
+    PyObject *chosen = PyDict_GetItemWithError(how, kind);
+    if (chosen != NULL)
+        Py_INCREF(chosen);
+    else if (PyErr_Occurred() ||
+             (chosen = PyObject_CallFunctionObjArgs(decide, kind, NULL)) == NULL)
+        return NULL;
+    PyObject *reduced = NULL;
+    if (chosen == plain)
+        reduced = reduce_plain(obj);
+    else {
+        int is = chosen == Py_None;
+        if (chosen == named)
+            is = is_found(pickler, obj);
+        if (is == 1)
+            reduced = Py_NewRef(Py_NotImplemented);
+        else if (is == 0)
+            reduced = PyObject_CallFunctionObjArgs(chosen, pickler, obj, NULL);
+    }
+    Py_DECREF(chosen);
+    return reduced;
+}
+
+static PyMethodDef of_asking[] = {
+    {"reducer_override", reducer_override, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot slots[] = {{Py_tp_methods, of_asking}, {0, NULL}};
+
+static PyType_Spec spec = {
+    .name = "fsexchange.serialize._native.Asking",
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .slots = slots,
+};
+
+PyDoc_STRVAR(asking_doc,
+             "asking(base, how, found, decide, named, plain, ways, reducers, newobj, /)\n--\n\n\
+Return the class of picklers, derived from `base`, that ask the tables of `kinds`. Call it once.");
+
+static PyObject *
+asking(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *base;
+    PyObject **given[] = {&how, &found, &decide, &named, &plain, &ways, &reducers, &newobj};
+    enum { COUNT = sizeof given / sizeof *given };
+    PyObject *values[COUNT];
+    if (!PyArg_ParseTuple(args, "OO!O!OOOO!O!O", &base, &PyDict_Type, &values[0], &PyDict_Type,
+                          &values[1], &values[2], &values[3], &values[4], &PyTuple_Type,
+                          &values[5], &PyDict_Type, &values[6], &values[7]))
+        return NULL;
+    PyObject *bases = PyTuple_Pack(1, base);
+    if (bases == NULL)
+        return NULL;
+    PyObject *made = PyType_FromSpecWithBases(&spec, bases);
+    Py_DECREF(bases);
+    for (int i = 0; made != NULL && i < COUNT; i++) {
+        PyObject *before = *given[i];
+        *given[i] = Py_NewRef(values[i]);
+        Py_XDECREF(before);
+    }
+    return made;
+}
+
+/* ---- the module ----------------------------------------------------------------------------- */
+
+static PyMethodDef functions[] = {
+    {"is_simple", (PyCFunction)(void (*)(void))is_simple, METH_FASTCALL, is_simple_doc},
+    {"small_body", (PyCFunction)(void (*)(void))small_body, METH_FASTCALL, small_body_doc},
+    {"has_attributes", (PyCFunction)(void (*)(void))has_attributes, METH_FASTCALL,
+     has_attributes_doc},
+    {"asking", asking, METH_VARARGS, asking_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "fsexchange.serialize._native",
+    .m_size = -1,
+    .m_methods = functions,
+};
+
+PyMODINIT_FUNC
+PyInit__native(void)
+{
+    its_name = PyUnicode_InternFromString("__name__");
+    its_dict = PyUnicode_InternFromString("__dict__");
+    its_more = PyUnicode_InternFromString("more");
+    its_reduce = PyUnicode_InternFromString("__reduce_ex__");
+    its_getstate = PyUnicode_InternFromString("__getstate__");
+    return PyErr_Occurred() ? NULL : PyModule_Create(&definition);
+}

@@ -1,0 +1,19 @@
+from collections.abc import Callable
+from pickle import Pickler
+from typing import Any
+
+def is_simple(obj: object, most: int, /) -> bool: ...
+def small_body(buffer: object, crc32: Callable[[bytes, int], int], /) -> bytes | None: ...
+def has_attributes(obj: object, attributes: tuple[tuple[str, Any], ...], /) -> bool: ...
+def asking(
+    base: type[Pickler],
+    how: dict[type, Any],
+    found: dict[int, Any],
+    decide: Callable[[type], Any],
+    named: Callable[..., Any],
+    plain: Callable[..., Any],
+    ways: tuple[tuple[str, Any], ...],
+    reducers: dict[type, Any],
+    newobj: Callable[..., Any],
+    /,
+) -> type[Pickler]: ...

@@ -1,0 +1,297 @@
+"""What is in C does what the same does in Python, where there was no C compiler."""
+
+from __future__ import annotations
+
+import gc
+import pickle
+import random
+import subprocess
+import sys
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from fsexchange.errors import CorruptObjectError, SerializationError
+from fsexchange.serialize import dumps, instances
+from fsexchange.serialize.format import proven_small
+from fsexchange.serialize.simple import is_simple_in_python
+
+from .cli import environment
+from .processes import ROOT, lacking
+
+try:
+    from fsexchange.serialize import _native
+except ImportError:
+    if sys.modules.get("fsexchange.serialize._native", "") is not None:  # else on purpose
+        lacking("a C compiler")
+    pytest.skip("does without C", allow_module_level=True)
+
+WITHOUT_C = ROOT / "scripts" / "without_c"
+
+
+class Text(str):
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise AssertionError("it was pickled")
+
+
+class Two(NamedTuple):
+    a: int
+    b: int
+
+
+def value(choose: random.Random, depth: int = 0) -> Any:
+    """Return a random object, most of them simple."""
+    size = choose.choice([0, 1, 2, 3, 7, 20, 255, 256, 300])
+    scalars: list[Callable[[], Any]] = [
+        lambda: None,
+        lambda: choose.random() < 0.5,
+        lambda: choose.randrange(-(1 << choose.randrange(1, 80)), 1 << choose.randrange(1, 80)),
+        choose.random,
+        lambda: complex(choose.random(), 1),
+        lambda: "a" * size,
+        lambda: "\u00e9\U0001f600" * size,
+        lambda: bytes(size),
+        lambda: bytearray(size),
+        lambda: Text("a") if choose.random() < 0.1 else 1,
+        lambda: Two(1, 2) if choose.random() < 0.1 else 2,
+        lambda: "\ud800" if choose.random() < 0.1 else 3,
+    ]
+    if depth == 4 or choose.random() < 0.5:
+        return choose.choice(scalars)()
+    few = choose.randrange(6)
+    items = [value(choose, depth + 1) for _ in range(few)]
+    if choose.random() < 0.3:
+        items = items * choose.randrange(1, 40)  # the pickle names them again
+    make: Callable[[], Any] = choose.choice(
+        [
+            lambda: items,
+            lambda: tuple(items),
+            lambda: dict(enumerate(items)),
+            lambda: {str(n): each for n, each in enumerate(items)},
+            lambda: OrderedDict.fromkeys(range(few)) if choose.random() < 0.1 else [],
+        ]
+    )
+    return make()
+
+
+def test_what_is_simple_has_so_short_a_pickle_and_names_nothing() -> None:
+    choose = random.Random(1)
+    seen = in_python = 0
+    for _ in range(20_000):
+        obj, most = value(choose), choose.choice([40, 100, 500, 3072, 16384])
+        if is_simple_in_python(obj, most):
+            in_python += 1
+            assert len(pickle.dumps(obj, 5)) <= most
+            assert _native.is_simple(obj, most) or "\\ud800" in ascii(obj)
+        if _native.is_simple(obj, most):
+            seen += 1
+            made = pickle.dumps(obj, 5)
+            assert len(made) <= most
+            assert b"tests" not in made
+    assert in_python > 2000
+    assert seen > in_python + 1000
+
+
+def test_a_list_in_itself_is_not_simple_nor_looked_at_for_ever() -> None:
+    loop: list[Any] = [1]
+    loop.append(loop)
+    deep: Any = 1
+    for _ in range(100_000):
+        deep = [deep]
+    for obj in (loop, deep, {"a": loop}, (loop, loop)):
+        assert not _native.is_simple(obj, 1 << 30)
+        assert not is_simple_in_python(obj, 1 << 30)
+    del deep[:]
+
+
+@pytest.mark.parametrize("function", ["is_simple", "small_body", "has_attributes"])
+def test_wrong_arguments_are_errors(function: str) -> None:
+    call = getattr(_native, function)
+    for wrong in ((), (1,), (1, 2, 3), ("a", "b"), ("a", ((),)), ("a", (("b",),)), ("a", (1,))):
+        if (function, len(wrong)) == ("small_body", 2):
+            assert call(*wrong) is None  # no bytes
+            continue
+        with pytest.raises((TypeError, IndexError, SystemError)):
+            call(*wrong)
+    with pytest.raises(TypeError):
+        _native.asking(pickle.Pickler)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("section", [b"", b"a section"])
+def test_a_small_pickle_is_read_if_it_is_whole(section: bytes) -> None:
+    from fsexchange.serialize.format import small_pickle
+
+    body = pickle.dumps({"a": 1.5}, 5)
+    whole = small_pickle(body, section)
+    crc32 = zlib.crc32
+    for kind in (bytes, bytearray):
+        assert _native.small_body(kind(whole), crc32) == body == proven_small(kind(whole))
+        for damaged in (
+            *[whole[:n] + bytes([whole[n] ^ 1]) + whole[n + 1 :] for n in range(20 + len(body))],
+            *[whole[:n] for n in range(len(whole))],
+            whole + b"more",
+        ):
+            assert _native.small_body(kind(damaged), crc32) is None
+            if len(damaged) >= 8 and damaged[:8] == whole[:8]:
+                with pytest.raises(CorruptObjectError):
+                    proven_small(kind(damaged))
+    for other in (memoryview(whole), "text", None, whole * 2):
+        assert _native.small_body(other, crc32) is None
+
+    def fails(data: bytes, start: int) -> int:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        _native.small_body(whole, fails)
+    with pytest.raises(TypeError):
+        _native.small_body(whole, lambda data, start: "no number")  # type: ignore[arg-type, return-value]
+
+
+def test_attributes_are_compared_as_in_python() -> None:
+    class Raises:
+        @property
+        def attribute(self) -> int:
+            raise ZeroDivisionError
+
+    for has in (_native.has_attributes, instances.has_attributes_in_python):
+        assert has(object, instances.WAYS)
+        assert has(Raises, instances.WAYS)
+        assert not has(Text, instances.WAYS)
+        assert has(1, (("real", 1), ("nothing", NotImplemented)))
+        assert not has(1, (("real", NotImplemented),))
+        assert not has(1, (("nothing", None),))
+        with pytest.raises(ZeroDivisionError):
+            has(Raises(), (("attribute", 1),))
+
+
+OBJECTS = """
+import array, collections, dataclasses, datetime, decimal, enum, functools, hashlib, io, json
+import pathlib, sys, typing
+import numpy as np
+from fsexchange.serialize import deserialize, dumps
+from fsexchange.serialize.pickling import pickled
+
+@dataclasses.dataclass
+class Point:
+    x: float
+    y: object = None
+
+@dataclasses.dataclass
+class WithWays(Point):
+    def __getstate__(self):
+        return {"x": 3}
+
+class Meta(type):
+    pass
+
+class OfMeta(metaclass=Meta):
+    pass
+
+class Slots:
+    __slots__ = "a",
+    def __init__(self):
+        self.a = 1
+
+class Color(enum.Enum):
+    RED = 1
+
+def function():
+    return Point
+
+lines = io.StringIO()
+points = [Point(n, [n]) for n in range(12)]
+special = Point(1)
+special.__dict__["__reduce_ex__"] = lambda protocol: (int, ("7",))
+T = typing.TypeVar("T")
+objects = [
+    1, "a", None, [1, [2, {"a": (3, b"b")}]], list(range(100)), {"a": Point}, points, [special],
+    Point(1, "a"), Point(1, Point(2)), [WithWays(1), Point(2)], OfMeta, OfMeta(), [Slots()],
+    Color.RED, function, [function, function], json.dumps, np.arange(3),
+    [np.arange(1000.0), np.float32(1)], np.ma.masked_array([1, 2], [0, 1]),
+    decimal.Decimal("1.5"), datetime.datetime(2026, 1, 1),
+    collections.OrderedDict(a=1), collections.defaultdict(list), collections.deque([1]),
+    pathlib.PurePath("a"), functools.partial(json.dumps, indent=1), array.array("d", [1.0]), T,
+    {1, 2}, frozenset("a"), range(3), slice(1), b"b" * 5000, bytearray(5), Ellipsis, NotImplemented,
+    [].append, str.upper, [type(None), type, int], sys.stdout, {}.keys(), object(), complex(1, 2),
+]
+made = hashlib.sha256()
+for each in objects:
+    for obj in (each, [each, each], each):
+        pieces, buffers, named = pickled(obj)
+        for data in (*pieces, *buffers, repr([each.__name__ for each in named]).encode()):
+            made.update(data)
+        data = dumps(obj)
+        deserialize(data), deserialize(bytearray(data)), deserialize(memoryview(data))
+Point.__getstate__ = lambda self: {"x": 4}
+made.update(b"".join(pickled(points)[0]))
+assert deserialize(dumps([Point(1)]))[0].x == deserialize(dumps(Point(1))).x == 4
+print(made.hexdigest(), sys.modules["fsexchange.serialize._native"])
+"""
+
+
+def test_both_write_the_same_bytes(tmp_path: Path) -> None:
+    script = tmp_path / "objects.py"
+    script.write_text(OBJECTS)
+    found = []
+    for path in (ROOT, f"{WITHOUT_C}:{ROOT}"):
+        env = environment(PYTHONPATH=str(path), PYTHONHASHSEED="0")
+        words = [sys.executable, str(script)]
+        done = subprocess.run(words, capture_output=True, text=True, env=env)
+        assert done.returncode == 0, done.stderr
+        found.append(done.stdout)
+    (made, native), (made_without, nothing) = (each.split(" ", 1) for each in found)
+    assert made == made_without
+    assert "_native" in native
+    assert nothing == "None\n"
+
+
+def test_no_reference_is_lost_or_kept() -> None:
+    """Counted on what all calls use, and on all that the collector and the allocator know."""
+    key = "a key that nobody else has"
+    attributes = (("real", 1), ("nothing", NotImplemented))
+    small = dumps({"a": 1})
+
+    class Plain:
+        pass
+
+    def calls() -> None:
+        for obj in ({key: [key, (key,)]}, [key, object()], "\u00e9" * 300):
+            _native.is_simple(obj, 5000)
+        _native.has_attributes(1, attributes)
+        _native.small_body(small, zlib.crc32)
+        _native.small_body(small[:-1], zlib.crc32)
+        dumps([Plain, test_no_reference_is_lost_or_kept, calls.__code__ and key, Text])
+        with pytest.raises(SerializationError, match="it was pickled"):
+            dumps([Text("a")])
+
+    def counts() -> tuple[int, ...]:
+        gc.collect()
+        each = key, attributes, small, Plain, NotImplemented, instances.reduce_plain
+        return (*map(sys.getrefcount, each), sys.getallocatedblocks())
+
+    for _ in range(300):
+        calls()
+    before = counts()
+    for _ in range(300):
+        calls()
+    grown = [after - was for was, after in zip(before, counts(), strict=True)]
+    assert max(map(abs, grown[:-1])) < 50, grown
+    assert grown[-1] < 200, grown
+
+
+def test_an_installation_without_a_compiler_does_without(tmp_path: Path) -> None:
+    words = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(tmp_path)]
+    words += ["--build-temp", str(tmp_path / "objects")]
+    env = environment(CC="/bin/false", PYTHONPATH=str(ROOT))
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "_native" in done.stderr
+    assert not list(tmp_path.rglob("*.so"))
+    env = environment(CC="cc -Wall -Wextra -Werror", PYTHONPATH=str(ROOT))
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=env)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in tmp_path.rglob("*.so")] == ["_native.abi3.so"]
