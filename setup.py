@@ -1,11 +1,14 @@
 from setuptools import Extension, setup
 
-# One file for all versions of Python. Where it cannot be compiled, Python does the same.
-native = Extension(
-    "fsexchange.serialize._native",
-    ["fsexchange/serialize/_native.c"],
-    py_limited_api=True,
-    optional=True,
-)
+# One file for all versions of Python. What cannot be compiled, Python does as well.
+native = [
+    Extension(
+        f"fsexchange.{layer}._native",
+        [f"fsexchange/{layer}/_native.c"],
+        py_limited_api=True,
+        optional=True,
+    )
+    for layer in ("filesystem", "serialize")
+]
 
-setup(ext_modules=[native], options={"bdist_wheel": {"py_limited_api": "cp310"}})
+setup(ext_modules=native, options={"bdist_wheel": {"py_limited_api": "cp310"}})

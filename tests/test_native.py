@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import pickle
 import random
 import subprocess
@@ -24,6 +25,7 @@ from .cli import environment
 from .processes import ROOT, lacking
 
 try:
+    from fsexchange.filesystem._native import read_whole
     from fsexchange.serialize import _native
 except ImportError:
     if sys.modules.get("fsexchange.serialize._native", "") is not None:  # else on purpose
@@ -168,6 +170,33 @@ def test_attributes_are_compared_as_in_python() -> None:
             has(Raises(), (("attribute", 1),))
 
 
+@pytest.mark.parametrize("nbytes", [0, 1, 1000, 1 << 16, (1 << 20) - 1])
+def test_a_file_is_read_if_it_is_as_it_should_be(nbytes: int, tmp_path: Path) -> None:
+    path = tmp_path / "a file \u00e9"
+    data = bytearray(random.Random(1).randbytes(nbytes))
+    path.write_bytes(data)
+    uid = path.stat().st_uid
+    for owner in (uid, -1):
+        assert read_whole(str(path), nbytes, owner) == data
+        for other in (nbytes - 1, nbytes + 1, nbytes + 5000):
+            assert other < 0 or read_whole(str(path), other, owner) is None
+    assert type(read_whole(str(path), nbytes, uid)) is bytearray
+    assert read_whole(str(path), nbytes, uid + 1) is None
+    assert read_whole(f"{path}.", nbytes, uid) is None
+    assert read_whole(str(tmp_path), nbytes, uid) is None
+    for wrong in ("a\0b", "\ud800", 1, None):
+        with pytest.raises((TypeError, ValueError)):
+            read_whole(wrong, nbytes, uid)  # type: ignore[arg-type]
+    assert not [name for name in os.listdir("/proc/self/fd") if _leads_to(name, path)]
+
+
+def _leads_to(name: str, path: Path) -> bool:
+    try:
+        return os.readlink(f"/proc/self/fd/{name}") == str(path)
+    except FileNotFoundError:
+        return False
+
+
 OBJECTS = """
 import array, collections, dataclasses, datetime, decimal, enum, functools, hashlib, io, json
 import pathlib, sys, typing
@@ -294,4 +323,4 @@ def test_an_installation_without_a_compiler_does_without(tmp_path: Path) -> None
     env = environment(CC="cc -Wall -Wextra -Werror", PYTHONPATH=str(ROOT))
     done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=env)
     assert done.returncode == 0, done.stderr
-    assert [path.name for path in tmp_path.rglob("*.so")] == ["_native.abi3.so"]
+    assert [path.name for path in tmp_path.rglob("*.so")] == ["_native.abi3.so"] * 2

@@ -214,6 +214,15 @@ def fill(path: str, pieces: Iterable[tuple[int, Buffer]], nbytes: int = -1) -> N
     os.close(fd)  # checked, as in `create`
 
 
+try:
+    from fsexchange.filesystem._native import read_whole
+except ImportError:
+
+    def read_whole(path: str, nbytes: int, uid: int, /) -> bytearray | None:
+        """Return None: `read` finds out as much."""
+        return None
+
+
 def read(
     path: str,
     nbytes: int = -1,
@@ -229,6 +238,10 @@ def read(
     all readers, pages written to are the caller's, and the file never changes. Where the file is
     not `mappable`, `map_copy` may map a copy of it.
     """
+    if 0 <= nbytes < MAP_FROM:
+        whole = read_whole(path, nbytes, uid)
+        if whole is not None:
+            return whole
     (fd,) = map(os.open, (path,), _READS)
     try:
         if uid != -1:

@@ -2,4 +2,5 @@
 
 import sys
 
-sys.modules["fsexchange.serialize._native"] = None  # to import it is an ImportError
+for layer in ("filesystem", "serialize"):
+    sys.modules[f"fsexchange.{layer}._native"] = None  # to import it is an ImportError
