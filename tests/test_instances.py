@@ -13,6 +13,7 @@ import pickletools
 import queue
 import sys
 import threading
+import time
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -359,6 +360,66 @@ def test_attributes_that_another_thread_adds_and_removes() -> None:
         over.set()
         thread.join()
         sys.setswitchinterval(interval)
+
+
+@pytest.mark.parametrize("make", [lambda values: values, Point], ids=["list", "attribute"])
+def test_a_list_that_another_thread_changes(make: Callable[[Any], Any]) -> None:
+    """What it puts there is never pickled as if it was not there."""
+    values: list[Any] = [1]
+    obj = make(values)
+    over = threading.Event()
+    end = time.monotonic() + 1.5
+
+    def change() -> None:
+        while not over.is_set():
+            values.append(lambda: 5)
+            values.pop()
+
+    thread = threading.Thread(target=change)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread.start()
+    try:
+        while time.monotonic() < end:
+            dumps(obj)
+    finally:
+        over.set()
+        thread.join()
+        sys.setswitchinterval(interval)
+
+
+class Mapping(dict[str, Any]):
+    def __reduce__(self) -> Any:
+        return dict, ([("x", "reduced")],)
+
+
+def test_attributes_in_a_mapping_of_ones_own() -> None:
+    point = Point(1)
+    point.__dict__ = Mapping(x=1)
+    dumps(Point(1))
+    assert deserialize(dumps(point)).x == pickle.loads(pickle.dumps(point)).x == "reduced"
+
+
+def test_a_name_that_is_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = type("Odd", (), {"__module__": __name__})
+    kind.__qualname__ = "odd\udcff"
+    monkeypatch.setattr(sys.modules[__name__], kind.__qualname__, kind, raising=False)
+    obj = kind()
+    obj.x = 1
+    for _ in range(2):
+        assert deserialize(dumps(obj)).x == 1
+
+
+def test_a_class_in_a_class_that_was_defined_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("defined_again")
+    monkeypatch.setitem(sys.modules, "defined_again", module)
+    source = "class Outer:\n class Inner:\n  pass\n"
+    exec(source, module.__dict__)
+    inner = module.Outer.Inner
+    for obj in (inner(), inner, [inner()]):
+        dumps(obj)
+    exec(source, module.__dict__)
+    assert type(deserialize(dumps(inner()))).__qualname__ == "Outer.Inner"  # by value
 
 
 def test_a_module_that_was_imported_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

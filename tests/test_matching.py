@@ -59,12 +59,17 @@ def test_too_many_of_them(n: int, shm_dir: Path) -> None:
 def test_between_ranks(n: int, shm_dir: Path) -> None:
     bodies = [
         "interrupted_while_copying",
+        "send_with_another_protocol",
         "fast_producer",
         "sendrecv_that_cannot_receive",
         "collector_after_a_failure",
         "what_is_sent_to_nobody_takes_no_room",
     ]
     all_pass(n, "matching", bodies, shm_dir)
+
+
+def test_handler_that_raises_between_two_ranks(shm_dir: Path) -> None:
+    passes(2, "matching", "handler_that_raises_in_sendrecv", shm_dir)
 
 
 @pytest.mark.parametrize("way", ["host", "hosts"])

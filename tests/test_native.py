@@ -19,7 +19,7 @@ import pytest
 from fsexchange.errors import CorruptObjectError, SerializationError
 from fsexchange.serialize import dumps, instances
 from fsexchange.serialize.format import proven_small
-from fsexchange.serialize.simple import is_simple_in_python
+from fsexchange.serialize.simple import is_simple_in_python, simple_pickle_in_python
 
 from .cli import environment
 from .processes import ROOT, lacking
@@ -87,11 +87,18 @@ def test_what_is_simple_has_so_short_a_pickle_and_names_nothing() -> None:
         obj, most = value(choose), choose.choice([40, 100, 500, 3072, 16384])
         if is_simple_in_python(obj, most):
             in_python += 1
-            assert len(pickle.dumps(obj, 5)) <= most
+            made = simple_pickle_in_python(obj, most)
+            assert made is not None
+            assert made == pickle.dumps(obj, 5)
+            assert len(made) <= most
             assert _native.is_simple(obj, most) or "\\ud800" in ascii(obj)
-        if _native.is_simple(obj, most):
+        else:
+            assert simple_pickle_in_python(obj, most) is None
+        made = _native.simple_pickle(obj, most)
+        assert _native.is_simple(obj, most) == (made is not None)
+        if made is not None:
             seen += 1
-            made = pickle.dumps(obj, 5)
+            assert made == pickle.dumps(obj, 5)
             assert len(made) <= most
             assert b"tests" not in made
     assert in_python > 2000
@@ -106,11 +113,12 @@ def test_a_list_in_itself_is_not_simple_nor_looked_at_for_ever() -> None:
         deep = [deep]
     for obj in (loop, deep, {"a": loop}, (loop, loop)):
         assert not _native.is_simple(obj, 1 << 30)
+        assert _native.simple_pickle(obj, 1 << 30) is None
         assert not is_simple_in_python(obj, 1 << 30)
     del deep[:]
 
 
-@pytest.mark.parametrize("function", ["is_simple", "small_body", "has_attributes"])
+@pytest.mark.parametrize("function", ["is_simple", "simple_pickle", "small_body", "has_attributes"])
 def test_wrong_arguments_are_errors(function: str) -> None:
     call = getattr(_native, function)
     for wrong in ((), (1,), (1, 2, 3), ("a", "b"), ("a", ((),)), ("a", (("b",),)), ("a", (1,))):
@@ -231,13 +239,22 @@ class Color(enum.Enum):
 def function():
     return Point
 
-lines = io.StringIO()
+class Key:
+    def __hash__(self):
+        return hash("__getstate__")
+    def __eq__(self, other):
+        raise ValueError("it was compared")
+
 points = [Point(n, [n]) for n in range(12)]
 special = Point(1)
 special.__dict__["__reduce_ex__"] = lambda protocol: (int, ("7",))
+strange = Point(1)
+strange.__dict__["__reduce_ex__"] = lambda protocol: (int, ("8",))
+strange.__dict__[Key()] = 1
 T = typing.TypeVar("T")
 objects = [
-    1, "a", None, [1, [2, {"a": (3, b"b")}]], list(range(100)), {"a": Point}, points, [special],
+    1, "a", None, [1, [2, {"a": (3, b"b")}]], list(range(100)), {"a": Point}, points,
+    [special], [strange],
     Point(1, "a"), Point(1, Point(2)), [WithWays(1), Point(2)], OfMeta, OfMeta(), [Slots()],
     Color.RED, function, [function, function], json.dumps, np.arange(3),
     [np.arange(1000.0), np.float32(1)], np.ma.masked_array([1, 2], [0, 1]),
@@ -290,6 +307,7 @@ def test_no_reference_is_lost_or_kept() -> None:
     def calls() -> None:
         for obj in ({key: [key, (key,)]}, [key, object()], "\u00e9" * 300):
             _native.is_simple(obj, 5000)
+            _native.simple_pickle(obj, 5000)
         _native.has_attributes(1, attributes)
         _native.small_body(small, zlib.crc32)
         _native.small_body(small[:-1], zlib.crc32)

@@ -7,9 +7,11 @@ import copyreg
 import dataclasses
 import datetime
 import decimal
+import functools
 import gc
 import io
 import pickle
+import signal
 import struct
 import subprocess
 import sys
@@ -949,3 +951,68 @@ def test_heads_of_ever_new_shapes_take_no_memory() -> None:
         assert len(ARRAY_OF) <= 256
     assert HEAD_OF
     assert ARRAY_OF
+
+
+def test_a_reducer_of_complex_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(copyreg.dispatch_table, complex, lambda number: (lambda *_: "reduced", ()))
+    for obj in (1j, [1j], {"a": (1j,)}):
+        assert "reduced" in str(deserialize(dumps(obj)))
+        assert "reduced" in str(deserialize(b"".join(serialize(obj))))
+
+
+class Alarming:
+    """Gets a signal while it is pickled, or while it is loaded."""
+
+    def __init__(self, when: str) -> None:
+        self.when = when
+
+    def __getstate__(self) -> str:
+        if self.when == "pickled":
+            signal.raise_signal(signal.SIGALRM)
+        return self.when
+
+    def __setstate__(self, state: str) -> None:
+        signal.raise_signal(signal.SIGALRM)
+
+
+class Handler:
+    def __call__(self, number: int, frame: Any) -> None:
+        raise TimeoutError("it took too long")
+
+    def method(self, number: int, frame: Any) -> None:
+        raise TimeoutError("it took too long")
+
+    def more(self, first: int, number: int, frame: Any) -> None:
+        self.method(number, frame)
+
+
+HANDLERS = {
+    "object": Handler(),
+    "method": Handler().method,
+    "partial": functools.partial(Handler().more, 1),
+    "lambda": lambda *_: Handler().method(*_),
+}
+
+
+@pytest.mark.parametrize("handler", HANDLERS.values(), ids=HANDLERS.keys())
+def test_what_the_handler_of_a_signal_raises_is_not_of_the_object(handler: Any) -> None:
+    kept = [dumps(Alarming("loaded")), dumps([np.ones(100_000), Alarming("loaded")])]
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        for obj in (Alarming("pickled"), [np.ones(3), Alarming("pickled")]):
+            for way in (dumps, serialize):
+                with pytest.raises(TimeoutError, match="too long"):
+                    way(obj)
+        for data in kept:
+            with pytest.raises(TimeoutError, match="too long"):
+                deserialize(data)
+        with pytest.raises(SerializationError, match="ValueError"):
+            dumps([Raising()])
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+class Raising:
+    def __reduce__(self) -> Any:
+        signal.Signals(-5)  # by code of enum, as what stands for no handler is one
+        raise AssertionError

@@ -20,7 +20,7 @@ import numpy as np
 from fsexchange.serialize import script
 from fsexchange.serialize.arrays import NATIVE
 from fsexchange.serialize.pickling import load, small_or_made, unpinned
-from fsexchange.serialize.simple import is_simple
+from fsexchange.serialize.simple import simple_pickle
 
 #: Writable or readable memory.
 Memory: TypeAlias = "bytes | bytearray | memoryview"
@@ -65,7 +65,7 @@ def in_pickle(data: Memory) -> bytes:
 OUT_OF_IT = pickle.NEXT_BUFFER
 
 # Types whose objects plain pickle handles, and which name nothing.
-_SIMPLE = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray})
+_SIMPLE = frozenset({type(None), bool, int, float, str, bytes, bytearray})
 
 # Large text and bytes, by the type: a pickle that makes one of a buffer.
 _OF_BUFFER = {
@@ -117,8 +117,9 @@ class Codec:
             if (kind is bytes or kind is bytearray) and len(obj) > self._small:
                 return _OF_BUFFER[kind], (obj,)
             return _dumps(obj, 5), ()
-        elif is_simple(obj, self._small):
-            return _dumps(obj, 5), ()
+        simple = simple_pickle(obj, self._small)
+        if simple is not None:
+            return simple, ()
         made = small_or_made(obj)
         if isinstance(made, bytes):
             return made, ()

@@ -18,6 +18,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable
+from itertools import starmap
 from typing import Any
 
 from mpi4py import MPI
@@ -26,12 +27,11 @@ from fsexchange.mpi.bodies import EAGER, Bodies
 from fsexchange.mpi.communicator import Communicator
 from fsexchange.mpi.membership import ArgumentError, Membership
 from fsexchange.mpi.slab import KEEPS_ORDER
-from fsexchange.serialize.simple import is_simple
+from fsexchange.serialize.simple import is_simple, simple_pickle
 
 _Send, _Ssend, _Bsend = MPI.Intracomm.Send, MPI.Intracomm.Ssend, MPI.Intracomm.Bsend
 _Isend, _Issend, _Ibsend = MPI.Intracomm.Isend, MPI.Intracomm.Issend, MPI.Intracomm.Ibsend
-_send, _recv, _irecv = MPI.Intracomm.send, MPI.Intracomm.recv, MPI.Intracomm.irecv
-_isend = MPI.Intracomm.isend
+_isend, _recv, _irecv = MPI.Intracomm.isend, MPI.Intracomm.recv, MPI.Intracomm.irecv
 
 _NOBODY = MPI.PROC_NULL
 
@@ -77,9 +77,11 @@ class PointToPoint(Communicator):
         self._check = members.check
         self._encode = members.codec.encode
         self._bodies = members.bodies
+        self._receiving = members.bodies.receiving
         self._rank = members.rank
-        # Sends that MPI has not taken yet, which keep their memory: a program may drop a request.
-        self._underway: dict[int, MPI.Request] = {}
+        # Sends that MPI has not taken yet, each alone in a list, which keep their memory: a program
+        # may drop a request.
+        self._underway: dict[int, list[MPI.Request]] = {}
         self._numbers = itertools.count()
         self._look_again_at = 64
 
@@ -88,16 +90,19 @@ class PointToPoint(Communicator):
 
         It does not wait for the receiver, whatever the size, unless more than 256 MiB wait for
         receivers in memory and files of this rank; then it returns when this message is matched.
+        MPI itself has room for so many messages to a rank that does not call it: MPICH for 64.
         """
         if dest == self._rank:  # MPI may wait for the receiver, which is this rank
             self.isend(obj, dest, tag)
-        elif is_simple(obj, EAGER):  # the shortest way
-            try:
-                _send(self, obj, dest, tag)
-            except MPI.Exception as error:
-                raise self._error(error, dest=dest, tag=tag) from None
-        else:
+            return
+        body = simple_pickle(obj, EAGER)
+        if body is None:
             self._post(_Send, obj, dest, tag)
+            return
+        try:  # the shortest way
+            _Send(self, body, dest, tag)
+        except MPI.Exception as error:
+            raise self._error(error, dest=dest, tag=tag) from None
 
     def ssend(self, obj: Any, dest: int, tag: int = 0) -> None:
         """Send an object, and wait until its receiver has begun to receive it."""
@@ -109,15 +114,15 @@ class PointToPoint(Communicator):
 
     def isend(self, obj: Any, dest: int, tag: int = 0) -> MPI.Request:
         """Send an object, which you may change at once; the request waits for nobody."""
-        return self._kept(self._post(_Isend, obj, dest, tag))
+        return self._posted(_Isend, obj, dest, tag)
 
     def issend(self, obj: Any, dest: int, tag: int = 0) -> MPI.Request:
         """Send an object; the request is done when its receiver has begun to receive it."""
-        return self._kept(self._post(_Issend, obj, dest, tag))
+        return self._posted(_Issend, obj, dest, tag)
 
     def ibsend(self, obj: Any, dest: int, tag: int = 0) -> MPI.Request:
         """Send an object by the buffer that the user has attached."""
-        return self._kept(self._post(_Ibsend, obj, dest, tag))
+        return self._posted(_Ibsend, obj, dest, tag)
 
     def recv(
         self,
@@ -129,7 +134,7 @@ class PointToPoint(Communicator):
         """Wait for an object that another rank sends, and return it; `buf` is best left out."""
         if not self:  # closed; Open MPI ends the job for a probe on no communicator
             self._check()
-        receiving = self._bodies.receiving
+        receiving = self._receiving
         try:
             receiving[0] = 1
             if status is None:
@@ -169,32 +174,32 @@ class PointToPoint(Communicator):
         status: MPI.Status | None = None,
     ) -> Any:
         """Send an object to one rank and return one that another sends."""
-        if is_simple(sendobj, EAGER):
-            try:
-                request = _isend(self, sendobj, dest, sendtag)
+        # By `starmap`, so that no signal's handler raises before the request is known here.
+        if not is_simple(sendobj, EAGER):
+            (request,) = starmap(self._post, ((_Isend, sendobj, dest, sendtag),))
+        else:
+            try:  # the shortest way
+                (request,) = starmap(_isend, ((self, sendobj, dest, sendtag),))
             except MPI.Exception as error:
                 raise self._error(error, dest=dest, sendtag=sendtag) from None
-        else:
-            request = self._post(_Isend, sendobj, dest, sendtag)
         try:
             obj = self.recv(recvbuf, source, recvtag, status)
         except BaseException:  # MPI may still need the memory
-            self._kept(request)
+            self._keep(request)
             raise
         request.Wait()
         return obj
 
     def _post(self, post: Callable[..., Any], obj: Any, dest: int, tag: int) -> Any:
         """Give MPI the message of an object."""
-        if dest == _NOBODY:
-            return post(self, b"", dest, tag)
-        body, buffers = self._encode(obj)
+        body, buffers = (b"", ()) if dest == _NOBODY else self._encode(obj)
         if not buffers and len(body) <= EAGER:
             try:
-                return post(self, body, dest, tag)
+                (request,) = starmap(post, ((self, body, dest, tag),))  # as in `sendrecv`
             except MPI.Exception as error:
                 raise self._error(error, dest=dest, tag=tag) from None
-        placed = None
+            return request
+        placed = request = None
         may_be_out = False
         try:
             self._check(dest=dest)
@@ -204,10 +209,12 @@ class PointToPoint(Communicator):
             if not KEEPS_ORDER:
                 placed.finish()
             may_be_out = True
-            request = post(self, placed.placeholder, dest, tag)
+            (request,) = starmap(post, ((self, placed.placeholder, dest, tag),))
             if KEEPS_ORDER:
                 placed.finish()
         except BaseException as error:
+            if request is not None:
+                self._keep(request)
             if placed is not None:
                 if not may_be_out or isinstance(error, _REFUSED):
                     placed.withdraw()
@@ -220,17 +227,30 @@ class PointToPoint(Communicator):
             raise
         return request
 
-    def _kept(self, request: MPI.Request) -> MPI.Request:
+    def _posted(self, post: Callable[..., Any], obj: Any, dest: int, tag: int) -> MPI.Request:
+        """Give MPI the message of an object, and keep the request until it is done."""
         underway = self._underway
-        if not request.Get_status():
-            underway[next(self._numbers)] = request
-            # By their keys: other threads do the same, and a signal's handler may raise.
-            if len(underway) >= self._look_again_at:
-                for number, each in tuple(underway.items()):
-                    if not each or each.Get_status():
-                        underway.pop(number, None)
-                self._look_again_at = 2 * len(underway) + 64
+        number = next(self._numbers)
+        posted = underway[number] = []
+        try:
+            posted.extend(starmap(self._post, ((post, obj, dest, tag),)))
+        except BaseException:
+            if not posted:  # else a signal's handler has raised
+                underway.pop(number, None)
+            raise
+        (request,) = posted
+        if request.Get_status():
+            underway.pop(number, None)
+        # By their keys: other threads do the same, and a signal's handler may raise.
+        elif len(underway) >= self._look_again_at:
+            for number, each in tuple(underway.items()):
+                if each and (not each[0] or each[0].Get_status()):
+                    underway.pop(number, None)
+            self._look_again_at = 2 * len(underway) + 64
         return request
+
+    def _keep(self, request: MPI.Request) -> None:
+        self._underway[next(self._numbers)] = [request]
 
     def _error(self, error: MPI.Exception, **said: int) -> Exception:
         """Return the error of a verb that MPI refused."""

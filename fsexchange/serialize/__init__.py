@@ -76,9 +76,9 @@ from fsexchange.serialize.libraries import (
 )
 from fsexchange.serialize.npy import NPY_MAGIC, load_npy
 from fsexchange.serialize.pickling import frames_of, load, pickled, small_or_made, unpinned
-from fsexchange.serialize.reasons import PASSED_ON, loading_error
+from fsexchange.serialize.reasons import PASSED_ON, is_of_handler, loading_error
 from fsexchange.serialize.script import _from_main
-from fsexchange.serialize.simple import is_simple
+from fsexchange.serialize.simple import simple_pickle
 from fsexchange.serialize.subclasses import (
     _broadcast,
     _masked,
@@ -122,7 +122,7 @@ _ARRAY = np.ndarray
 
 # Types whose objects consist of one value -> the kind of their objects, -1 if always pickled.
 _SIMPLE: dict[type, int] = {
-    **dict.fromkeys((type(None), bool, int, float, complex), -1),
+    **dict.fromkeys((type(None), bool, int, float), -1),
     bytes: BYTES,
     bytearray: BYTEARRAY,
     str: STR,
@@ -200,12 +200,11 @@ def dumps(obj: Any, *, checksum: bool = False) -> bytes:
     [1, 2]
     """
     # The small are framed here: a list of frames would take a tenth of their time.
-    kind = type(obj)
-    if is_simple(obj, _SIMPLE_UP_TO):
-        body = _dumps(obj, 5)
-    elif kind is _ARRAY or kind in _SIMPLE:
-        return b"".join(serialize(obj, checksum=checksum))
-    else:
+    body = simple_pickle(obj, _SIMPLE_UP_TO)
+    if body is None:
+        kind = type(obj)
+        if kind is _ARRAY or kind in _SIMPLE:
+            return b"".join(serialize(obj, checksum=checksum))
         made = small_or_made(obj)
         if not isinstance(made, bytes):
             return b"".join(frames_of(made, checksum))
@@ -252,9 +251,9 @@ def deserialize(buffer: Buffer) -> Any:
             return load(body, (), view[end:])
         try:
             return _loads(body)
-        except PASSED_ON:
-            raise
         except Exception as error:
+            if isinstance(error, PASSED_ON) or is_of_handler(error):
+                raise
             raise loading_error(error) from error
     if start == ARRAY_START:
         known = _array_of(bytes(view[:ALIGNMENT]))

@@ -8,6 +8,9 @@
 #include <Python.h>
 #include <string.h>
 
+/* pickle.dumps, and the protocol of pickles. */
+static PyObject *dumps, *protocol;
+
 /* ---- simple objects ------------------------------------------------------------------------- */
 
 /* To look at more values takes longer than it saves. So the search ends in an object that contains
@@ -60,8 +63,6 @@ fits(PyObject *obj, struct left *left)
         n = PyBytes_Size(obj);
         n += around(n);
     }
-    else if (PyComplex_CheckExact(obj))
-        n = 64;
     else if (PyTuple_CheckExact(obj)) {
         n = PyTuple_Size(obj);
         if ((left->values -= n) < 0)
@@ -95,21 +96,50 @@ fits(PyObject *obj, struct left *left)
     return (left->bytes -= n) >= 0;
 }
 
+/* The same for the arguments of a function: an object, and the most bytes of its pickle. -1 for an
+   error. */
+static int
+fit(PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 2) {
+        PyErr_Format(PyExc_TypeError, "expected 2 arguments, got %zd", count);
+        return -1;
+    }
+    Py_ssize_t most = PyLong_AsSsize_t(args[1]);
+    if (most == -1 && PyErr_Occurred())
+        return -1;
+    struct left left = {most - ENDS, MOST_VALUES};
+    return fits(args[0], &left);
+}
+
 PyDoc_STRVAR(is_simple_doc, "is_simple(obj, most, /)\n--\n\n\
 Return whether an object is seen to be simple, and to have a pickle of at most `most` bytes.");
 
 static PyObject *
 is_simple(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 {
-    if (count != 2) {
-        PyErr_Format(PyExc_TypeError, "is_simple takes 2 arguments, not %zd", count);
+    int is = fit(args, count);
+    return is < 0 ? NULL : PyBool_FromLong(is);
+}
+
+PyDoc_STRVAR(simple_pickle_doc, "simple_pickle(obj, most, /)\n--\n\n\
+Return the pickle of an object of which `is_simple` is true; None for others.");
+
+static PyObject *
+simple_pickle(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    int is = fit(args, count);
+    if (is < 0)
         return NULL;
+    if (!is)
+        Py_RETURN_NONE;
+    /* At once: no other thread runs between, which could put into it what is not simple. */
+    PyObject *made = PyObject_CallFunctionObjArgs(dumps, args[0], protocol, NULL);
+    if (made == NULL && PyErr_ExceptionMatches(PyExc_RecursionError)) {
+        PyErr_Clear(); /* whoever else pickles it says more */
+        Py_RETURN_NONE;
     }
-    Py_ssize_t most = PyLong_AsSsize_t(args[1]);
-    if (most == -1 && PyErr_Occurred())
-        return NULL;
-    struct left left = {most - ENDS, MOST_VALUES};
-    return PyBool_FromLong(fits(args[0], &left));
+    return made;
 }
 
 /* ---- small pickles -------------------------------------------------------------------------- */
@@ -268,11 +298,12 @@ reduce_plain(PyObject *obj)
     if (state == NULL)
         return NULL;
     PyObject *reduced = NULL;
-    int has_reduce = PySequence_Contains(state, its_reduce);
-    int has_getstate = has_reduce < 0 ? -1 : PySequence_Contains(state, its_getstate);
-    if (has_reduce > 0 || has_getstate > 0)
+    int has_own = PySequence_Contains(state, its_reduce);
+    if (has_own == 0)
+        has_own = PySequence_Contains(state, its_getstate);
+    if (has_own > 0)
         reduced = Py_NewRef(Py_NotImplemented);
-    else if (has_getstate == 0) {
+    else if (has_own == 0) {
         int is_empty = PyObject_Not(state);
         PyObject *arguments = is_empty < 0 ? NULL : PyTuple_Pack(1, kind);
         if (arguments != NULL)
@@ -354,6 +385,8 @@ asking(PyObject *Py_UNUSED(module), PyObject *args)
 
 static PyMethodDef functions[] = {
     {"is_simple", (PyCFunction)(void (*)(void))is_simple, METH_FASTCALL, is_simple_doc},
+    {"simple_pickle", (PyCFunction)(void (*)(void))simple_pickle, METH_FASTCALL,
+     simple_pickle_doc},
     {"small_body", (PyCFunction)(void (*)(void))small_body, METH_FASTCALL, small_body_doc},
     {"has_attributes", (PyCFunction)(void (*)(void))has_attributes, METH_FASTCALL,
      has_attributes_doc},
@@ -376,5 +409,10 @@ PyInit__native(void)
     its_more = PyUnicode_InternFromString("more");
     its_reduce = PyUnicode_InternFromString("__reduce_ex__");
     its_getstate = PyUnicode_InternFromString("__getstate__");
+    protocol = PyLong_FromLong(5);
+    PyObject *pickle = PyImport_ImportModule("pickle");
+    if (pickle != NULL)
+        dumps = PyObject_GetAttrString(pickle, "dumps");
+    Py_XDECREF(pickle);
     return PyErr_Occurred() ? NULL : PyModule_Create(&definition);
 }

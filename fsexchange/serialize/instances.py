@@ -12,7 +12,7 @@ import sys
 from types import GetSetDescriptorType
 from typing import Any, NamedTuple, TypeAlias
 
-from fsexchange.serialize.simple import is_simple
+from fsexchange.serialize.simple import simple_pickle
 
 #: Names of attributes and their values: NotImplemented for those that there must not be.
 Attributes: TypeAlias = "tuple[tuple[str, Any], ...]"
@@ -48,8 +48,6 @@ _END = pickle.BUILD + pickle.STOP
 #: How pickle makes an instance.
 NEWOBJ: Any = getattr(copyreg, "__newobj__")  # noqa: B009  (else mangled)
 _reducers = copyreg.dispatch_table
-_dumps = pickle.dumps
-
 # The most bytes of the pickle of the attributes: it is one frame then.
 _SHORT = 1 << 14
 
@@ -99,7 +97,7 @@ def keep(kind: type, *, is_of_script: bool) -> None:
     if "." in names[1]:
         return
     attributes = (*WAYS, ("__module__", names[0]), ("__qualname__", names[1]))
-    encoded = [name.encode() for name in names]
+    encoded = [name.encode("utf-8", "surrogatepass") for name in names]
     texts = [pickle.BINUNICODE + len(name).to_bytes(4, "little") + name for name in encoded]
     start = b"".join((_PROTOCOL, *texts, _NEW))
     INSTANCES[kind] = Plain(start, names, attributes, is_of_script)
@@ -121,9 +119,9 @@ def pickle_of_plain(obj: Any, plain: Plain) -> bytes | None:
     kind, state = type(obj), obj.__dict__
     if not state or "__reduce_ex__" in state or "__getstate__" in state:
         return None
-    state = state.copy()  # which no other thread changes
-    if not is_simple(state, _SHORT) or kind in _reducers or not has_attributes(kind, attributes):
+    if kind in _reducers or not has_attributes(kind, attributes):
         return None
     if getattr(sys.modules.get(module), name, None) is not kind:
         return None
-    return b"".join((start, _dumps(state, 5)[2:-1], _END))
+    attributes_of_it = simple_pickle(state, _SHORT)
+    return None if attributes_of_it is None else b"".join((start, attributes_of_it[2:-1], _END))

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 Reducer: TypeAlias = "Callable[[Pickler, Any], Any]"
 
 
-#: Where pickle finds a function or class by its name: the names of a module or class, its own name
-#: among them, and whether it is of the script.
+#: Where pickle finds a function or class by its name: the names of its module, its own name, and
+#: whether it is of the script.
 Where: TypeAlias = "tuple[dict[str, Any], str, bool]"
 
 # By the id of the function or class. A later object with the same id is not found there, unless it
@@ -66,9 +66,9 @@ def where_named(obj: Any) -> Where | None:
             return None
     if script.find(module, name) is not obj:
         return None
-    holder, _, attribute = name.rpartition(".")
-    space = vars(script.find(module, holder) if holder else sys.modules[module])
-    found = space, attribute, module in script.MAINS
+    found = vars(sys.modules[module]), name, module in script.MAINS
+    if "." in name:  # what holds it may get another definition
+        return found
     if len(FOUND) >= 1024:
         FOUND.clear()
     FOUND[id(obj)] = found

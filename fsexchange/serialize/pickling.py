@@ -12,7 +12,7 @@ from fsexchange.serialize import script
 from fsexchange.serialize.format import frames_of_pieces, small_pickle
 from fsexchange.serialize.instances import INSTANCES, pickle_of_plain
 from fsexchange.serialize.kinds import Asking
-from fsexchange.serialize.reasons import PASSED_ON, loading_error, pickling_error
+from fsexchange.serialize.reasons import PASSED_ON, is_of_handler, loading_error, pickling_error
 
 if TYPE_CHECKING:
     from fsexchange.serialize.format import Frames
@@ -121,9 +121,9 @@ def small_or_made(obj: Any) -> bytes | Made:
     _, dump, clear_memo, pieces, more, grown = taken
     try:
         dump(obj)
-    except MemoryError:
-        raise
     except Exception as error:  # a class's own __reduce__ may raise anything
+        if isinstance(error, MemoryError) or is_of_handler(error):
+            raise
         raise pickling_error(obj, error) from error
     if more or len(pieces) > 1 or len(pieces[0]) > _SMALL_UP_TO:
         return _made_by(taken)
@@ -245,9 +245,9 @@ def load(
             ):
                 return script.Foreign(_File(body), buffers, section).load()
         return pickle.loads(body, buffers=buffers)
-    except PASSED_ON:
-        raise
     except Exception as error:
+        if isinstance(error, PASSED_ON) or is_of_handler(error):
+            raise
         raise loading_error(error) from error
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import collections
+import functools
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
-from types import FrameType, FunctionType, MethodType, TracebackType
+from types import CodeType, FrameType, FunctionType, MethodType, TracebackType
 from typing import Any
 
 from fsexchange.errors import CorruptObjectError, FsExchangeError, SerializationError
@@ -19,6 +21,28 @@ _OURS = os.path.dirname(__file__)
 
 # To look at more objects for the one that failed would take too long.
 _LOOKED_AT = 100_000
+
+
+def is_of_handler(error: Exception) -> bool:
+    """Return whether the handler of a signal has raised an error: then it is not of an object."""
+    handlers = filter(callable, map(signal.getsignal, signal.valid_signals()))
+    codes = {code for code in map(_code_of, handlers) if code is not None}
+    traceback = error.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame.f_code in codes:
+            return True
+        traceback = traceback.tb_next
+    return False
+
+
+def _code_of(handler: Any) -> CodeType | None:
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    function = getattr(handler, "__func__", handler)
+    if not hasattr(function, "__code__"):  # an object with a method for calls
+        function = type(function).__call__
+    code: CodeType | None = getattr(function, "__code__", None)
+    return code
 
 
 def pickling_error(obj: Any, error: Exception) -> SerializationError:

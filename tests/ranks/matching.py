@@ -342,6 +342,8 @@ def communicators_of_an_exchange() -> None:
         ended.Disconnect()
         raises(StoreClosedError, partial(ended.send, 1, 0))
     raises(StoreClosedError, lambda: kept.send(np.ones(100_000), 0))
+    for obj in (1, {1}, np.ones(100_000)):
+        raises(StoreClosedError, partial(ended.send, obj, MPI.PROC_NULL))
     Exchange(comm, base / "store").Disconnect()
     comm.Barrier()
     assert not (base / "store").exists()
@@ -660,6 +662,65 @@ def what_is_sent_to_nobody_takes_no_room() -> None:
             assert ex.sendrecv([np.ones(1 << 14)], MPI.PROC_NULL, source=MPI.PROC_NULL) is None
         own = ex._bodies._slab
         assert own is None or own.take_slot() >= 0
+
+
+def handler_that_raises_in_sendrecv() -> None:
+    """As above: MPI still has what was sent when the request is gone."""
+    if rank:
+        with exchange() as ex:
+            while (obj := ex.recv(source=0)) is not None:
+                number = obj["number"]
+                assert obj == _numbered(number)
+        return
+    signal.signal(signal.SIGALRM, _give_up)
+    end = time.monotonic() + 2
+    number = 0
+    verbs = [
+        lambda obj: ex.sendrecv(obj, 1, 0, None, MPI.PROC_NULL),
+        lambda obj: ex.isend(obj, 1).wait(),
+    ]
+    with exchange() as ex:
+        while time.monotonic() < end:
+            number += 1
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.setitimer(signal.ITIMER_REAL, 1e-5 + number % 40 * 1e-6)
+                verbs[number % 2](_numbered(number))
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        time.sleep(0.01)
+        ex.send(None, 1)
+
+
+def _numbered(number: int) -> dict[str, Any]:
+    return {
+        "number": number,
+        "l": [[number] * 5, "x" * (number % 3000)],
+        "s": "y" * (number % 4000),
+    }
+
+
+def send_with_another_protocol() -> None:
+    """Of mpi4py's: a message in it may be too long for MPI to take at once."""
+    gone = base / "gone"
+    with exchange() as ex:
+        ex.barrier()
+        before = MPI.pickle.PROTOCOL
+        try:
+            for protocol, obj in (
+                (0, "\u0416" * (bodies.EAGER // 2 - 60)),
+                (2, b"\xff" * (bodies.EAGER - 60)),
+            ):
+                MPI.pickle.PROTOCOL = protocol
+                if rank == 0:
+                    ex.send(obj, 1)
+                    gone.touch()
+                elif rank == 1:
+                    while not gone.exists():
+                        time.sleep(0.01)
+                    assert ex.recv(source=0) == obj
+                    gone.unlink()
+                ex.barrier()
+        finally:
+            MPI.pickle.PROTOCOL = before
 
 
 def collector_after_a_failure() -> None:
