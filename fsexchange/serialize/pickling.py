@@ -28,8 +28,8 @@ _OUT_OF_BAND_FROM = 4096
 # From this length on pickle passes bytes and text to `write` as they are, behind their header.
 _LONG_FROM = 1 << 16
 
-# To copy a pickle of fewer bytes and guard all of it takes less time than to tell its values apart.
-_JOINED_BELOW = 1 << 17
+# To guard all of a pickle of fewer bytes takes less time than to tell its values apart.
+_GUARDED_BELOW = 1 << 17
 
 # More pieces would take more than one writev.
 _MOST_PIECES = 500
@@ -162,14 +162,12 @@ def frames_of(made: Made, checksum: bool) -> Frames:
     section = script.section(named) if named else b""
     if not buffers and len(pieces) == 1 and len(pieces[0]) <= _SMALL_UP_TO:  # in less time
         return [small_pickle(pieces[0], section)]
-    if len(pieces) > 1 and sum(map(len, pieces)) < _JOINED_BELOW:
-        pieces = [b"".join(pieces)]
-    if len(pieces) > 1:
+    long: list[int] = []
+    if len(pieces) > 1 and sum(map(len, pieces)) >= _GUARDED_BELOW:
         long = [n for n in range(1, len(pieces)) if _is_long(pieces[n - 1], pieces[n])]
         if len(pieces) > _MOST_PIECES:
             pieces, long = _joined(pieces, set(long))
-        return frames_of_pieces(pieces, long, buffers, section, checksum)
-    return frames_of_pieces(pieces, (), buffers, section, checksum)
+    return frames_of_pieces(pieces, long, buffers, section, checksum)
 
 
 def _is_long(before: Any, piece: Any) -> bool:
