@@ -41,9 +41,10 @@ if TYPE_CHECKING:
 #: here; it has a step between 6 and 8 KiB.
 PACKET_TO_ALL = 4096 + 128
 
-# In other verbs: bytes of all packets that a rank receives, and of the smallest packet, which is
-# enough for a message that refers to a file.
-_PACKETS = 3 * PACKET_TO_ALL
+# In other verbs: bytes of the packets that a rank passes on for others, and of the smallest packet,
+# which is enough for a message that refers to a file. MPICH passes them on along a binomial tree,
+# up to half of all in one message; one of 8 KiB and more takes up to twice as long.
+_PASSED_ON = 8192 - ALIGNMENT
 _SMALLEST_PACKET = 128
 
 # Up to so many ranks, all on one host, the root of a bcast sends to each of them: they take the
@@ -75,7 +76,8 @@ class Packets:
         self._comm = comm
         self._rank, self._ranks = comm.rank, range(comm.size)
         self._hosts, self._rooms = hosts, rooms
-        size = max(_SMALLEST_PACKET, min(PACKET_TO_ALL, _PACKETS // comm.size))
+        half = (1 << (comm.size - 1).bit_length()) // 2 or 1
+        size = max(_SMALLEST_PACKET, min(PACKET_TO_ALL, _PASSED_ON // half))
         self.size = size - size % ALIGNMENT
         """Bytes of a packet of verbs other than bcast."""
         self._sends_to_each = hosts.count == 1 and comm.size <= _SENT_TO_EACH

@@ -128,9 +128,10 @@ def small_or_made(obj: Any) -> bytes | Made:
     if more or len(pieces) > 1 or len(pieces[0]) > _SMALL_UP_TO:
         return _made_by(taken)
     small: bytes = pieces.pop()
-    if grown or len(small) > _MEMO_UP_TO:
+    if grown and len(small) <= _MEMO_UP_TO:
         _put_back(taken, len(small))
-    else:
+    else:  # as there, in less time
+        taken[-1] = len(small) > _MEMO_UP_TO
         clear_memo()
         _idle.append(taken)
     return small

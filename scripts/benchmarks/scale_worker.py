@@ -143,7 +143,7 @@ def main():
     slab.this_host = lambda: (number,)
     counting = types.SimpleNamespace(**{**vars(MPI), "Intracomm": Counting})
     membership.MPI = relay.MPI = counting
-    packets._PACKETS = 0  # packets are short, as from 64 ranks on
+    packets._PASSED_ON = 0  # packets are short, as from 64 ranks on
     with Exchange(world, f"{folder}/store", inline_limit=LIMIT) as ex:
         if way == "store":
             room.HostRoom.make = rooms.OwnRoom = no_memory
