@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shutil
 import subprocess
@@ -99,6 +100,11 @@ def test_distributions_can_be_uploaded(built: Path) -> None:
     (wheel,) = (built / "dist").glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"fsexchange/py.typed", "fsexchange/cli/program.py"} <= names
+    if shutil.which("cc"):
+        assert "-cp310-abi3-" in wheel.name
+        for layer in ("filesystem", "serialize"):
+            assert f"fsexchange/{layer}/_native.abi3.so" in names
+            assert f"fsexchange/{layer}/_native.pyi" in names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"fsexchange"}
 
 
@@ -144,6 +150,16 @@ def test_wheel_installs_with_all_that_users_want(built: Path, tmp_path: Path) ->
     done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=env)
     assert done.returncode == 0, done.stderr
     assert "no array" in done.stdout
+
+
+def test_what_is_in_c_is_built() -> None:
+    for layer in ("filesystem", "serialize"):
+        name = f"fsexchange.{layer}._native"
+        if sys.modules.get(name, "") is None:
+            pytest.skip("these tests do without it")
+        if shutil.which("cc") is None:
+            lacking("a C compiler")
+        importlib.import_module(name)
 
 
 def test_citation_is_of_this_version() -> None:
