@@ -1,3 +1,5 @@
+import sysconfig
+
 from setuptools import Extension, setup
 
 # One file for all versions of Python. What cannot be compiled, Python does as well.
@@ -11,4 +13,7 @@ native = [
     for layer in ("filesystem", "serialize")
 ]
 
-setup(ext_modules=native, options={"bdist_wheel": {"py_limited_api": "cp310"}})
+if sysconfig.get_config_var("Py_GIL_DISABLED"):  # it has no limited API before 3.15
+    setup()
+else:
+    setup(ext_modules=native, options={"bdist_wheel": {"py_limited_api": "cp310"}})

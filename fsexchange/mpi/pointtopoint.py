@@ -64,7 +64,7 @@ class PointToPoint(Communicator):
     """The verbs between two ranks.
 
     A send that raises has sent nothing, unless a signal's handler raises: then its object may
-    arrive, whole.
+    arrive, whole, or its receiver raises `RemoteError`, if that was while a large body was copied.
 
     Probes are mpi4py's own: they see every message, and `status.Get_count()` is then the length of
     the message, not of the object.
@@ -174,7 +174,8 @@ class PointToPoint(Communicator):
         status: MPI.Status | None = None,
     ) -> Any:
         """Send an object to one rank and return one that another sends."""
-        # By `starmap`, so that no signal's handler raises before the request is known here.
+        # By `starmap`, so that no signal's handler raises before the request is known here. An object
+        # that another thread changes now is sent as mpi4py sends it.
         if not is_simple(sendobj, EAGER):
             (request,) = starmap(self._post, ((_Isend, sendobj, dest, sendtag),))
         else:

@@ -48,7 +48,7 @@ def is_simple_in_python(obj: Any, most: int, /) -> bool:
 
 def simple_pickle_in_python(obj: Any, most: int, /) -> bytes | None:
     """Return what `simple_pickle` returns, by the same look."""
-    if type(obj) is list or type(obj) is dict:
+    if (type(obj) is list or type(obj) is dict) and len(obj) <= _MOST:
         obj = obj.copy()  # which no other thread changes
     return pickle.dumps(obj, 5) if is_simple_in_python(obj, most) else None
 

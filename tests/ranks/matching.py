@@ -709,6 +709,8 @@ def _numbered(number: int) -> dict[str, Any]:
 
 def send_with_another_protocol() -> None:
     """Of mpi4py's: a message in it may be too long for MPI to take at once."""
+    if MPI.get_vendor()[0] == "Open MPI":  # takes little of anybody who does not call it
+        return
     gone = base / "gone"
     with exchange() as ex:
         ex.barrier()
