@@ -174,8 +174,8 @@ class PointToPoint(Communicator):
         status: MPI.Status | None = None,
     ) -> Any:
         """Send an object to one rank and return one that another sends."""
-        # By `starmap`, so that no signal's handler raises before the request is known here. An object
-        # that another thread changes now is sent as mpi4py sends it.
+        # By `starmap`, so that no signal's handler raises before the request is known here. What
+        # another thread changes now is sent as mpi4py sends it.
         if not is_simple(sendobj, EAGER):
             (request,) = starmap(self._post, ((_Isend, sendobj, dest, sendtag),))
         else:
