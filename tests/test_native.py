@@ -18,7 +18,7 @@ import pytest
 
 from fsexchange.errors import CorruptObjectError, SerializationError
 from fsexchange.serialize import dumps, instances
-from fsexchange.serialize.format import proven_small
+from fsexchange.serialize.format import proven_small, small_pickle
 from fsexchange.serialize.simple import is_simple_in_python, simple_pickle_in_python
 
 from .cli import environment
@@ -131,8 +131,6 @@ def test_wrong_arguments_are_errors(function: str) -> None:
 
 @pytest.mark.parametrize("section", [b"", b"a section"])
 def test_a_small_pickle_is_read_if_it_is_whole(section: bytes) -> None:
-    from fsexchange.serialize.format import small_pickle
-
     body = pickle.dumps({"a": 1.5}, 5)
     whole = small_pickle(body, section)
     crc32 = zlib.crc32
@@ -188,7 +186,9 @@ def test_a_file_is_read_if_it_is_as_it_should_be(nbytes: int, tmp_path: Path) ->
             assert other < 0 or read_whole(str(path), other, owner) is None
     assert type(read_whole(str(path), nbytes, uid)) is bytearray
     assert read_whole(str(path), nbytes, uid + 1) is None
-    assert read_whole(f"{path}.", nbytes, uid) is None
+    with pytest.raises(FileNotFoundError) as missing:
+        read_whole(f"{path}.", nbytes, uid)
+    assert missing.value.filename == f"{path}."
     assert read_whole(str(tmp_path), nbytes, uid) is None
     for wrong in ("a\0b", "\ud800", 1, None):
         with pytest.raises((TypeError, ValueError)):

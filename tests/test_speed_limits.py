@@ -16,6 +16,7 @@ LIMITS = {
     "get of 1 KiB": 3,
     "get of 64 KiB": 3,
     "get of 64 MiB": 4,
+    "get of an evicted object": 4,  # open, and whether the store is there
     "exists": 1,
     "evict": 1,
     "get from a segment": 2,

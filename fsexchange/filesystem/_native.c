@@ -7,26 +7,30 @@
 #define Py_LIMITED_API 0x030a0000
 #include <Python.h>
 
+#include <errno.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 PyDoc_STRVAR(read_whole_doc, "read_whole(path, nbytes, uid, /)\n--\n\n\
-Return a file of `nbytes` bytes, of the user `uid` unless that is -1; None for any other.");
+Return a file of `nbytes` bytes, of the user `uid` unless that is -1; None for any other.\n\
+\n\
+Raises what os.open raises.");
 
 static PyObject *
 read_whole(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    PyObject *path;
+    PyObject *path, *encoded;
     Py_ssize_t nbytes;
     long uid;
-    if (!PyArg_ParseTuple(args, "O&nl", PyUnicode_FSConverter, &path, &nbytes, &uid))
+    if (!PyArg_ParseTuple(args, "Onl", &path, &nbytes, &uid) ||
+        !PyUnicode_FSConverter(path, &encoded))
         return NULL;
-    const char *name = PyBytes_AsString(path);
+    const char *name = PyBytes_AsString(encoded);
     PyObject *data = PyByteArray_FromStringAndSize(NULL, nbytes); /* not filled with zeros */
     if (name == NULL || data == NULL) {
-        Py_DECREF(path);
+        Py_DECREF(encoded);
         Py_XDECREF(data);
         return NULL;
     }
@@ -34,19 +38,25 @@ read_whole(PyObject *Py_UNUSED(module), PyObject *args)
     char beyond;
     struct iovec into[] = {{PyByteArray_AsString(data), (size_t)nbytes}, {&beyond, 1}};
     struct stat status;
-    int is_whole = 0;
+    int is_whole = 0, refused = 0;
     Py_BEGIN_ALLOW_THREADS
     int fd = open(name, O_RDONLY | O_CLOEXEC);
-    if (fd >= 0) {
+    if (fd < 0)
+        refused = errno;
+    else {
         if (uid == -1 || (fstat(fd, &status) == 0 && status.st_uid == (uid_t)uid))
             is_whole = readv(fd, into, 2) == nbytes;
         close(fd);
     }
     Py_END_ALLOW_THREADS
-    Py_DECREF(path);
+    Py_DECREF(encoded);
     if (is_whole)
         return data;
     Py_DECREF(data);
+    if (refused && refused != EINTR) { /* with that, Python runs the signal's handler first */
+        errno = refused;
+        return PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, path);
+    }
     Py_RETURN_NONE;
 }
 

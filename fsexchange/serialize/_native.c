@@ -1,6 +1,6 @@
-/* What is asked about every object of a pickle, in C: see `simple` and `pickling`.
+/* What is asked about every object of a pickle, in C: see `simple`, `format`, `instances`, `kinds`.
 
-   Both modules have the same in Python, for where there was no C compiler. Only what CPython's
+   These modules have the same in Python, for where there was no C compiler. Only what CPython's
    limited API of 3.10 has is used, so that one file serves all later versions. */
 
 #define PY_SSIZE_T_CLEAN
@@ -30,6 +30,20 @@ static Py_ssize_t
 around(Py_ssize_t n)
 {
     return n < 256 ? 3 : 32;
+}
+
+static int fits(PyObject *obj, struct left *left);
+
+/* Return whether all n items of a tuple or list fit. */
+static int
+all_fit(PyObject *obj, Py_ssize_t n, PyObject *(*item)(PyObject *, Py_ssize_t), struct left *left)
+{
+    if ((left->values -= n) < 0)
+        return 0;
+    for (Py_ssize_t i = 0; i < n; i++)
+        if (!fits(item(obj, i), left))
+            return 0;
+    return 1;
 }
 
 /* Return whether an object is simple and fits into what is left, and take it from there. Runs no
@@ -64,21 +78,13 @@ fits(PyObject *obj, struct left *left)
         n += around(n);
     }
     else if (PyTuple_CheckExact(obj)) {
-        n = PyTuple_Size(obj);
-        if ((left->values -= n) < 0)
+        if (!all_fit(obj, PyTuple_Size(obj), PyTuple_GetItem, left))
             return 0;
-        for (Py_ssize_t i = 0; i < n; i++)
-            if (!fits(PyTuple_GetItem(obj, i), left))
-                return 0;
         n = 3;
     }
     else if (PyList_CheckExact(obj)) {
-        n = PyList_Size(obj);
-        if ((left->values -= n) < 0)
+        if (!all_fit(obj, PyList_Size(obj), PyList_GetItem, left))
             return 0;
-        for (Py_ssize_t i = 0; i < n; i++)
-            if (!fits(PyList_GetItem(obj, i), left))
-                return 0;
         n = 4;
     }
     else if (PyDict_CheckExact(obj)) {

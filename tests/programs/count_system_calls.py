@@ -19,6 +19,8 @@ middling: FileKey
 big: FileKey
 shared: FileKey
 batch: list[FileKey]
+gone = connector.put(small)
+connector.evict(gone)
 verbs: dict[str, Callable[[], object]] = {
     "put": lambda: connector.put(small),
     "put of pieces": lambda: connector.put([small, small, small]),
@@ -26,6 +28,7 @@ verbs: dict[str, Callable[[], object]] = {
     "get of 1 KiB": lambda: connector.get(key),
     "get of 64 KiB": lambda: connector.get(middling),
     "get of 64 MiB": lambda: connector.get(big),
+    "get of an evicted object": lambda: connector.get(gone),
     "exists": lambda: connector.exists(key),
     "evict": lambda: connector.evict(key),
     "get from a segment": lambda: connector.get(shared),
