@@ -293,6 +293,10 @@ def test_both_write_the_same_bytes(tmp_path: Path) -> None:
     assert nothing == "None\n"
 
 
+# Later nobody counts references of these.
+COUNTED = (None, True, NotImplemented) if sys.version_info < (3, 12) else ()
+
+
 def test_no_reference_is_lost_or_kept() -> None:
     """Counted on what all calls use, and on all that the collector and the allocator know."""
     key = "a key that nobody else has"
@@ -315,7 +319,8 @@ def test_no_reference_is_lost_or_kept() -> None:
 
     def counts() -> tuple[int, ...]:
         gc.collect()
-        each = key, attributes, small, Plain, NotImplemented, instances.reduce_plain
+        given = key, attributes, small, Plain, instances.reduce_plain
+        each = (*given, *COUNTED)
         return (*map(sys.getrefcount, each), sys.getallocatedblocks())
 
     def grown() -> list[int]:

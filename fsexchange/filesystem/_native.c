@@ -1,9 +1,9 @@
 /* A small file in one call: see `files`.
 
    Only what CPython's limited API of 3.10 has is used, so that one file serves all later versions.
+   No Py_RETURN_NONE: as headers from 3.12 on have it, it takes no reference, which 3.10 needs.
 */
 
-#define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030a0000
 #include <Python.h>
 
@@ -57,7 +57,7 @@ read_whole(PyObject *Py_UNUSED(module), PyObject *args)
         errno = refused;
         return PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, path);
     }
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 static PyMethodDef functions[] = {

@@ -1,9 +1,9 @@
 /* What is asked about every object of a pickle, in C: see `simple`, `format`, `instances`, `kinds`.
 
    These modules have the same in Python, for where there was no C compiler. Only what CPython's
-   limited API of 3.10 has is used, so that one file serves all later versions. */
+   limited API of 3.10 has is used, so that one file serves all later versions. No Py_RETURN_NONE:
+   as headers from 3.12 on have it, it takes no reference, which 3.10 needs. */
 
-#define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030a0000
 #include <Python.h>
 #include <string.h>
@@ -138,12 +138,12 @@ simple_pickle(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t cou
     if (is < 0)
         return NULL;
     if (!is)
-        Py_RETURN_NONE;
+        return Py_NewRef(Py_None);
     /* At once: no other thread runs between, which could put into it what is not simple. */
     PyObject *made = PyObject_CallFunctionObjArgs(dumps, args[0], protocol, NULL);
     if (made == NULL && PyErr_ExceptionMatches(PyExc_RecursionError)) {
         PyErr_Clear(); /* whoever else pickles it says more */
-        Py_RETURN_NONE;
+        return Py_NewRef(Py_None);
     }
     return made;
 }
@@ -181,14 +181,14 @@ small_body(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
         nbytes = PyByteArray_Size(args[0]);
     }
     else
-        Py_RETURN_NONE;
+        return Py_NewRef(Py_None);
     if (nbytes < SMALL_HEAD || memcmp(data, SMALL_START, sizeof SMALL_START) != 0)
-        Py_RETURN_NONE;
+        return Py_NewRef(Py_None);
     const unsigned char *head = (const unsigned char *)data + sizeof SMALL_START;
     unsigned long wanted = number_at(head), size = number_at(head + 4);
     unsigned long total = number_at(head + 8);
     if (total != (size_t)nbytes - SMALL_HEAD || size > total)
-        Py_RETURN_NONE;
+        return Py_NewRef(Py_None);
     PyObject *body = PyBytes_FromStringAndSize(data + SMALL_HEAD, (Py_ssize_t)size);
     PyObject *start = PyLong_FromUnsignedLong(size);
     PyObject *crc = NULL;
@@ -201,7 +201,7 @@ small_body(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
         Py_CLEAR(body);
     else if (found != wanted) {
         Py_DECREF(body);
-        Py_RETURN_NONE;
+        return Py_NewRef(Py_None);
     }
     return body;
 }
