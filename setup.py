@@ -10,7 +10,7 @@ native = [
         py_limited_api=True,
         optional=True,
     )
-    for layer in ("filesystem", "serialize")
+    for layer in ("filesystem", "mpi", "serialize")
 ]
 
 if sysconfig.get_config_var("Py_GIL_DISABLED"):  # it has no limited API before 3.15

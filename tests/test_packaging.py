@@ -92,6 +92,10 @@ def unpacked(built: Path, tmp_path: Path) -> Path:
     return tmp_path / f"fsexchange-{fsexchange.__version__}"
 
 
+# Those that have something in C.
+LAYERS = ("filesystem", "mpi", "serialize")
+
+
 @pytest.mark.slow
 def test_distributions_can_be_uploaded(built: Path) -> None:
     files = list((built / "dist").iterdir())
@@ -102,7 +106,7 @@ def test_distributions_can_be_uploaded(built: Path) -> None:
     assert {"fsexchange/py.typed", "fsexchange/cli/program.py"} <= names
     if shutil.which("cc"):
         assert "-cp310-abi3-" in wheel.name
-        for layer in ("filesystem", "serialize"):
+        for layer in LAYERS:
             assert f"fsexchange/{layer}/_native.abi3.so" in names
             assert f"fsexchange/{layer}/_native.pyi" in names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"fsexchange"}
@@ -153,7 +157,7 @@ def test_wheel_installs_with_all_that_users_want(built: Path, tmp_path: Path) ->
 
 
 def test_what_is_in_c_is_built() -> None:
-    for layer in ("filesystem", "serialize"):
+    for layer in LAYERS:
         name = f"fsexchange.{layer}._native"
         if sys.modules.get(name, "") is None:
             pytest.skip("these tests do without it")

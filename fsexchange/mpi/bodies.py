@@ -165,8 +165,8 @@ class Bodies:
                         lambda: slab.give_back(record, nbytes),
                         lambda: slab.fill(
                             record,
-                            nbytes,
-                            lambda start, into: gathered.copy(buffers, starts, start, into),
+                            buffers,
+                            starts,
                             lambda start: self._spill(
                                 gathered.rest(buffers, starts, start), nbytes - start, dest
                             ),

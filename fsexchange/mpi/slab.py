@@ -1,8 +1,9 @@
 """Slab: memory of one rank, shared with the ranks of its host, through which bodies pass.
 
 It is reused, and so soon in memory: a body costs a copy in and a copy out, at the same time where
-the receiver is there already, and no page faults. It has no name in any file system and ends with
-its rank. This module needs no MPI.
+the receiver is there already, and no page faults. In C both copies go past the cores' caches, which
+the two ranks may not share. It has no name in any file system and ends with its rank. This module
+needs no MPI.
 
 The sender owns the slab. For each message it takes a record, and for each piece of the body a slot;
 it fills the slot, writes its number into the record, and then counts up the pieces that are ready.
@@ -19,10 +20,19 @@ import platform
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from fsexchange.mpi import gathered
+
+if TYPE_CHECKING:
+    from fsexchange.mpi.codec import Memory
 
 #: Bytes of a slot, slots of a slab, and messages that may be in it at a time.
 SLOT, SLOTS, RECORDS = 1 << 16, 128, 64
+
+# Slots that a sender takes at a time, so that a signal's handler runs soon.
+_AT_A_TIME = 16
 
 #: Pieces of other memory that a rank may lend at a time: each takes a descriptor.
 LOANS = 128
@@ -58,6 +68,11 @@ _PATIENCE, _PATIENCE_PER_BYTE = 5e-4, 1e-10
 _HOPE_PER_BYTE = 1.5e-11
 
 _fence = threading.Lock()
+
+try:
+    from fsexchange.mpi import _native as _native
+except ImportError:
+    _native = None  # type: ignore[assignment]
 
 
 def this_host() -> tuple[object, ...]:
@@ -125,14 +140,31 @@ class Slab:
     def take_slot(self) -> int:
         """Take a slot and return its number; -1 if none is free."""
         with self._lock:
-            found = self._map.find(b"\0", self._next, _SLOT_BYTES + SLOTS)
-            if found < 0:
-                found = self._map.find(b"\0", _SLOT_BYTES, _SLOT_BYTES + SLOTS)
+            found = self._find_slot()
             if found < 0:
                 return -1
             self._memory[found] = 1
             self._next = found + 1
         return found - _SLOT_BYTES
+
+    def _take_slots(self, most: int) -> range:
+        """Take some slots, of which each follows the one before, and return their numbers."""
+        with self._lock:
+            found = self._find_slot()
+            if found < 0:
+                return range(0)
+            end = min(found + most, found + _AT_A_TIME, _SLOT_BYTES + SLOTS)
+            some = self._map[found:end]
+            count = len(some) - len(some.lstrip(b"\0"))
+            self._memory[found : found + count] = b"\1" * count
+            self._next = found + count
+        return range(found - _SLOT_BYTES, found - _SLOT_BYTES + count)
+
+    def _find_slot(self) -> int:
+        found = self._map.find(b"\0", self._next, _SLOT_BYTES + SLOTS)
+        if found < 0:
+            found = self._map.find(b"\0", _SLOT_BYTES, _SLOT_BYTES + SLOTS)
+        return found
 
     def take(self, nbytes: int, *, receiver: Slab) -> int:
         """Return a record for a body that has room, or whose receiver waits for it; else -1."""
@@ -164,11 +196,11 @@ class Slab:
     def fill(
         self,
         record: int,
-        nbytes: int,
-        copy: Callable[[int, memoryview], None],
+        buffers: Sequence[Memory],
+        starts: list[int],
         spill: Callable[[int], bytes],
     ) -> None:
-        """Copy a body into slots, once.
+        """Copy a body into slots, once: buffers, where each starts in it, and its length.
 
         What the receiver leaves no slots for, `spill` puts elsewhere, and returns where.
         """
@@ -176,29 +208,54 @@ class Slab:
         at = _RECORDS_AT + record * _RECORD
         if memory[at + _BEGUN]:
             return
+        start, nbytes = 0, starts[-1]
+        pieces = [*buffers]
+        slots = range(0)
         try:
             memory[at + _BEGUN] = 1
-            for n, start in enumerate(range(0, nbytes, SLOT)):
-                slot = self.take_slot()
-                if slot < 0:
-                    slot = self._wait_for_slot(nbytes - start)
-                if slot < 0:
+            while start < nbytes:
+                left = -(-(nbytes - start) // SLOT)
+                slots = self._take_slots(left) or self._wait_for_slots(left)
+                if not slots:
                     place = spill(start)
                     memory[at + _PLACE : at + _PLACE + PLACE_SIZE] = place.ljust(PLACE_SIZE, b"\0")
                     memory[at + _OVER] = _ELSEWHERE
                     return
-                copy(start, self.slot(slot, min(SLOT, nbytes - start)))
-                memory[at + _PIECES + n % 256] = slot
-                memory[at] = (n + 1) % 256
+                stop = min(nbytes, start + len(slots) * SLOT)
+                if _native is None:
+                    self._copy_in(at, slots, buffers, starts, start, stop)
+                else:
+                    _native.fill(memory, at, _SLOTS_AT, slots[0], pieces, starts, start, stop)
+                start, slots = stop, range(0)
         except BaseException:
+            ready = (memory[at] - start // SLOT) % 256
+            for slot in slots[ready:]:
+                self.free_slot(slot)
             memory[at + _OVER] = _BROKEN
             raise
 
-    def _wait_for_slot(self, left: int) -> int:
-        deadline = time.perf_counter() + _PATIENCE + left * _PATIENCE_PER_BYTE
-        while (slot := self.take_slot()) < 0 and time.perf_counter() < deadline:
+    def _copy_in(
+        self,
+        at: int,
+        slots: range,
+        buffers: Sequence[Memory],
+        starts: list[int],
+        start: int,
+        stop: int,
+    ) -> None:
+        """Copy a part of a body into slots, and count up its pieces."""
+        memory = self._memory
+        for n, slot in enumerate(slots, start // SLOT):
+            into = self.slot(slot, min(SLOT, stop - n * SLOT))
+            gathered.copy(buffers, starts, n * SLOT, into)
+            memory[at + _PIECES + n % 256] = slot
+            memory[at] = (n + 1) % 256
+
+    def _wait_for_slots(self, most: int) -> range:
+        deadline = time.perf_counter() + _PATIENCE + most * SLOT * _PATIENCE_PER_BYTE
+        while not (slots := self._take_slots(most)) and time.perf_counter() < deadline:
             os.sched_yield()
-        return slot
+        return slots
 
     # ---- receiver -------------------------------------------------------------------------------
 
@@ -210,22 +267,34 @@ class Slab:
         memory = self._memory
         at = _RECORDS_AT + record * _RECORD
         nbytes = len(into)
+        start = 0
         try:
-            for n, start in enumerate(range(0, nbytes, SLOT)):
-                while memory[at] == n % 256:
-                    over = memory[at + _OVER]
-                    if over and memory[at] == n % 256:  # `over` is written after the last piece
-                        if over == _BROKEN:
-                            raise BrokenBodyError
-                        return bytes(memory[at + _PLACE : at + _PLACE + PLACE_SIZE]), start
-                    os.sched_yield()
-                slot = memory[at + _PIECES + n % 256]
-                end = min(SLOT, nbytes - start)
-                into[start : start + end] = self.slot(slot, end)
-                self.free_slot(slot)
-            return None
+            while True:
+                if _native is None:
+                    start = self._copy_out(at, into, start)
+                else:
+                    start = _native.empty(memory, at, _SLOTS_AT, _SLOT_BYTES, into, start)
+                if start >= nbytes:
+                    return None
+                over = memory[at + _OVER]
+                if over and memory[at] == start // SLOT % 256:  # `over` is written after the last
+                    if over == _BROKEN:
+                        raise BrokenBodyError
+                    return bytes(memory[at + _PLACE : at + _PLACE + PLACE_SIZE]), start
+                os.sched_yield()
         finally:
             memory[_RECORD_BYTES + record] = 0
+
+    def _copy_out(self, at: int, into: memoryview, start: int) -> int:
+        """Copy out what of a body is ready from `start` on, and return how far that is."""
+        memory = self._memory
+        while start < len(into) and memory[at] != (n := start // SLOT) % 256:
+            slot = memory[at + _PIECES + n % 256]
+            end = min(len(into), start + SLOT)
+            into[start:end] = self.slot(slot, end - start)
+            self.free_slot(slot)
+            start = end
+        return start
 
 
 def _order() -> None:

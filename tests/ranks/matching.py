@@ -22,8 +22,9 @@ import numpy as np
 from mpi4py import MPI
 
 from fsexchange import FileConnector, RemoteError, SerializationError, StoreClosedError
-from fsexchange.mpi import Exchange, Request, bodies, gathered, slab
+from fsexchange.mpi import Exchange, Request, bodies, slab
 from fsexchange.mpi.membership import ArgumentError
+from fsexchange.mpi.slab import Slab
 
 from .common import base, comm, left_behind, no_memory, raises, rank, run, same, size
 
@@ -384,16 +385,18 @@ def interrupted_while_copying() -> None:
     with exchange() as ex:
         if os.environ.get("FSEXCHANGE_TEST_WAY") == "hosts":
             return
-        whole = gathered.copy
+        take: Any = Slab._take_slots
+        taken: list[range] = []
 
-        def stopped(buffers: Any, starts: Any, at: int, into: memoryview) -> None:
-            if at:
+        def stopped(slab: Slab, most: int) -> range:
+            if taken:
                 raise KeyboardInterrupt
-            whole(buffers, starts, at, into)
+            taken.append(take(slab, most))
+            return taken[0]
 
-        gathered.copy = stopped
+        Slab._take_slots = stopped  # type: ignore[method-assign,assignment]
         raises(KeyboardInterrupt, lambda: ex.isend(np.ones(1 << 20), right))
-        gathered.copy = whole
+        Slab._take_slots = take  # type: ignore[method-assign]
         error = raises(RemoteError, lambda: ex.recv(source=left))
         assert error.rank == left
         for _ in range(100):

@@ -1,0 +1,179 @@
+"""A slab: bodies that one process copies in and another copies out."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from fsexchange.mpi import gathered
+from fsexchange.mpi import slab as module
+from fsexchange.mpi.slab import SLOT, SLOTS, BrokenBodyError, Slab
+
+from .processes import fork
+
+
+@pytest.fixture(params=["in C", "in Python"])
+def slab(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slab]:
+    if request.param == "in Python":
+        monkeypatch.setattr(module, "_native", None)
+    elif module._native is None:
+        pytest.skip("what is in C is not built here")
+    made = Slab()
+    yield made
+    made.close()
+    vars(made).clear()  # the mapping has a descriptor, and pytest keeps what a fixture has made
+
+
+def no_spill(start: int) -> bytes:
+    raise AssertionError(f"no slot was free at {start}")
+
+
+def body(choose: random.Random) -> list[bytes]:
+    """Return random buffers: short and long, one and many."""
+    sizes = [0, 1, 63, 64, 65, 4095, 4096, 4097, SLOT - 1, SLOT, SLOT + 1, 3 * SLOT + 7]
+    count = choose.choice([1, 1, 2, 3, 20])
+    return [choose.randbytes(choose.choice(sizes)) for _ in range(count)]
+
+
+def received(slab: Slab, record: int, sizes: list[int]) -> list[bytes]:
+    into = memoryview(bytearray(gathered.starts_of(sizes)[-1]))
+    assert slab.empty(record, into) is None
+    return [bytes(each) for each in gathered.cut(into, sizes)]
+
+
+def send(slab: Slab, buffers: list[bytes]) -> int:
+    starts = gathered.starts_of([len(each) for each in buffers])
+    slab.receiving[0] = 1
+    record = slab.take(starts[-1], receiver=slab)
+    slab.fill(record, buffers, starts, no_spill)
+    return record
+
+
+def is_empty(slab: Slab) -> bool:
+    return not any(slab._memory[: module._LOANS_AT])
+
+
+def test_random_bodies(slab: Slab) -> None:
+    """Each as it was sent, through all slots in turn, and with several there at a time."""
+    choose = random.Random(7)
+    for _ in range(60):
+        bodies = [body(choose) for _ in range(choose.choice([1, 2, 3]))]
+        records = [send(slab, each) for each in bodies]
+        slab.receiving[0] = 0
+        for buffers, record in choose.sample([*zip(bodies, records, strict=True)], len(bodies)):
+            assert received(slab, record, [*map(len, buffers)]) == buffers
+        assert is_empty(slab)
+
+
+def test_body_of_many_times_the_slab(slab: Slab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It passes through it, while its receiver copies behind."""
+    monkeypatch.setattr(module, "_PATIENCE", 30)
+    buffers = [random.Random(n).randbytes(n) for n in (5 * SLOT * SLOTS + 3, 100, 3 * SLOT)]
+    sizes = [*map(len, buffers)]
+    slab.receiving[0] = 1
+    record = slab.take(sum(sizes), receiver=slab)
+
+    def receive() -> None:
+        assert received(slab, record, sizes) == buffers
+
+    child = fork(receive)
+    slab.fill(record, buffers, gathered.starts_of(sizes), no_spill)
+    assert os.waitpid(child, 0)[1] == 0
+    slab.receiving[0] = 0
+    assert is_empty(slab)
+
+
+def test_rest_of_a_body_for_which_no_slot_is_free(slab: Slab) -> None:
+    buffers = [random.Random(1).randbytes((SLOTS + 5) * SLOT + 9)]
+    sizes = [*map(len, buffers)]
+    spilled: list[int] = []
+
+    def spill(start: int) -> bytes:
+        spilled.append(start)
+        return b"elsewhere"
+
+    slab.receiving[0] = 1
+    record = slab.take(sum(sizes), receiver=slab)
+    slab.receiving[0] = 0
+    slab.fill(record, buffers, gathered.starts_of(sizes), spill)
+    into = memoryview(bytearray(sizes[0]))
+    place, start = slab.empty(record, into) or (b"", 0)
+    assert place.rstrip(b"\0") == b"elsewhere"
+    assert [start] == spilled == [SLOTS * SLOT]
+    assert into[:start] == buffers[0][:start]
+    assert is_empty(slab)
+
+
+def test_sender_that_is_interrupted(slab: Slab) -> None:
+    """Its receiver hears of it, and no slot is lost."""
+
+    class HandlerError(Exception):
+        pass
+
+    def interrupt(start: int) -> bytes:
+        raise HandlerError
+
+    slab.receiving[0] = 1
+    record = slab.take((SLOTS + 1) * SLOT, receiver=slab)
+    slab.receiving[0] = 0
+    buffers = [bytes((SLOTS + 1) * SLOT)]
+    with pytest.raises(HandlerError):
+        slab.fill(record, buffers, gathered.starts_of([len(buffers[0])]), interrupt)
+    with pytest.raises(BrokenBodyError):
+        slab.empty(record, memoryview(bytearray(len(buffers[0]))))
+    assert is_empty(slab)
+
+
+def test_buffers_that_cannot_be_read(slab: Slab) -> None:
+    """As for any error, nothing is lost."""
+    record = slab.take(2 * SLOT, receiver=slab)
+    buffers: Any = [object()]
+    with pytest.raises(TypeError):
+        slab.fill(record, buffers, [0, 2 * SLOT], no_spill)
+    with pytest.raises(BrokenBodyError):
+        slab.empty(record, memoryview(bytearray(2 * SLOT)))
+    assert is_empty(slab)
+
+
+def test_receiver_that_waits_can_be_interrupted(slab: Slab) -> None:
+    """By Ctrl-C, while its sender has begun and copies no more."""
+    record = slab.take(2 * SLOT, receiver=slab)
+    pid = os.getpid()
+    timer = threading.Timer(0.3, os.kill, (pid, signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        slab.empty(record, memoryview(bytearray(2 * SLOT)))
+    timer.join()
+
+
+def test_threads_share_a_slab(slab: Slab) -> None:
+    """Four senders and four receivers; each body arrives as it was sent."""
+    failed: list[object] = []
+
+    def exchange(seed: int) -> None:
+        choose = random.Random(seed)
+        for _ in range(40):
+            buffers = body(choose)
+            sizes = [*map(len, buffers)]
+            if sum(sizes) == 0:
+                continue
+            record = slab.take(gathered.starts_of(sizes)[-1], receiver=slab)
+            if record < 0:
+                continue
+            slab.fill(record, buffers, gathered.starts_of(sizes), no_spill)
+            if received(slab, record, sizes) != buffers:
+                failed.append(sizes)
+
+    threads = [threading.Thread(target=exchange, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert is_empty(slab)
