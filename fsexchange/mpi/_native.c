@@ -25,10 +25,11 @@
 enum { SLOT = 1 << 16, PIECES = 256 };
 
 enum {
-    LINE = 64,      /* of a cache */
-    AHEAD = 8,      /* lines: from 8 to 32 it takes the same time, without two to three times that */
-    STREAMED = 4096, /* from so many bytes on */
-    LOOKS = 100,    /* at whether the next piece is ready */
+    LINE = 64,       /* bytes of a cache's line */
+    AHEAD = 8,       /* lines: as good as 32; without them reading takes two to three times as long */
+    STREAMED = 4096, /* bytes, from which on stores go past the cache */
+    WIDE = 8 << 20,  /* bytes of a body, from which on its receiver's do, too */
+    LOOKS = 100,     /* at whether the next piece is ready */
 };
 
 /* As `bodies` has it: a body has no more buffers. */
@@ -40,31 +41,27 @@ struct part {
     uint64_t start;
 };
 
-/* Copy past this core's caches to where a line starts. */
-static void
-stream(char *into, const char *from, size_t nbytes)
-{
-#ifdef __SSE2__
-    if (nbytes >= STREAMED) {
-        for (; nbytes >= LINE; nbytes -= LINE, into += LINE, from += LINE)
-            for (int i = 0; i < LINE; i += 16)
-                _mm_stream_si128((__m128i *)(into + i),
-                                 _mm_loadu_si128((const __m128i *)(from + i)));
-        _mm_sfence();
-    }
-#endif
-    memcpy(into, from, nbytes);
-}
-
-/* Copy what another core has written. */
-static void
-fetch(char *into, const char *from, size_t nbytes)
+/* Copy to the start of a line, past this core's caches if `past`. */
+static inline void
+copy(char *into, const char *from, size_t nbytes, int past)
 {
     for (; nbytes >= LINE; nbytes -= LINE, into += LINE, from += LINE) {
         __builtin_prefetch(from + AHEAD * LINE, 0, 0);
+#ifdef __SSE2__
+        if (past) {
+            for (int i = 0; i < LINE; i += 16)
+                _mm_stream_si128((__m128i *)(into + i),
+                                 _mm_loadu_si128((const __m128i *)(from + i)));
+            continue;
+        }
+#endif
         memcpy(into, from, LINE);
     }
     memcpy(into, from, nbytes);
+#ifdef __SSE2__
+    if (past)
+        _mm_sfence();
+#endif
 }
 
 /* Copy what is from `at` on, so many bytes, of a body. */
@@ -77,8 +74,8 @@ collect(char *into, const struct part *parts, Py_ssize_t count, uint64_t at, uin
         if (end > at + nbytes)
             end = at + nbytes;
         if (begin < end)
-            stream(into + (begin - at), (const char *)part->buffer.buf + (begin - part->start),
-                   end - begin);
+            copy(into + (begin - at), (const char *)part->buffer.buf + (begin - part->start),
+                 end - begin, end - begin >= STREAMED);
     }
 }
 
@@ -165,6 +162,7 @@ empty(PyObject *Py_UNUSED(module), PyObject *args)
     }
     const unsigned char *at = (const unsigned char *)slab.buf + record;
     unsigned long long stop = (unsigned long long)into.len;
+    int past = stop >= WIDE && (uintptr_t)into.buf % LINE == 0;
     int looks = 0;
     Py_BEGIN_ALLOW_THREADS
     while (start < stop && looks < LOOKS) {
@@ -176,8 +174,8 @@ empty(PyObject *Py_UNUSED(module), PyObject *args)
         }
         size_t nbytes = stop - start < SLOT ? stop - start : SLOT;
         unsigned char slot = at[PIECES + n % 256];
-        fetch((char *)into.buf + start, (const char *)slab.buf + slots + (size_t)slot * SLOT,
-              nbytes);
+        copy((char *)into.buf + start, (const char *)slab.buf + slots + (size_t)slot * SLOT, nbytes,
+             past);
         __atomic_store_n((unsigned char *)slab.buf + taken + slot, 0, __ATOMIC_RELEASE);
         start += nbytes;
         looks = 0;

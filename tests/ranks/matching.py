@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import platform
 import resource
 import signal
 import sys
@@ -402,6 +403,24 @@ def interrupted_while_copying() -> None:
         for _ in range(100):
             ex.isend(np.full(1 << 17, rank, "u1"), right)
             assert (ex.recv(source=left) == left).all()
+
+
+def results_take_no_memory_anew() -> None:
+    """Which would be 768 page faults for each array."""
+    if platform.libc_ver()[0] != "glibc":
+        return
+    array = np.ones(3 << 17)
+    with exchange() as ex:
+        faults: list[int] = []
+        for _ in range(15):
+            received = [ex.irecv(source=left), ex.irecv(source=left)]
+            for _ in range(2):
+                ex.send(array, right)
+            for each in Request.waitall(received):
+                assert each.sum() == len(array)
+            del received, each
+            faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+        assert faults[-1] - faults[-6] < 5 * 100, faults
 
 
 def handler_that_raises() -> None:
