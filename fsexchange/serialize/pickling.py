@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fsexchange.serialize import script
-from fsexchange.serialize.format import frames_of_pieces, small_pickle
+from fsexchange.serialize.format import frames_of_pieces, small_frames
 from fsexchange.serialize.instances import INSTANCES, pickle_of_plain
 from fsexchange.serialize.kinds import Asking
 from fsexchange.serialize.reasons import PASSED_ON, is_of_handler, loading_error, pickling_error
@@ -161,10 +161,11 @@ def frames_of(made: Made, checksum: bool) -> Frames:
     """Return the frames of an object that was pickled."""
     pieces, buffers, named = made
     section = script.section(named) if named else b""
-    if not buffers and len(pieces) == 1 and len(pieces[0]) <= _SMALL_UP_TO:  # in less time
-        return [small_pickle(pieces[0], section)]
+    size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
+    if not buffers and size < _GUARDED_BELOW:
+        return small_frames(pieces, size, section)
     long: list[int] = []
-    if len(pieces) > 1 and sum(map(len, pieces)) >= _GUARDED_BELOW:
+    if len(pieces) > 1 and size >= _GUARDED_BELOW:
         long = [n for n in range(1, len(pieces)) if _is_long(pieces[n - 1], pieces[n])]
         if len(pieces) > _MOST_PIECES:
             pieces, long = _joined(pieces, set(long))
