@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 from fsexchange.errors import CorruptObjectError, SerializationError
@@ -174,6 +175,27 @@ def test_attributes_are_compared_as_in_python() -> None:
             has(Raises(), (("attribute", 1),))
 
 
+def test_buffers_are_left_out_from_a_length_on() -> None:
+    kept: list[Any] = []
+    keep = _native.keeper(kept, 100)
+    for nbytes in (0, 99, 100, 5000):
+        datas: list[Any] = [bytes(nbytes), bytearray(nbytes), np.zeros((nbytes, 1), "u1")]
+        for data in datas:
+            stays = keep(pickle.PickleBuffer(data))
+            assert stays is (nbytes < 100)
+            if not stays:
+                assert kept.pop().obj is data
+    doubles: Any = np.arange(60.0).reshape(20, 3)
+    assert keep(pickle.PickleBuffer(doubles)) is False
+    assert bytes(kept.pop()) == doubles.tobytes()
+    assert not kept
+    with pytest.raises(BufferError):  # as `PickleBuffer.raw` says
+        keep(pickle.PickleBuffer(doubles[::2, ::2]))
+    for wrong in (b"", None):
+        with pytest.raises(AttributeError):
+            keep(wrong)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("nbytes", [0, 1, 1000, 1 << 16, (1 << 20) - 1])
 def test_a_file_is_read_if_it_is_as_it_should_be(nbytes: int, tmp_path: Path) -> None:
     path = tmp_path / "a file \u00e9"
@@ -316,6 +338,7 @@ def test_no_reference_is_lost_or_kept() -> None:
         dumps([Plain, test_no_reference_is_lost_or_kept, calls.__code__ and key, Text])
         with pytest.raises(SerializationError, match="it was pickled"):
             dumps([Text("a")])
+        dumps([np.zeros((2, 2)).T[:1], np.zeros(5000)[::2], np.ma.zeros(600)])
 
     def counts() -> tuple[int, ...]:
         gc.collect()

@@ -397,6 +397,42 @@ asking(PyObject *Py_UNUSED(module), PyObject *args)
     return made;
 }
 
+/* ---- buffers -------------------------------------------------------------------------------- */
+
+static PyObject *its_raw;
+
+/* Called by a pickler with each PickleBuffer. */
+static PyObject *
+keep(PyObject *given, PyObject *buffer)
+{
+    PyObject *data = PyObject_CallMethodObjArgs(buffer, its_raw, NULL);
+    if (data == NULL)
+        return NULL;
+    Py_ssize_t least = PyLong_AsSsize_t(PyTuple_GetItem(given, 1));
+    Py_ssize_t nbytes = PyObject_Size(data);
+    int is_out = !PyErr_Occurred() && nbytes >= least;
+    if (is_out)
+        PyList_Append(PyTuple_GetItem(given, 0), data);
+    Py_DECREF(data);
+    return PyErr_Occurred() ? NULL : PyBool_FromLong(!is_out);
+}
+
+static PyMethodDef of_keeper = {"keep", keep, METH_O, NULL};
+
+PyDoc_STRVAR(keeper_doc, "keeper(into, least, /)\n--\n\n\
+Return a pickler's buffer callback: it leaves buffers of `least` bytes out, and appends them to a\n\
+list.");
+
+static PyObject *
+keeper(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *into;
+    Py_ssize_t least;
+    if (!PyArg_ParseTuple(args, "O!n", &PyList_Type, &into, &least))
+        return NULL;
+    return PyCFunction_NewEx(&of_keeper, args, NULL);
+}
+
 /* ---- the module ----------------------------------------------------------------------------- */
 
 static PyMethodDef functions[] = {
@@ -407,6 +443,7 @@ static PyMethodDef functions[] = {
     {"has_attributes", (PyCFunction)(void (*)(void))has_attributes, METH_FASTCALL,
      has_attributes_doc},
     {"asking", asking, METH_VARARGS, asking_doc},
+    {"keeper", keeper, METH_VARARGS, keeper_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -424,6 +461,7 @@ PyInit__native(void)
     its_dict = PyUnicode_InternFromString("__dict__");
     its_more = PyUnicode_InternFromString("more");
     its_reduce = PyUnicode_InternFromString("__reduce_ex__");
+    its_raw = PyUnicode_InternFromString("raw");
     its_getstate = PyUnicode_InternFromString("__getstate__");
     protocol = PyLong_FromLong(5);
     PyObject *pickle = PyImport_ImportModule("pickle");

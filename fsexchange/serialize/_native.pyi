@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from pickle import Pickler
+from pickle import PickleBuffer, Pickler
 from typing import Any
 
 def is_simple(obj: object, most: int, /) -> bool: ...
@@ -18,3 +18,4 @@ def asking(
     newobj: Callable[..., Any],
     /,
 ) -> type[Pickler]: ...
+def keeper(into: list[Any], least: int, /) -> Callable[[PickleBuffer], bool]: ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -47,6 +47,26 @@ _SMALL_UP_TO = 1 << 14
 _MEMO_UP_TO = 512
 
 
+try:
+    from fsexchange.serialize._native import keeper
+except ImportError:
+
+    def keeper(into: list[Any], least: int, /) -> Callable[[pickle.PickleBuffer], bool]:
+        """Return what leaves buffers of `least` bytes out of a pickle, and appends them to a list.
+
+        It does not hold the pickler, which would make a cycle with all that was pickled.
+        """
+
+        def keep(buffer: pickle.PickleBuffer) -> bool:
+            data = buffer.raw()
+            if data.nbytes < least:
+                return True  # in the pickle
+            into.append(data)
+            return False
+
+        return keep
+
+
 class Pickler(Asking):  # type: ignore[misc]
     """Plain pickle, with the reducers of `kinds`; it asks every object for its state once."""
 
@@ -56,15 +76,7 @@ class Pickler(Asking):  # type: ignore[misc]
         """Out-of-band buffers, which are memoryviews; the functions and classes of the script that
         the pickle names; and the reducer below."""
         self.reducer: Any = None
-        more = self.more  # to hold `self` would make a cycle, with all that was pickled
-
-        def keep(buffer: pickle.PickleBuffer) -> bool:
-            data = buffer.raw()
-            if data.nbytes < _OUT_OF_BAND_FROM:
-                return True  # in the pickle
-            more.append(data)
-            return False
-
+        keep = keeper(self.more, _OUT_OF_BAND_FROM)
         file: Any = SimpleNamespace(write=self.pieces.append)
         super().__init__(file, 5, buffer_callback=keep)
 
