@@ -58,16 +58,18 @@ def room_of(nbytes: int) -> memoryview:
 def sent_of(obj: Any, make: Any = None) -> Outgoing:
     """Return what is sent of an object that has no room in its packet."""
     packet = room_of(CALL_SIZE)
-    sent = pack(encode, CALL, packet, obj, make)
+    nbytes, sent = pack(encode, CALL, packet, obj, make)
     assert sent is not None
+    assert nbytes == CALL_SIZE
     assert packet == start(sent.messages[0], CALL_SIZE)
     return sent
 
 
 def each(objs: Any, size: int, make: Any = None) -> Outgoing:
     packets = [room_of(CALL_SIZE) for _ in range(size)]
-    sent = pack_each(encode, a_call(wire.SCATTER, 0, 1), packets, objs, make)
+    sizes, sent = pack_each(encode, a_call(wire.SCATTER, 0, 1), packets, objs, make)
     assert sent is not None
+    assert sizes == [CALL_SIZE] * size
     assert packets == [start(message, CALL_SIZE) for message in sent.messages]
     return sent
 
@@ -106,13 +108,14 @@ def test_object_in_its_message(obj: Any) -> None:
 
 def test_small_object_is_its_packet() -> None:
     packet = room_of(100)
-    assert pack(encode, CALL, packet, "a text", None) is None
+    body = len(encode("a text")[0])
+    assert pack(encode, CALL, packet, "a text", None) == (CALL_SIZE + body, None)
     assert packet[:CALL_SIZE] == CALL
     assert load(packet) == "a text"
     assert length(packet) == 0  # no more than its packet
-    body = len(encode("a text")[0])
-    assert pack(encode, CALL, room_of(CALL_SIZE + body), "a text", None) is None
-    assert pack(encode, CALL, room_of(CALL_SIZE + body - 1), "a text", None) is not None
+    for spare in (0, 1):
+        _, sent = pack(encode, CALL, room_of(CALL_SIZE + body - spare), "a text", None)
+        assert (sent is None) == (spare == 0)
 
 
 @each_object
@@ -200,7 +203,8 @@ def test_each_rank_has_its_message() -> None:
         map(dumps, OBJECTS.values())
     )
     packets = [room_of(64) for _ in range(3)]
-    assert pack_each(encode, CALL, packets, None, None) is None
+    sizes = [CALL_SIZE + len(encode(None)[0])] * 3
+    assert pack_each(encode, CALL, packets, None, None) == (sizes, None)
     assert [load(packet) for packet in packets] == [None] * 3
 
 

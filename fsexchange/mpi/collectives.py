@@ -1,7 +1,7 @@
 """Collectives: verbs that all ranks call together.
 
-Each verb begins with packets of one length. If all of them hold whole objects, that is all;
-else `Packets` moves the rests.
+Each verb begins with packets. If all of them hold whole objects, that is all; else `Packets` moves
+the rests.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from mpi4py import MPI
 
 from fsexchange.mpi import wire
 from fsexchange.mpi.buffers import Buffer, buffer_of
+from fsexchange.mpi.carriers import carrier
 from fsexchange.mpi.message import CALL_SIZE, Message, a_call, decode, length, private
 from fsexchange.mpi.outgoing import Outgoing, pack, pack_each
-from fsexchange.mpi.packets import PACKET_TO_ALL, Packets
+from fsexchange.mpi.packets import Packets
 
 if TYPE_CHECKING:
     from fsexchange.mpi.codec import Codec
@@ -67,10 +68,11 @@ class Collectives:
         # Bytes from which messages go by rooms, but on a single rank: from `inline_limit` for all
         # copies of a host.
         self._inline_limit = inline_limit // hosts.most if internal.size > 1 else inf
-        self._packets = Packets(internal, hosts, rooms)
+        self._carrier = carrier(internal, hosts)
+        self._packets = Packets(internal, hosts, rooms, self._carrier)
         self._number = itertools.count(1).__next__
         self.rank, self.size = internal.rank, internal.size
-        size = self._packet = self._packets.size
+        size = self._packet = self._carrier.size
         # A call takes a buffer out, as the handler of a signal may call meanwhile, and puts it back
         # unless what it returns may show the memory.
         self._kept: dict[int, Buffer | None] = {}
@@ -84,10 +86,10 @@ class Collectives:
     def bcast(self, obj: Any, root: int, make: Make | None = None) -> Any:
         """Return the root's object; that of the other ranks is ignored."""
         call = a_call(wire.BCAST, root, self._number())
-        buffer = self._kept.pop(_TO_ALL, None) or buffer_of(PACKET_TO_ALL)
+        buffer = self._kept.pop(_TO_ALL, None) or buffer_of(self._carrier.size_to_all)
         if self.rank == root:
-            sent = pack(self._encode, call, buffer.packets[0], obj, make)
-            self.internal.Bcast(buffer.spec, root)
+            nbytes, sent = pack(self._encode, call, buffer.packets[0], obj, make)
+            self._carrier.bcast(buffer, nbytes, root)
             if sent is not None:
                 limit, sending = self._limit(make), list[MPI.Request]()
                 try:
@@ -96,7 +98,7 @@ class Collectives:
                 finally:
                     MPI.Request.Waitall(sending)
         else:
-            self.internal.Bcast(buffer.spec, root)
+            self._carrier.bcast_from(buffer, root)
             if not buffer.memory.startswith(call):
                 message = self._packets.bcast_from(call, root, buffer.memory, self._limit(make))
                 return self._one(message, root)
@@ -109,7 +111,7 @@ class Collectives:
         call = a_call(wire.SCATTER, root, self._number())
         if self.rank != root:
             buffer = self._kept.pop(_OF_ONE, None) or buffer_of(self._packet)
-            self.internal.Scatter(None, buffer.spec, root)
+            self._carrier.scatter_from(buffer, root)
             if buffer.memory.startswith(call):
                 obj = _loads(buffer.bodies[0])
                 self._kept[_OF_ONE] = buffer
@@ -117,8 +119,8 @@ class Collectives:
             message = self._packets.scatter_from(call, root, buffer.memory)
             return self._one(message, root)
         buffer = self._kept.pop(_OF_EACH, None) or buffer_of(self._packet, self.size)
-        sent = pack_each(self._encode, call, buffer.packets, objs, make)
-        self.internal.Scatter(buffer.spec, MPI.IN_PLACE, root)
+        sizes, sent = pack_each(self._encode, call, buffer.packets, objs, make)
+        self._carrier.scatter(buffer, sizes, root)
         if sent is None:
             obj = _loads(buffer.bodies[root])
             self._kept[_OF_EACH] = buffer
@@ -142,8 +144,8 @@ class Collectives:
         call = a_call(verb, root, self._number())
         if self.rank != root:
             buffer = self._kept.pop(_OF_ONE, None) or buffer_of(self._packet)
-            sent = pack(self._encode, call, buffer.packets[0], obj, make)
-            self.internal.Gather(buffer.spec, None, root)
+            nbytes, sent = pack(self._encode, call, buffer.packets[0], obj, make)
+            self._carrier.gather(buffer, nbytes, root)
             self._kept[_OF_ONE] = buffer
             if sent is not None:
                 self._packets.gather(sent.messages[0], root, self._limit(make))
@@ -151,8 +153,8 @@ class Collectives:
                     raise sent.error
             return None
         buffer = self._kept.pop(_OF_EACH, None) or buffer_of(self._packet, self.size)
-        sent = pack(self._encode, call, buffer.packets[root], obj, make)
-        self.internal.Gather(MPI.IN_PLACE, buffer.spec, root)
+        _, sent = pack(self._encode, call, buffer.packets[root], obj, make)
+        self._carrier.gathered(buffer, root)
         small = self._small(call, buffer)
         if small is not None:
             return small
@@ -166,8 +168,8 @@ class Collectives:
         """Return as `allgather` does, `Failed` in place of what could not be had."""
         call = a_call(verb, 0, self._number())
         buffer = self._kept.pop(_OF_EACH, None) or buffer_of(self._packet, self.size)
-        sent = pack(self._encode, call, buffer.packets[self.rank], obj, make)
-        self.internal.Allgather(MPI.IN_PLACE, buffer.spec)
+        nbytes, sent = pack(self._encode, call, buffer.packets[self.rank], obj, make)
+        self._carrier.allgather(buffer, nbytes)
         small = self._small(call, buffer)
         if small is not None:
             return small
@@ -179,9 +181,9 @@ class Collectives:
         """Return the objects of all ranks for this one."""
         call = a_call(wire.ALLTOALL, 0, self._number())
         sending = self._kept.pop(_TO_EACH, None) or buffer_of(self._packet, self.size)
-        sent = pack_each(self._encode, call, sending.packets, objs, make)
+        sizes, sent = pack_each(self._encode, call, sending.packets, objs, make)
         buffer = self._kept.pop(_OF_EACH, None) or buffer_of(self._packet, self.size)
-        self.internal.Alltoall(sending.spec, buffer.spec)
+        self._carrier.alltoall(sending, sizes, buffer)
         self._kept[_TO_EACH] = sending
         small = self._small(call, buffer)
         if small is not None:

@@ -35,22 +35,22 @@ def pack(
     packet: memoryview,
     obj: Any,
     make: Callable[[Any], Any] | None,
-) -> Outgoing | None:
-    """Write the packet of an object's message; return what is sent unless it is SMALL.
+) -> tuple[int, Outgoing | None]:
+    """Write the packet of an object's message; return its length, and what is sent beside SMALL.
 
     If encoding raises an error, the message is of that. With `make` it is of what that returns for
     the object.
     """
     try:
         body, buffers = encoded = encode(obj if make is None else make(obj))
-        if not buffers and len(body) <= len(packet) - CALL_SIZE:
-            packet[: CALL_SIZE + len(body)] = call + body
-            return None
+        nbytes = CALL_SIZE + len(body)
+        if not buffers and nbytes <= len(packet):
+            packet[:nbytes] = call + body
+            return nbytes, None
         sent = Outgoing([of_object(call, encoded)], [encoded])
     except Exception as error:  # whatever it is, others wait for a message
         sent = Outgoing([failure(call, error)], error=error)
-    _put_starts([packet], sent)
-    return sent
+    return _put_start(packet, sent.messages[0]), sent
 
 
 def pack_each(
@@ -59,14 +59,15 @@ def pack_each(
     packets: list[memoryview],
     objs: Any,
     make: Callable[[Any], Any] | None,
-) -> Outgoing | None:
-    """Write the packet for each rank; return what is sent unless all messages are SMALL.
+) -> tuple[list[int], Outgoing | None]:
+    """Write the packet for each rank; return the lengths, and what is sent unless all are SMALL.
 
     If there is an error, all ranks get the first one in place of the objects.
     """
     size = len(packets)
     room = len(packets[0]) - CALL_SIZE
     encoded: list[Encoded] = []
+    sizes: list[int] = []
     try:
         items = [None] * size if objs is None else list(objs)
         if len(items) != size:
@@ -83,17 +84,17 @@ def pack_each(
             if buffers or nbytes > room:
                 break
             packet[: CALL_SIZE + nbytes] = call + body
+            sizes.append(CALL_SIZE + nbytes)
         else:
-            return None
+            return sizes, None
         encoded += map(encode, items[len(encoded) :])
         sent = Outgoing([of_object(call, each) for each in encoded], encoded)
     except Exception as error:
         sent = Outgoing([failure(call, error)] * size, error=error)
-    _put_starts(packets, sent)
-    return sent
+    return [*map(_put_start, packets, sent.messages)], sent
 
 
-def _put_starts(packets: list[memoryview], sent: Outgoing) -> None:
-    for packet, message in zip(packets, sent.messages, strict=True):
-        first = start(message, len(packet))
-        packet[: len(first)] = first
+def _put_start(packet: memoryview, message: Pieces) -> int:
+    first = start(message, len(packet))
+    packet[: len(first)] = first
+    return len(first)

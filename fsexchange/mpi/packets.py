@@ -1,7 +1,7 @@
 """Packets: collectives that move messages of any length, each in two steps.
 
-The first step moves packets, all of the same length. A packet is the start of a message, and its
-head tells which call it is of and how long the message is. The second step moves the rests, if
+The first step moves packets, see `carriers`. A packet is the start of a message, and its head tells
+which call it is of and how long the message is. The second step moves the rests, if
 there are any: a rest for all ranks by a collective, or among few ranks of one host by messages, as
 one for a single rank: straight from the sender's array. mpi4py's verbs move lengths first, then
 data; here a small message needs only the first step.
@@ -18,6 +18,7 @@ from mpi4py import MPI
 
 from fsexchange.errors import MismatchError
 from fsexchange.mpi import wire
+from fsexchange.mpi.carriers import FEW
 from fsexchange.mpi.message import (
     Message,
     Pieces,
@@ -33,24 +34,14 @@ from fsexchange.mpi.room import MemoryRoom, Room, content, pages, within
 from fsexchange.serialize.format import ALIGNMENT
 
 if TYPE_CHECKING:
+    from fsexchange.mpi.carriers import Carrier
     from fsexchange.mpi.hosts import Hosts
     from fsexchange.mpi.relay import Parts
     from fsexchange.mpi.rooms import Rooms
 
-#: Bytes of the packet of a bcast: objects of 4 KiB have room. MPICH takes about the same time up to
-#: here; it has a step between 6 and 8 KiB.
-PACKET_TO_ALL = 4096 + 128
-
-# In other verbs: bytes of the packets that a rank passes on for others, and of the smallest packet,
-# which is enough for a message that refers to a file. MPICH passes them on along a binomial tree,
-# up to half of all in one message; one of 8 KiB and more takes up to twice as long.
-_PASSED_ON = 8192 - ALIGNMENT
-_SMALLEST_PACKET = 128
-
-# Up to so many ranks, all on one host, the root of a bcast sends to each of them: they take the
-# data out of its memory at the same time, and it makes its own copy meanwhile. With MPICH, 2 and 4
-# ranks and 64 KiB to 32 MiB this takes 0.6 to 0.9 of the time of Bcast and a copy.
-_SENT_TO_EACH = 8
+# Up to FEW ranks, all on one host, the root of a bcast sends to each of them: they take the data
+# out of its memory at the same time, and it makes its own copy meanwhile. With MPICH, 2 and 4 ranks
+# and 64 KiB to 32 MiB this takes 0.6 to 0.9 of the time of Bcast and a copy.
 
 # Up to so many ranks an allgather goes the same way, if all messages together have at most so many
 # bytes, and those of 8 MiB their heads: with 2 to 8 ranks in 0.3 to 1 of the time of Allgather.
@@ -72,15 +63,12 @@ class Packets:
     Messages of more than `limit` bytes go by rooms where that is possible, see `Rooms`.
     """
 
-    def __init__(self, comm: MPI.Intracomm, hosts: Hosts, rooms: Rooms) -> None:
+    def __init__(self, comm: MPI.Intracomm, hosts: Hosts, rooms: Rooms, carrier: Carrier) -> None:
         self._comm = comm
         self._rank, self._ranks = comm.rank, range(comm.size)
         self._hosts, self._rooms = hosts, rooms
-        half = (1 << (comm.size - 1).bit_length()) // 2 or 1
-        size = max(_SMALLEST_PACKET, min(PACKET_TO_ALL, _PASSED_ON // half))
-        self.size = size - size % ALIGNMENT
-        """Bytes of a packet of verbs other than bcast."""
-        self._sends_to_each = hosts.count == 1 and comm.size <= _SENT_TO_EACH
+        self._size, self._size_to_all = carrier.size, carrier.size_to_all
+        self._sends_to_each = hosts.count == 1 and comm.size <= FEW
 
     # ---- one root -------------------------------------------------------------------------------
 
@@ -92,12 +80,12 @@ class Packets:
         Return it if it is in a room. `sending` gets the requests for what is not sent yet.
         """
         total = length(message[0])
-        if total <= PACKET_TO_ALL:
+        if total <= self._size_to_all:
             return None
         shared = self._by_room(total, root, message, limit)
         if shared is not None:
             return shared
-        data = rest(message, PACKET_TO_ALL)
+        data = rest(message, self._size_to_all)
         if self._sends_to_each:
             self._post(sending, {rank: data for rank in self._ranks if rank != root})
         else:
@@ -107,17 +95,17 @@ class Packets:
     def bcast_from(self, call: bytes, root: int, packet: Message, limit: float) -> Message:
         """Return the root's message, whose packet is here."""
         total = self._length(call, packet, root)
-        if total <= PACKET_TO_ALL:
+        if total <= self._size_to_all:
             return packet
         shared = self._by_room(total, root, [], limit)
         if shared is not None:
             return shared
         whole = empty(total)
-        whole[:PACKET_TO_ALL] = packet
+        whole[: self._size_to_all] = packet
         if self._sends_to_each:
-            self._comm.Recv(whole[PACKET_TO_ALL:], root, wire.REST)
+            self._comm.Recv(whole[self._size_to_all :], root, wire.REST)
         else:
-            self._comm.Bcast(whole[PACKET_TO_ALL:], root)
+            self._comm.Bcast(whole[self._size_to_all :], root)
         return whole
 
     def _by_room(self, nbytes: int, root: int, message: Pieces, limit: float) -> Message | None:
@@ -144,17 +132,17 @@ class Packets:
     def scatter_from(self, call: bytes, root: int, packet: Message) -> Message:
         """Return the root's message, whose packet is here."""
         messages = {root: packet}
-        if self._length(call, packet, root) > self.size:
+        if self._length(call, packet, root) > self._size:
             self._exchange(messages, [root])
         return messages[root]
 
     def gather(self, message: Pieces, root: int, limit: float) -> None:
         """Send the root this rank's message, of which it has the packet."""
         total = length(message[0])
-        if total <= self.size:
+        if total <= self._size:
             return
         if total <= limit or root not in self._hosts.near or not self._rooms.hand_in(root, message):
-            self._comm.Send(rest(message, self.size), root, wire.REST)
+            self._comm.Send(rest(message, self._size), root, wire.REST)
 
     def gathered(self, call: bytes, packets: bytearray, limit: float) -> list[Message]:
         """Return the messages of all ranks, whose packets are here."""
@@ -178,7 +166,7 @@ class Packets:
         self, call: bytes, packets: bytearray, message: Pieces | None, limit: float
     ) -> list[Message]:
         """Return the messages of all ranks, whose packets are here; `message` is this rank's."""
-        size = self.size
+        size = self._size
         messages, lengths = self._cut(call, packets)
         if max(lengths) <= size:
             return [*messages.values()]
@@ -216,10 +204,10 @@ class Packets:
         """Return the messages of all ranks, whose packets these are; `message` is this rank's."""
         sent: dict[int, Message] = {}
         own: Pieces = []
-        if message is not None and length(message[0]) > self.size:
+        if message is not None and length(message[0]) > self._size:
             own = message
             after = [*self._ranks[self._rank + 1 :], *self._ranks[: self._rank]]
-            sent = dict.fromkeys(after, rest(message, self.size))
+            sent = dict.fromkeys(after, rest(message, self._size))
 
         def copy_own() -> None:
             if own:
@@ -259,7 +247,7 @@ class Packets:
 
     def _long(self, lengths: Sequence[int], limit: float) -> list[int]:
         """Return the other ranks of this host whose messages, of such lengths, go by a room."""
-        least = max(limit, self.size)
+        least = max(limit, self._size)
         near = self._hosts.near if lengths else ()
         return [rank for rank in near if lengths[rank] > least and rank != self._rank]
 
@@ -278,16 +266,16 @@ class Packets:
     def _cut(self, call: bytes, packets: bytearray) -> tuple[dict[int, Message], list[int]]:
         """Return the packet of each rank, all of them of the call, and the lengths of messages."""
         view = memoryview(packets)
-        starts = range(0, len(packets), self.size)
-        came: dict[int, Message] = {n: view[at : at + self.size] for n, at in enumerate(starts)}
+        starts = range(0, len(packets), self._size)
+        came: dict[int, Message] = {n: view[at : at + self._size] for n, at in enumerate(starts)}
         return came, [self._length(call, packet, rank) for rank, packet in came.items()]
 
     def _rests(self, messages: Sequence[Pieces]) -> dict[int, Message]:
         """Return by rank the rests of messages to other ranks, uncopied; there may be none."""
         return {
-            rank: rest(message, self.size)
+            rank: rest(message, self._size)
             for rank, message in enumerate(messages)
-            if rank != self._rank and length(message[0]) > self.size
+            if rank != self._rank and length(message[0]) > self._size
         }
 
     def _exchange(
@@ -301,11 +289,11 @@ class Packets:
         into: dict[int, Message] = {}
         for rank in sources:
             total = length(messages[rank])
-            if rank != self._rank and total > self.size:
+            if rank != self._rank and total > self._size:
                 whole = empty(total)
-                whole[: self.size] = messages[rank]
+                whole[: self._size] = messages[rank]
                 messages[rank] = whole
-                into[rank] = whole[self.size :]
+                into[rank] = whole[self._size :]
         requests: list[MPI.Request] = []
         try:
             self._post(requests, sent, into)

@@ -24,6 +24,7 @@ REST = 3  # the rest of a message that a collective moves to one rank
 OFFER = 4  # where in a room a rank's part is
 WRITTEN = 5  # a rank has written its part of a room, or used what it was offered
 SENT_ANYWAY = 6  # an array that was described only, as MPI was to reduce it, and cannot
+PACKET = 7  # the start of a message that a collective moves, see `carriers`
 
 # The bodies of large messages to other hosts have numbers of their own, from this one on.
 FIRST_NUMBER = 16

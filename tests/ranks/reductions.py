@@ -172,11 +172,19 @@ def out_of_step(which: str) -> None:
             for _ in range(2 if rank == 0 else 1):
                 ex.bcast("x")
             ex.gather("x")
+        elif which == "one bcast too many at the end":
+            for _ in range(2 if rank == 0 else 1):
+                ex.bcast("x")
+        elif which == "other roots":
+            assert ex.bcast(rank, root=int(rank == 1)) == int(rank == 1)
+        elif which == "alltoall":
+            ex.alltoall([0] * size) if odd else ex.allgather(0)
         elif which == "another verb":
             (ex.reduce if odd else ex.gather)(rank)
         else:
             ex.allgather("x") if odd else ex.scan("x")
-        time.sleep(1)  # the job ends before
+        if which not in ("one bcast too many at the end", "other roots"):
+            time.sleep(1)  # the job ends before
 
 
 if __name__ == "__main__":

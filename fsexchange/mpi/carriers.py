@@ -1,0 +1,173 @@
+"""Carriers: how the packets of a collective travel, by messages or by MPI's own collectives.
+
+Among few ranks of a host each packet is one message, no longer than what is in it: MPI takes it
+from its sender at once, and its receiver has it as soon as that has sent it. mpi4py's verbs call
+two collectives, in which ranks also wait for others through which the data passes. For numbers and
+4,000 characters, with MPICH and 2, 4 and 8 ranks on 2 cores, this takes 0.5 to 1 of their time.
+
+Among more ranks, or between hosts, MPI's collectives take fewer messages; then all packets of a
+call have the same length.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from itertools import repeat
+from typing import TYPE_CHECKING, Protocol
+
+from mpi4py import MPI
+
+from fsexchange.mpi import wire
+from fsexchange.mpi.bodies import EAGER
+from fsexchange.serialize.format import ALIGNMENT
+
+if TYPE_CHECKING:
+    from fsexchange.mpi.buffers import Buffer
+    from fsexchange.mpi.hosts import Hosts
+    from fsexchange.mpi.message import Message
+
+#: Up to so many ranks, all on one host, messages are the faster way.
+FEW = 8
+
+# Bytes of the packet of MPI's Bcast: objects of 4 KiB have room. MPICH takes about the same time up
+# to here; it has a step between 6 and 8 KiB.
+_TO_ALL = 4096 + 128
+
+# In other verbs: bytes of the packets that a rank passes on for others, and of the smallest packet,
+# which is enough for a message that refers to a file. MPICH passes them on along a binomial tree,
+# up to half of all in one message; one of 8 KiB and more takes up to twice as long.
+_PASSED_ON = 8192 - ALIGNMENT
+_SMALLEST = 128
+
+
+class Carrier(Protocol):
+    """A way for packets. What is sent is the first `nbytes` of a packet, or more of it."""
+
+    size: int
+    """The most bytes that a packet may have."""
+    size_to_all: int
+    """The same for a bcast."""
+
+    def bcast(self, packet: Buffer, nbytes: int, root: int) -> None:
+        """Send a packet to all ranks."""
+
+    def bcast_from(self, packet: Buffer, root: int) -> None:
+        """Receive the root's."""
+
+    def scatter(self, packets: Buffer, sizes: Sequence[int], root: int) -> None:
+        """Send each rank its packet."""
+
+    def scatter_from(self, packet: Buffer, root: int) -> None:
+        """Receive the root's packet for this rank."""
+
+    def gather(self, packet: Buffer, nbytes: int, root: int) -> None:
+        """Send the root this rank's packet."""
+
+    def gathered(self, packets: Buffer, root: int) -> None:
+        """Receive the packets of the others beside the root's own, which is this rank."""
+
+    def allgather(self, packets: Buffer, nbytes: int) -> None:
+        """Send this rank's packet to all ranks, and receive theirs beside it."""
+
+    def alltoall(self, sent: Buffer, sizes: Sequence[int], packets: Buffer) -> None:
+        """Send each rank its packet, and receive one of each."""
+
+
+class ByMessages:
+    """Carries packets by messages of their own lengths."""
+
+    # All calls that send or receive several are in C: the handler of a signal that raised between
+    # two would leave a rank without its packet, or a message that the next call takes for its own.
+
+    def __init__(self, comm: MPI.Intracomm) -> None:
+        self.size = self.size_to_all = EAGER - EAGER % ALIGNMENT
+        self._rank = comm.rank
+        after = (*range(comm.rank + 1, comm.size), *range(comm.rank))
+        self._others = after
+        self._send, self._isend, self._recv = comm.Send, comm.Isend, comm.Recv
+
+    def bcast(self, packet: Buffer, nbytes: int, root: int) -> None:
+        piece = packet.packets[0][:nbytes]
+        self._all(map(self._send, repeat(piece), self._others, repeat(wire.PACKET)))
+
+    def bcast_from(self, packet: Buffer, root: int) -> None:
+        self._recv(packet.memory, root, wire.PACKET)
+
+    def scatter(self, packets: Buffer, sizes: Sequence[int], root: int) -> None:
+        pieces = [packets.packets[rank][: sizes[rank]] for rank in self._others]
+        self._all(map(self._send, pieces, self._others, repeat(wire.PACKET)))
+
+    scatter_from = bcast_from
+
+    def gather(self, packet: Buffer, nbytes: int, root: int) -> None:
+        self._send(packet.packets[0][:nbytes], root, wire.PACKET)
+
+    def gathered(self, packets: Buffer, root: int) -> None:
+        self._receive(packets)
+
+    def allgather(self, packets: Buffer, nbytes: int) -> None:
+        piece = packets.packets[self._rank][:nbytes]
+        self._exchange(repeat(piece), packets)
+
+    def alltoall(self, sent: Buffer, sizes: Sequence[int], packets: Buffer) -> None:
+        mine, nbytes = self._rank, sizes[self._rank]
+        packets.packets[mine][:nbytes] = sent.packets[mine][:nbytes]
+        self._exchange([sent.packets[rank][: sizes[rank]] for rank in self._others], packets)
+
+    def _exchange(self, pieces: Iterable[Message], packets: Buffer) -> None:
+        requests: list[MPI.Request] = []
+        try:
+            requests.extend(map(self._isend, pieces, self._others, repeat(wire.PACKET)))
+            self._receive(packets)
+        finally:
+            MPI.Request.Waitall(requests)
+
+    def _receive(self, packets: Buffer) -> None:
+        into = map(packets.packets.__getitem__, self._others)
+        self._all(map(self._recv, into, self._others, repeat(wire.PACKET)))
+
+    @staticmethod
+    def _all(calls: Iterable[object]) -> None:
+        deque(calls, maxlen=0)
+
+
+class ByCollectives:
+    """Carries packets of one length by MPI's collectives."""
+
+    def __init__(self, comm: MPI.Intracomm) -> None:
+        half = (1 << (comm.size - 1).bit_length()) // 2 or 1
+        size = max(_SMALLEST, min(_TO_ALL, _PASSED_ON // half))
+        self.size = size - size % ALIGNMENT
+        self.size_to_all = _TO_ALL
+        self._comm = comm
+
+    def bcast(self, packet: Buffer, nbytes: int, root: int) -> None:
+        self._comm.Bcast(packet.spec, root)
+
+    def bcast_from(self, packet: Buffer, root: int) -> None:
+        self._comm.Bcast(packet.spec, root)
+
+    def scatter(self, packets: Buffer, sizes: Sequence[int], root: int) -> None:
+        self._comm.Scatter(packets.spec, MPI.IN_PLACE, root)
+
+    def scatter_from(self, packet: Buffer, root: int) -> None:
+        self._comm.Scatter(None, packet.spec, root)
+
+    def gather(self, packet: Buffer, nbytes: int, root: int) -> None:
+        self._comm.Gather(packet.spec, None, root)
+
+    def gathered(self, packets: Buffer, root: int) -> None:
+        self._comm.Gather(MPI.IN_PLACE, packets.spec, root)
+
+    def allgather(self, packets: Buffer, nbytes: int) -> None:
+        self._comm.Allgather(MPI.IN_PLACE, packets.spec)
+
+    def alltoall(self, sent: Buffer, sizes: Sequence[int], packets: Buffer) -> None:
+        self._comm.Alltoall(sent.spec, packets.spec)
+
+
+def carrier(comm: MPI.Intracomm, hosts: Hosts) -> Carrier:
+    """Return the faster way for packets among the ranks of a communicator."""
+    few = hosts.count == 1 and comm.size <= FEW
+    return ByMessages(comm) if few else ByCollectives(comm)
