@@ -64,11 +64,6 @@ def mpirun(
     return job.returncode, out
 
 
-def is_open_mpi() -> bool:
-    """Return whether jobs run with Open MPI."""
-    return "Open MPI" in mpirun("--version")[1]
-
-
 def ranks(
     n: int,
     body: str,

@@ -19,7 +19,7 @@ from mpi4py import MPI
 
 from fsexchange.connector.connector import FileConnector
 from fsexchange.errors import RemoteError, StoreClosedError
-from fsexchange.mpi import gathered
+from fsexchange.mpi import gathered, wire
 from fsexchange.mpi.codec import (
     COPIES,
     END_1,
@@ -267,8 +267,12 @@ class Bodies:
                 into[start:] = rest
         return into
 
-    def drain(self, comm: MPI.Intracomm) -> None:
-        """Receive and drop what nobody has received, once no rank sends any more."""
+    def drain(self, comm: MPI.Intracomm) -> list[tuple[int, bytearray]]:
+        """Receive and drop what nobody has received, once no rank sends any more.
+
+        Return of whom there was what under the tag of packets.
+        """
+        packets: list[tuple[int, bytearray]] = []
         status = MPI.Status()
         self.arrived.discards = True
         try:
@@ -278,12 +282,14 @@ class Bodies:
                 if data.startswith(PLACEHOLDER):
                     with contextlib.suppress(Exception):
                         decode(data)
+                elif status.tag == wire.PACKET:
+                    packets.append((status.source, data))
         finally:
             self.arrived.discards = False
+        return packets
 
     def close(self) -> None:
         """End all bodies: nobody sends or receives any more."""
-        self.drain(self._internal)
         del _families[self._family]
         for way in self._ways.values():
             way.close()

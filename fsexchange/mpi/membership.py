@@ -28,7 +28,6 @@ from fsexchange.mpi.message import the_call
 from fsexchange.mpi.rooms import Rooms
 from fsexchange.mpi.sharing import share
 from fsexchange.mpi.slab import Slab
-from fsexchange.mpi.wire import PACKET
 
 # What a job that is aborted leaves nothing of: the memberships that this process has not left.
 _memberships: list[Membership] = []
@@ -264,9 +263,10 @@ class Membership:
         if missing:
             self._abort(self._had_not_left(missing, timeout))
             return
-        unread = self._unread()
+        unread: list[tuple[int, bytearray]] = []
         try:
             self.bodies.drain(self.comm)
+            unread = self.bodies.drain(self.internal)
             if self._above is None:
                 self.bodies.close()
                 self.connector.close()
@@ -278,24 +278,15 @@ class Membership:
             if self._above is None:
                 _memberships.remove(self)
                 atexit.unregister(self._at_exit)
-        if unread is not None and error is None:
-            raise unread
-
-    def _unread(self) -> MismatchError | None:
-        """Return the error if another rank has called a collective that this one has not."""
-        status = MPI.Status()
-        found = self.internal.Improbe(MPI.ANY_SOURCE, PACKET, status)
-        if found is None:
-            return None
-        packet = bytearray(status.Get_count())
-        found.Recv(packet)
-        rank, host = status.source, self.hosts.names[status.source]
-        return MismatchError(
-            f"{self._me} has left its Exchange, and rank {rank} ({host}) has called "
-            f"{the_call(packet)}: all ranks must call the same verbs in the same order",
-            rank=rank,
-            host=host,
-        )
+        if unread and error is None:
+            rank, packet = unread[0]
+            host = self.hosts.names[rank]
+            raise MismatchError(
+                f"{self._me} has left its Exchange, and rank {rank} ({host}) has called "
+                f"{the_call(packet)}: all ranks must call the same verbs in the same order",
+                rank=rank,
+                host=host,
+            )
 
     def _at_exit(self) -> None:
         # A forked child is no rank. The interpreter has printed the exception, if any.
