@@ -68,10 +68,6 @@ def test_between_ranks(n: int, shm_dir: Path) -> None:
     all_pass(n, "matching", bodies, shm_dir)
 
 
-def test_results_take_no_memory_anew(shm_dir: Path) -> None:
-    passes(2, "matching", "results_take_no_memory_anew", shm_dir)
-
-
 def test_handler_that_raises_between_two_ranks(shm_dir: Path) -> None:
     passes(2, "matching", "handler_that_raises_in_sendrecv", shm_dir)
 

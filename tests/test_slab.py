@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import os
 import random
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -56,7 +59,8 @@ def send(slab: Slab, buffers: list[bytes]) -> int:
 
 
 def is_empty(slab: Slab) -> bool:
-    return not any(slab._memory[: module._LOANS_AT])
+    """Return whether all slots and records are free."""
+    return not any(slab._memory[module._SLOT_BYTES : module._LOANS_AT])
 
 
 def test_random_bodies(slab: Slab) -> None:
@@ -113,9 +117,6 @@ def test_rest_of_a_body_for_which_no_slot_is_free(slab: Slab) -> None:
 def test_sender_that_is_interrupted(slab: Slab) -> None:
     """Its receiver hears of it, and no slot is lost."""
 
-    class HandlerError(Exception):
-        pass
-
     def interrupt(start: int) -> bytes:
         raise HandlerError
 
@@ -127,6 +128,98 @@ def test_sender_that_is_interrupted(slab: Slab) -> None:
         slab.fill(record, buffers, gathered.starts_of([len(buffers[0])]), interrupt)
     with pytest.raises(BrokenBodyError):
         slab.empty(record, memoryview(bytearray(len(buffers[0]))))
+    assert is_empty(slab)
+
+
+class HandlerError(Exception):
+    pass
+
+
+@contextlib.contextmanager
+def interrupted_within(seconds: float) -> Iterator[None]:
+    """Have a signal's handler raise, once, in the block or not."""
+
+    def interrupt(*_: Any) -> None:
+        if armed:
+            armed.clear()
+            raise HandlerError
+
+    armed = [True]
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    pid = os.getpid()
+    timer = threading.Timer(seconds, os.kill, (pid, signal.SIGUSR1))
+    timer.start()
+    try:
+        with contextlib.suppress(HandlerError):
+            yield
+    finally:
+        armed.clear()
+        timer.join()
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_sender_that_is_interrupted_at_any_place(slab: Slab) -> None:
+    buffers = [random.Random(1).randbytes(40 * SLOT)]
+    choose = random.Random(2)
+    lost = 0
+    for _ in range(300):
+        record = slab.take(40 * SLOT, receiver=slab)
+        with interrupted_within(choose.uniform(1e-5, 1e-3)):
+            slab.fill(record, buffers, [0, 40 * SLOT], no_spill)
+        slab.fill(record, buffers, [0, 40 * SLOT], no_spill)  # as whoever calls it does
+        into = memoryview(bytearray(40 * SLOT))
+        try:
+            slab.empty(record, into)
+            assert into == buffers[0]
+        except BrokenBodyError:
+            pass
+        lost += sum(slab._memory[module._SLOT_BYTES : module._LOANS_AT])
+        slab._memory[module._SLOT_BYTES : module._LOANS_AT] = bytes(SLOTS + module.RECORDS)
+    assert lost == 0 or module._native is None
+
+
+def test_receiver_that_is_interrupted_at_any_place(slab: Slab) -> None:
+    """The rest of the body is taken out, unless the handler runs before the first of it is."""
+    choose = random.Random(3)
+    left = 0
+    for n in range(60):
+        nbytes = (SLOTS - 8) * SLOT
+        record = slab.take(nbytes, receiver=slab)
+
+        def send(record: int = record, nbytes: int = nbytes, n: int = n) -> None:
+            slab.fill(record, [bytes([n]) * nbytes], [0, nbytes], no_spill)
+
+        child = fork(send)
+        with interrupted_within(choose.uniform(1e-4, 1e-2)):
+            slab.empty(record, memoryview(bytearray(nbytes)))
+        assert os.waitpid(child, 0)[1] == 0
+        left += not is_empty(slab)
+        slab._memory[module._SLOT_BYTES : module._LOANS_AT] = bytes(SLOTS + module.RECORDS)
+    assert left < 10
+
+
+def test_handlers_run_while_a_long_body_comes(slab: Slab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PATIENCE", 30)
+    nbytes = 1 << 29
+    slab.receiving[0] = 1
+    record = slab.take(nbytes, receiver=slab)
+    child = fork(lambda: slab.fill(record, [bytes(nbytes)], [0, nbytes], no_spill))
+    ran: list[float] = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: ran.append(time.monotonic()))
+    due = time.monotonic() + 0.02
+    timer = threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGUSR1))
+    timer.start()
+    into = mmap.mmap(-1, nbytes)
+    with memoryview(into) as memory:
+        slab.empty(record, memory)
+    end = time.monotonic()
+    timer.join()
+    signal.signal(signal.SIGUSR1, before)
+    assert os.waitpid(child, 0)[1] == 0
+    slab.receiving[0] = 0
+    into.close()
+    assert ran
+    assert ran[0] - due < 0.5 * (end - due)
     assert is_empty(slab)
 
 

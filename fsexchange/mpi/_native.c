@@ -21,8 +21,10 @@
 #include <emmintrin.h>
 #endif
 
-/* As `slab` has them: bytes of a slot, and where in a record the slot of each piece is. */
-enum { SLOT = 1 << 16, PIECES = 256 };
+/* As `slab` has them: bytes of a slot; how many there are; where in the slab is at which of them to
+   look first, and which are taken; where in a record is how many pieces were copied out, and the
+   slot of each piece. */
+enum { SLOT = 1 << 16, SLOTS = 128, NEXT = 1, TAKEN = 64, OUT = 3, PIECES = 256 };
 
 enum {
     LINE = 64,       /* bytes of a cache's line */
@@ -30,6 +32,7 @@ enum {
     STREAMED = 4096, /* bytes, from which on stores go past the cache */
     WIDE = 8 << 20,  /* bytes of a body, from which on its receiver's do, too */
     LOOKS = 100,     /* at whether the next piece is ready */
+    AT_A_TIME = 16,  /* slots of a call, so that a signal's handler runs soon */
 };
 
 /* As `bodies` has it: a body has no more buffers. */
@@ -103,69 +106,103 @@ get_parts(PyObject *buffers, PyObject *starts, struct part *parts)
     return -1;
 }
 
-PyDoc_STRVAR(fill_doc, "fill(slab, record, slots, slot, buffers, starts, start, stop, /)\n--\n\n\
-Copy a body, from `start` to `stop`, into the slots from `slot` on, and count up its pieces.\n\
+/* Take up to so many free slots that follow one another: return the first, and how many. Called
+   with the GIL, so that no other thread takes the same, and no signal's handler loses them. */
+static int
+take(unsigned char *slab, int most, int *count)
+{
+    unsigned char *taken = slab + TAKEN;
+    int first = slab[NEXT] % SLOTS;
+    for (int looks = 0; looks < SLOTS && taken[first]; looks++)
+        first = (first + 1) % SLOTS;
+    for (*count = 0; *count < most && first + *count < SLOTS && !taken[first + *count]; ++*count)
+        taken[first + *count] = 1;
+    slab[NEXT] = (unsigned char)(first + *count) % SLOTS;
+    return first;
+}
+
+PyDoc_STRVAR(take_slot_doc, "take_slot(slab, /)\n--\n\n\
+Take a slot and return its number; -1 if none is free.");
+
+static PyObject *
+take_slot(PyObject *Py_UNUSED(module), PyObject *memory)
+{
+    Py_buffer slab;
+    if (PyObject_GetBuffer(memory, &slab, PyBUF_WRITABLE) < 0)
+        return NULL;
+    int count, first = take(slab.buf, 1, &count);
+    PyBuffer_Release(&slab);
+    return PyLong_FromLong(count ? first : -1);
+}
+
+PyDoc_STRVAR(fill_doc, "fill(slab, record, slots, buffers, starts, start, /)\n--\n\n\
+Copy a body, from `start` on, into free slots, count up its pieces, and return how far that went.\n\
 \n\
 Where in the slab are the record, and all slots; the body is a list of buffers, and of where they\n\
-start in it.");
+start in it, and its length.");
 
 static PyObject *
 fill(PyObject *Py_UNUSED(module), PyObject *args)
 {
     PyObject *memory, *buffers, *starts;
     Py_ssize_t record, slots;
-    unsigned long long start, stop;
-    int slot;
+    unsigned long long start;
     Py_buffer slab;
     struct part parts[BUFFERS];
-    if (!PyArg_ParseTuple(args, "OnniO!O!KK", &memory, &record, &slots, &slot, &PyList_Type,
-                          &buffers, &PyList_Type, &starts, &start, &stop) ||
+    if (!PyArg_ParseTuple(args, "OnnO!O!K", &memory, &record, &slots, &PyList_Type, &buffers,
+                          &PyList_Type, &starts, &start) ||
         PyObject_GetBuffer(memory, &slab, PyBUF_WRITABLE) < 0)
         return NULL;
     Py_ssize_t count = get_parts(buffers, starts, parts);
+    unsigned long long stop = 0;
     if (count >= 0) {
+        stop = PyLong_AsUnsignedLongLong(PyList_GetItem(starts, count));
         unsigned char *at = (unsigned char *)slab.buf + record;
-        char *into = (char *)slab.buf + slots + (size_t)slot * SLOT;
+        int left = (stop - start) / SLOT < AT_A_TIME ? (int)((stop - start + SLOT - 1) / SLOT)
+                                                     : AT_A_TIME;
+        int free, slot = take(slab.buf, left, &free);
         Py_BEGIN_ALLOW_THREADS
-        for (; start < stop; start += SLOT, slot++, into += SLOT) {
-            uint64_t n = start / SLOT;
-            collect(into, parts, count, start, stop - start < SLOT ? stop - start : SLOT);
+        for (; free; free--, slot++) {
+            uint64_t n = start / SLOT, nbytes = stop - start < SLOT ? stop - start : SLOT;
+            collect((char *)slab.buf + slots + (size_t)slot * SLOT, parts, count, start, nbytes);
             at[PIECES + n % 256] = (unsigned char)slot;
             __atomic_store_n(at, (unsigned char)(n + 1), __ATOMIC_RELEASE);
+            start += nbytes;
         }
         Py_END_ALLOW_THREADS
     }
     for (Py_ssize_t i = 0; i < count; i++)
         PyBuffer_Release(&parts[i].buffer);
     PyBuffer_Release(&slab);
-    return count < 0 ? NULL : Py_NewRef(Py_None);
+    return count < 0 ? NULL : PyLong_FromUnsignedLongLong(start);
 }
 
-PyDoc_STRVAR(empty_doc, "empty(slab, record, slots, taken, into, start, /)\n--\n\n\
+PyDoc_STRVAR(empty_doc, "empty(slab, record, slots, into, start, /)\n--\n\n\
 Copy a body, from `start` on, out of its slots, free these, and return how far it was ready.\n\
 \n\
-Where in the slab are the record, all slots, and the bytes that say which are taken.");
+Where in the slab are the record, and all slots.");
 
 static PyObject *
 empty(PyObject *Py_UNUSED(module), PyObject *args)
 {
     PyObject *memory, *body;
-    Py_ssize_t record, slots, taken;
+    Py_ssize_t record, slots;
     unsigned long long start;
     Py_buffer slab, into;
-    if (!PyArg_ParseTuple(args, "OnnnOK", &memory, &record, &slots, &taken, &body, &start) ||
+    if (!PyArg_ParseTuple(args, "OnnOK", &memory, &record, &slots, &body, &start) ||
         PyObject_GetBuffer(memory, &slab, PyBUF_WRITABLE) < 0)
         return NULL;
     if (PyObject_GetBuffer(body, &into, PyBUF_WRITABLE) < 0) {
         PyBuffer_Release(&slab);
         return NULL;
     }
-    const unsigned char *at = (const unsigned char *)slab.buf + record;
+    unsigned char *at = (unsigned char *)slab.buf + record;
+    unsigned char *taken = (unsigned char *)slab.buf + TAKEN;
     unsigned long long stop = (unsigned long long)into.len;
     int past = stop >= WIDE && (uintptr_t)into.buf % LINE == 0;
-    int looks = 0;
+    int looks = 0, copied = 0;
     Py_BEGIN_ALLOW_THREADS
-    while (start < stop && looks < LOOKS) {
+    while (start < stop && looks < LOOKS && copied < AT_A_TIME) {
         uint64_t n = start / SLOT;
         if (__atomic_load_n(at, __ATOMIC_ACQUIRE) == (unsigned char)n) {
             sched_yield();
@@ -173,12 +210,14 @@ empty(PyObject *Py_UNUSED(module), PyObject *args)
             continue;
         }
         size_t nbytes = stop - start < SLOT ? stop - start : SLOT;
-        unsigned char slot = at[PIECES + n % 256];
+        unsigned char slot = at[PIECES + n % 256] % SLOTS;
         copy((char *)into.buf + start, (const char *)slab.buf + slots + (size_t)slot * SLOT, nbytes,
              past);
-        __atomic_store_n((unsigned char *)slab.buf + taken + slot, 0, __ATOMIC_RELEASE);
+        at[OUT] = (unsigned char)(n + 1);
+        __atomic_store_n(taken + slot, 0, __ATOMIC_RELEASE);
         start += nbytes;
         looks = 0;
+        copied++;
     }
     Py_END_ALLOW_THREADS
     PyBuffer_Release(&into);
@@ -187,6 +226,7 @@ empty(PyObject *Py_UNUSED(module), PyObject *args)
 }
 
 static PyMethodDef functions[] = {
+    {"take_slot", take_slot, METH_O, take_slot_doc},
     {"fill", fill, METH_VARARGS, fill_doc},
     {"empty", empty, METH_VARARGS, empty_doc},
     {NULL, NULL, 0, NULL},

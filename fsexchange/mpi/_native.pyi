@@ -1,16 +1,13 @@
 from fsexchange.mpi.codec import Memory
 
+def take_slot(slab: memoryview, /) -> int: ...
 def fill(
     slab: memoryview,
     record: int,
     slots: int,
-    slot: int,
     buffers: list[Memory],
     starts: list[int],
     start: int,
-    stop: int,
     /,
-) -> None: ...
-def empty(
-    slab: memoryview, record: int, slots: int, taken: int, into: memoryview, start: int, /
 ) -> int: ...
+def empty(slab: memoryview, record: int, slots: int, into: memoryview, start: int, /) -> int: ...

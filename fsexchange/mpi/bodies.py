@@ -31,7 +31,7 @@ from fsexchange.mpi.codec import (
     pinned_by_none,
 )
 from fsexchange.mpi.lending import LentMemory
-from fsexchange.mpi.message import Pieces, empty, keep_freed_memory
+from fsexchange.mpi.message import Pieces, empty
 from fsexchange.mpi.slab import SLOT, BrokenBodyError, Slab
 from fsexchange.mpi.way import Sent, Way
 from fsexchange.mpi.ways import NumberedMessages, StoredFiles
@@ -119,7 +119,6 @@ class Bodies:
         #: Set while the owner waits in `recv`, so that senders let it copy behind them.
         self.receiving = memoryview(bytearray(1)) if slab is None else slab.receiving
         self.arrived = _Arrived()
-        keep_freed_memory()
         _families[family] = self
 
     # ---- sender ---------------------------------------------------------------------------------

@@ -21,7 +21,6 @@ This module needs no MPI.
 
 from __future__ import annotations
 
-import mmap
 import struct
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -184,15 +183,6 @@ def empty(nbytes: int) -> memoryview:
     memory = np.empty(nbytes + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
     return memory[start : start + nbytes].data
-
-
-def keep_freed_memory() -> None:
-    """Have malloc keep 64 MiB of what is freed, as glibc's does once an array of 32 MiB was freed.
-
-    Else it gives the memory of a few results of MiBs back to Linux each time, and to get it again
-    takes three times as long as to receive them: mallopt(3), dynamic mmap threshold.
-    """
-    np.empty((32 << 20) - 2 * mmap.PAGESIZE, np.uint8)
 
 
 def length(message: Message) -> int:

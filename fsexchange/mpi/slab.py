@@ -14,6 +14,7 @@ before its message goes out, which orders memory, and `_order` does so before a 
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import platform
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
 #: Bytes of a slot, slots of a slab, and messages that may be in it at a time.
 SLOT, SLOTS, RECORDS = 1 << 16, 128, 64
 
-# Slots that a sender takes at a time, so that a signal's handler runs soon.
-_AT_A_TIME = 16
-
 #: Pieces of other memory that a rank may lend at a time: each takes a descriptor.
 LOANS = 128
 
@@ -44,15 +42,17 @@ PLACE_SIZE = 128
 KEEPS_ORDER = platform.machine() in ("x86_64", "AMD64")
 
 # A record: how many pieces are ready, modulo 256; whether the rest of the body is elsewhere, and
-# where; whether the sender has begun; and the slot of each piece, modulo 256.
-_OVER, _BEGUN, _PLACE, _PIECES = 1, 2, 64, 256
+# where; whether the sender has begun; how many pieces were copied out, modulo 256; and the slot of
+# each piece, modulo 256.
+_OVER, _BEGUN, _OUT, _PLACE, _PIECES = 1, 2, 3, 64, 256
 _RECORD = 512
 
 # In the record, in place of 0: the rest is elsewhere; the sender could not finish.
 _ELSEWHERE, _BROKEN = 1, 2
 
-# The flag of the owner, the bytes of slots, of records, and of loans, records, slots.
-_FLAG, _SLOT_BYTES, _RECORD_BYTES = 0, 64, 64 + SLOTS
+# The flag of the owner; at which slot it looks first for a free one; the bytes of slots, of
+# records, and of loans; records, slots.
+_FLAG, _NEXT, _SLOT_BYTES, _RECORD_BYTES = 0, 1, 64, 64 + SLOTS
 _LOANS_AT = _RECORD_BYTES + RECORDS
 _RECORDS_AT = _LOANS_AT + LOANS
 _SLOTS_AT = -(-(_RECORDS_AT + RECORDS * _RECORD) // SLOT) * SLOT
@@ -66,6 +66,9 @@ _PATIENCE, _PATIENCE_PER_BYTE = 5e-4, 1e-10
 # Seconds that it waits, for each byte of a body for which the slab has no room, for a receiver that
 # may be about to come: 1 ms for 64 MiB.
 _HOPE_PER_BYTE = 1.5e-11
+
+# Seconds for which a receiver that is interrupted waits for a sender that does nothing.
+_ENDS_WITHIN = 1.0
 
 _fence = threading.Lock()
 
@@ -111,9 +114,6 @@ class Slab:
         self.lent = memory[_LOANS_AT : _LOANS_AT + LOANS]
         self._memory = memory
         self._lock = threading.Lock()
-        # Slots are taken in turn. To write again the one that its receiver has just read took up to
-        # three times as long, presumably as another core has it in its cache.
-        self._next = _SLOT_BYTES
 
     @property
     def path(self) -> str:
@@ -139,32 +139,20 @@ class Slab:
 
     def take_slot(self) -> int:
         """Take a slot and return its number; -1 if none is free."""
+        # In turn. To write again the one that its receiver has just read took up to three times as
+        # long, as another core has it in its cache.
+        memory = self._memory
+        if _native is not None:
+            return _native.take_slot(memory)
         with self._lock:
-            found = self._find_slot()
+            found = self._map.find(b"\0", _SLOT_BYTES + memory[_NEXT], _SLOT_BYTES + SLOTS)
+            if found < 0:
+                found = self._map.find(b"\0", _SLOT_BYTES, _SLOT_BYTES + SLOTS)
             if found < 0:
                 return -1
-            self._memory[found] = 1
-            self._next = found + 1
+            memory[found] = 1
+            memory[_NEXT] = (found + 1 - _SLOT_BYTES) % SLOTS
         return found - _SLOT_BYTES
-
-    def _take_slots(self, most: int) -> range:
-        """Take some slots, of which each follows the one before, and return their numbers."""
-        with self._lock:
-            found = self._find_slot()
-            if found < 0:
-                return range(0)
-            end = min(found + most, found + _AT_A_TIME, _SLOT_BYTES + SLOTS)
-            some = self._map[found:end]
-            count = len(some) - len(some.lstrip(b"\0"))
-            self._memory[found : found + count] = b"\1" * count
-            self._next = found + count
-        return range(found - _SLOT_BYTES, found - _SLOT_BYTES + count)
-
-    def _find_slot(self) -> int:
-        found = self._map.find(b"\0", self._next, _SLOT_BYTES + SLOTS)
-        if found < 0:
-            found = self._map.find(b"\0", _SLOT_BYTES, _SLOT_BYTES + SLOTS)
-        return found
 
     def take(self, nbytes: int, *, receiver: Slab) -> int:
         """Return a record for a body that has room, or whose receiver waits for it; else -1."""
@@ -175,7 +163,7 @@ class Slab:
             found = self._map.find(b"\0", _RECORD_BYTES, _RECORD_BYTES + RECORDS)
             if found >= 0:
                 at = _RECORDS_AT + (found - _RECORD_BYTES) * _RECORD
-                self._memory[at : at + 3] = b"\0\0\0"
+                self._memory[at : at + 4] = bytes(4)
                 self._memory[found] = 1
         return found - _RECORD_BYTES if found >= 0 else -1
 
@@ -210,52 +198,45 @@ class Slab:
             return
         start, nbytes = 0, starts[-1]
         pieces = [*buffers]
-        slots = range(0)
         try:
             memory[at + _BEGUN] = 1
+            late = 0.0
             while start < nbytes:
-                left = -(-(nbytes - start) // SLOT)
-                slots = self._take_slots(left) or self._wait_for_slots(left)
-                if not slots:
+                before = start
+                if _native is None:
+                    start = self._copy_in(at, pieces, starts, start)
+                else:
+                    start = _native.fill(memory, at, _SLOTS_AT, pieces, starts, start)
+                if start > before:
+                    late = 0.0
+                elif not late:
+                    late = time.perf_counter() + _PATIENCE + (nbytes - start) * _PATIENCE_PER_BYTE
+                elif time.perf_counter() < late:
+                    os.sched_yield()
+                else:
                     place = spill(start)
                     memory[at + _PLACE : at + _PLACE + PLACE_SIZE] = place.ljust(PLACE_SIZE, b"\0")
                     memory[at + _OVER] = _ELSEWHERE
                     return
-                stop = min(nbytes, start + len(slots) * SLOT)
-                if _native is None:
-                    self._copy_in(at, slots, buffers, starts, start, stop)
-                else:
-                    _native.fill(memory, at, _SLOTS_AT, slots[0], pieces, starts, start, stop)
-                start, slots = stop, range(0)
         except BaseException:
-            ready = (memory[at] - start // SLOT) % 256
-            for slot in slots[ready:]:
-                self.free_slot(slot)
             memory[at + _OVER] = _BROKEN
             raise
 
-    def _copy_in(
-        self,
-        at: int,
-        slots: range,
-        buffers: Sequence[Memory],
-        starts: list[int],
-        start: int,
-        stop: int,
-    ) -> None:
-        """Copy a part of a body into slots, and count up its pieces."""
+    def _copy_in(self, at: int, buffers: list[Memory], starts: list[int], start: int) -> int:
+        """Copy the next piece of a body into a slot, count it up, and return how far that went."""
         memory = self._memory
-        for n, slot in enumerate(slots, start // SLOT):
-            into = self.slot(slot, min(SLOT, stop - n * SLOT))
-            gathered.copy(buffers, starts, n * SLOT, into)
-            memory[at + _PIECES + n % 256] = slot
-            memory[at] = (n + 1) % 256
-
-    def _wait_for_slots(self, most: int) -> range:
-        deadline = time.perf_counter() + _PATIENCE + most * SLOT * _PATIENCE_PER_BYTE
-        while not (slots := self._take_slots(most)) and time.perf_counter() < deadline:
-            os.sched_yield()
-        return slots
+        slot = self.take_slot()
+        if slot < 0:
+            return start
+        n, nbytes = start // SLOT, min(SLOT, starts[-1] - start)
+        try:
+            gathered.copy(buffers, starts, start, self.slot(slot, nbytes))
+        except BaseException:
+            self.free_slot(slot)
+            raise
+        memory[at + _PIECES + n % 256] = slot
+        memory[at] = (n + 1) % 256
+        return start + nbytes
 
     # ---- receiver -------------------------------------------------------------------------------
 
@@ -264,37 +245,69 @@ class Slab:
 
         Return where the rest is, and where in the body it starts, if it is elsewhere.
         """
-        memory = self._memory
         at = _RECORDS_AT + record * _RECORD
-        nbytes = len(into)
-        start = 0
+        done = [0]
         try:
-            while True:
-                if _native is None:
-                    start = self._copy_out(at, into, start)
-                else:
-                    start = _native.empty(memory, at, _SLOTS_AT, _SLOT_BYTES, into, start)
-                if start >= nbytes:
-                    return None
-                over = memory[at + _OVER]
-                if over and memory[at] == start // SLOT % 256:  # `over` is written after the last
-                    if over == _BROKEN:
-                        raise BrokenBodyError
-                    return bytes(memory[at + _PLACE : at + _PLACE + PLACE_SIZE]), start
-                os.sched_yield()
-        finally:
-            memory[_RECORD_BYTES + record] = 0
+            elsewhere = self._empty(at, into, done, math.inf)
+        except BaseException as error:
+            # Unless it is of the sender, it is of a signal's handler, and the sender goes on.
+            if isinstance(error, BrokenBodyError) or self._ends(at, into, done):
+                self._memory[_RECORD_BYTES + record] = 0
+            raise
+        self._memory[_RECORD_BYTES + record] = 0
+        return elsewhere
+
+    def _ends(self, at: int, into: memoryview, done: list[int]) -> bool:
+        """Take the rest of a body out, and return whether its sender needs the record no more."""
+        try:
+            self._empty(at, into, done, _ENDS_WITHIN)
+        except BrokenBodyError:
+            pass
+        except TimeoutError:
+            return False
+        return True
+
+    def _empty(
+        self, at: int, into: memoryview, done: list[int], patience: float
+    ) -> tuple[bytes, int] | None:
+        """Copy a body out from where `done` says it, in whole or up to what is elsewhere.
+
+        `TimeoutError` if the sender does nothing for so many seconds.
+        """
+        memory = self._memory
+        late = time.monotonic() + patience
+        # Pieces that were copied when a signal's handler raised, before `done` was set.
+        done[0] += (memory[at + _OUT] - done[0] // SLOT) % 256 * SLOT
+        while (start := done[0]) < len(into):
+            if _native is None:
+                done[0] = self._copy_out(at, into, start)
+            else:
+                done[0] = _native.empty(memory, at, _SLOTS_AT, into, start)
+            if done[0] > start:
+                late = time.monotonic() + patience
+                continue
+            over = memory[at + _OVER]
+            if over and memory[at] == start // SLOT % 256:  # `over` is written after the last
+                if over == _BROKEN:
+                    raise BrokenBodyError
+                return bytes(memory[at + _PLACE : at + _PLACE + PLACE_SIZE]), start
+            if time.monotonic() > late:
+                raise TimeoutError
+            os.sched_yield()
+        return None
 
     def _copy_out(self, at: int, into: memoryview, start: int) -> int:
-        """Copy out what of a body is ready from `start` on, and return how far that is."""
+        """Copy the next piece of a body out, if it is ready, and return how far that went."""
         memory = self._memory
-        while start < len(into) and memory[at] != (n := start // SLOT) % 256:
-            slot = memory[at + _PIECES + n % 256]
-            end = min(len(into), start + SLOT)
-            into[start:end] = self.slot(slot, end - start)
-            self.free_slot(slot)
-            start = end
-        return start
+        n = start // SLOT
+        if memory[at] == n % 256:
+            return start
+        slot = memory[at + _PIECES + n % 256]
+        end = min(len(into), start + SLOT)
+        into[start:end] = self.slot(slot, end - start)
+        memory[at + _OUT] = (n + 1) % 256
+        self.free_slot(slot)
+        return end
 
 
 def _order() -> None:

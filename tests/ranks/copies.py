@@ -70,7 +70,7 @@ def _read() -> int:
 
 def read_once() -> None:
     """Whoever comes first; and one copy of it is in memory."""
-    nbytes = 64 * MIB  # which malloc does not keep when it is freed
+    nbytes = 32 * MIB
     for limit in (None, 0):
         with exchange(host_cache=limit) as ex:
             wanted = size if limit == 0 else len({*ex.hosts})
