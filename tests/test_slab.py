@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import os
 import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -135,27 +135,27 @@ class HandlerError(Exception):
     pass
 
 
-@contextlib.contextmanager
-def interrupted_within(seconds: float) -> Iterator[None]:
-    """Have a signal's handler raise, once, in the block or not."""
+def interrupt(seconds: float, work: Callable[[], object]) -> None:
+    """Do some work, in which a signal's handler raises after so many seconds."""
+    armed = [True]
 
-    def interrupt(*_: Any) -> None:
+    def handler(*_: Any) -> None:
         if armed:
             armed.clear()
             raise HandlerError
 
-    armed = [True]
-    before = signal.signal(signal.SIGUSR1, interrupt)
-    pid = os.getpid()
-    timer = threading.Timer(seconds, os.kill, (pid, signal.SIGUSR1))
-    timer.start()
+    before = signal.signal(signal.SIGUSR1, handler)
+    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGUSR1))
     try:
-        with contextlib.suppress(HandlerError):
-            yield
-    finally:
-        armed.clear()
-        timer.join()
-        signal.signal(signal.SIGUSR1, before)
+        try:
+            timer.start()
+            work()
+        finally:
+            armed.clear()
+    except HandlerError:
+        pass
+    timer.join()
+    signal.signal(signal.SIGUSR1, before)
 
 
 def test_sender_that_is_interrupted_at_any_place(slab: Slab) -> None:
@@ -164,9 +164,9 @@ def test_sender_that_is_interrupted_at_any_place(slab: Slab) -> None:
     lost = 0
     for _ in range(300):
         record = slab.take(40 * SLOT, receiver=slab)
-        with interrupted_within(choose.uniform(1e-5, 1e-3)):
-            slab.fill(record, buffers, [0, 40 * SLOT], no_spill)
-        slab.fill(record, buffers, [0, 40 * SLOT], no_spill)  # as whoever calls it does
+        fill = partial(slab.fill, record, buffers, [0, 40 * SLOT], no_spill)
+        interrupt(choose.uniform(1e-5, 1e-3), fill)
+        fill()  # as whoever calls it does
         into = memoryview(bytearray(40 * SLOT))
         try:
             slab.empty(record, into)
@@ -190,8 +190,8 @@ def test_receiver_that_is_interrupted_at_any_place(slab: Slab) -> None:
             slab.fill(record, [bytes([n]) * nbytes], [0, nbytes], no_spill)
 
         child = fork(send)
-        with interrupted_within(choose.uniform(1e-4, 1e-2)):
-            slab.empty(record, memoryview(bytearray(nbytes)))
+        into = memoryview(bytearray(nbytes))
+        interrupt(choose.uniform(1e-4, 1e-2), partial(slab.empty, record, into))
         assert os.waitpid(child, 0)[1] == 0
         left += not is_empty(slab)
         slab._memory[module._SLOT_BYTES : module._LOANS_AT] = bytes(SLOTS + module.RECORDS)
