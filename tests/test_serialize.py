@@ -38,6 +38,7 @@ from fsexchange.connector.default import default_store
 from fsexchange.serialize import deserialize, dumps, serialize
 from fsexchange.serialize.alike import common_head
 from fsexchange.serialize.arrays import ARRAY_OF, HEAD_OF
+from fsexchange.serialize.by_value import define
 
 from .data.flat_modules import written
 from .processes import PROGRAMS, ROOT, python
@@ -482,6 +483,25 @@ def test_functions_without_a_name_to_import() -> None:
     assert through_a_file(Local()).method() == 10
     # What cloudpickle takes over is still not copied.
     assert len(serialize([lambda: 1, np.zeros(1 << 20)])[0]) < 10_000
+
+
+def test_code_that_another_python_has_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused: to run it would end the process, or give anything."""
+
+    class Local:
+        def method(self) -> int:
+            return 5
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.implementation, "cache_tag", "cpython-37")
+        datas = [dumps(lambda: 5), dumps(Local()), dumps([1, Local.method])]
+        definition = define(Local)
+        assert deserialize(datas[0])() == 5
+    for data in datas:
+        with pytest.raises(SerializationError, match="cpython-37 has compiled"):
+            deserialize(data)
+    with pytest.raises(SerializationError, match="cpython-37 has compiled"):
+        pickle.loads(zlib.decompress(definition.data))
 
 
 def test_function_without_a_name_where_another_was(monkeypatch: pytest.MonkeyPatch) -> None:

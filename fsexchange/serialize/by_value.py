@@ -1,4 +1,7 @@
-"""Functions and classes by value, for processes that cannot import them: cloudpickle."""
+"""Functions and classes by value, for processes that cannot import them: cloudpickle.
+
+What is compiled says by which Python, as another one crashes when it runs it, or ends.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,13 @@ import sys
 import types
 import typing
 import zlib
+from collections import ChainMap
 from pathlib import PurePath
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import cloudpickle
+
+from fsexchange.errors import SerializationError
 
 # Globals of these types go along with a function that mentions them; the data of a script does not.
 _CODE = (type, types.FunctionType, types.BuiltinFunctionType, typing.TypeVar)
@@ -51,7 +57,27 @@ def define(obj: Any) -> Definition:
 
 def reducer() -> Any:
     """Return what reduces functions and classes by value, all those of one pickle."""
-    return cloudpickle.Pickler(io.BytesIO())
+    return _Pickler(io.BytesIO())
+
+
+def _reduce_code(code: types.CodeType) -> Any:
+    _, args = cloudpickle.Pickler.dispatch_table[types.CodeType](code)
+    return _code, (sys.implementation.cache_tag, *args)
+
+
+def _code(python: str, *args: Any) -> types.CodeType:
+    if python != sys.implementation.cache_tag:
+        raise SerializationError(
+            f"the object has a function or class by value, which {python} has compiled, and this "
+            f"is {sys.implementation.cache_tag}: define it in a module that both import"
+        )
+    return types.CodeType(*args)
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    dispatch_table: ClassVar[Any] = ChainMap(
+        {types.CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table
+    )
 
 
 class _File(io.BytesIO):
@@ -61,7 +87,7 @@ class _File(io.BytesIO):
         return super().write(data)
 
 
-class _Definer(cloudpickle.Pickler):  # type: ignore[misc]
+class _Definer(_Pickler):
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
         self.mentioned: list[tuple[dict[str, Any], str, Any]] = []
