@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from fsexchange.mpi.hosts import Hosts
     from fsexchange.mpi.message import Message
 
-#: Up to so many ranks, all on one host, messages are the faster way.
-FEW = 8
+# Up to so many ranks, all on one host, messages are the faster way.
+_FEW = 8
 
 # Bytes of the packet of MPI's Bcast: objects of 4 KiB have room. MPICH takes about the same time up
 # to here; it has a step between 6 and 8 KiB.
@@ -169,5 +169,5 @@ class ByCollectives:
 
 def carrier(comm: MPI.Intracomm, hosts: Hosts) -> Carrier:
     """Return the faster way for packets among the ranks of a communicator."""
-    few = hosts.count == 1 and comm.size <= FEW
+    few = hosts.count == 1 and comm.size <= _FEW
     return ByMessages(comm) if few else ByCollectives(comm)

@@ -18,7 +18,7 @@ from mpi4py import MPI
 
 from fsexchange.errors import MismatchError
 from fsexchange.mpi import wire
-from fsexchange.mpi.carriers import FEW
+from fsexchange.mpi.carriers import ByMessages
 from fsexchange.mpi.message import (
     Message,
     Pieces,
@@ -38,10 +38,6 @@ if TYPE_CHECKING:
     from fsexchange.mpi.hosts import Hosts
     from fsexchange.mpi.relay import Parts
     from fsexchange.mpi.rooms import Rooms
-
-# Up to FEW ranks, all on one host, the root of a bcast sends to each of them: they take the data
-# out of its memory at the same time, and it makes its own copy meanwhile. With MPICH, 2 and 4 ranks
-# and 64 KiB to 32 MiB this takes 0.6 to 0.9 of the time of Bcast and a copy.
 
 # Up to so many ranks an allgather goes the same way, if all messages together have at most so many
 # bytes, and those of 8 MiB their heads: with 2 to 8 ranks in 0.3 to 1 of the time of Allgather.
@@ -68,7 +64,7 @@ class Packets:
         self._rank, self._ranks = comm.rank, range(comm.size)
         self._hosts, self._rooms = hosts, rooms
         self._size, self._size_to_all = carrier.size, carrier.size_to_all
-        self._sends_to_each = hosts.count == 1 and comm.size <= FEW
+        self._sends_to_each = isinstance(carrier, ByMessages)
 
     # ---- one root -------------------------------------------------------------------------------
 
@@ -86,6 +82,9 @@ class Packets:
         if shared is not None:
             return shared
         data = rest(message, self._size_to_all)
+        # To each of few ranks: they take the data out of this one's memory at the same time, and it
+        # makes its own copy meanwhile. With MPICH, 2 and 4 ranks and 64 KiB to 32 MiB this takes
+        # 0.6 to 0.9 of the time of Bcast and a copy.
         if self._sends_to_each:
             self._post(sending, {rank: data for rank in self._ranks if rank != root})
         else:
