@@ -148,8 +148,9 @@ def test_small_parts_do_not_keep_the_rest() -> None:
 
 def test_every_number_means_one_thing() -> None:
     kinds = [wire.SMALL, wire.PICKLE, wire.BUFFERS, wire.FAILURE]
-    tags = [wire.ASK, wire.HERE, wire.REST, wire.OFFER, wire.WRITTEN, wire.SENT_ANYWAY]
-    for numbers in (kinds, [*tags, wire.FIRST_NUMBER]):
+    tags = [wire.ASK, wire.HERE, wire.OFFER, wire.WRITTEN, wire.SENT_ANYWAY, wire.PACKET]
+    rests = [*range(wire.REST, wire.REST + wire.RESTS)]
+    for numbers in (kinds, [*tags, *rests, wire.FIRST_NUMBER]):
         assert len(set(numbers)) == len(numbers)
     assert max(kinds) < 256
 

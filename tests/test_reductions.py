@@ -39,6 +39,12 @@ def test_ranks_out_of_step(which: str, says: str, tmp_path: Path) -> None:
     assert not (tmp_path / "store").exists()
 
 
+@needs_mpi
+@pytest.mark.parametrize("n", [2, 4])
+def test_going_on_after_a_mismatch(n: int, shm_dir: Path) -> None:
+    all_pass(n, "reductions", ["goes_on_after_a_mismatch"], shm_dir)
+
+
 @pytest.mark.parametrize("n", range(1, 18))
 def test_order(n: int) -> None:
     """Neighbours, then pairs of them; a prefix goes back by blocks of 1, 2, 4, ..."""

@@ -235,9 +235,12 @@ class Membership:
             return
         if error is not None and not _is_normal_end(error) and self.size > 1:
             _say("".join(traceback.format_exception(error)).rstrip("\n"))
-        self._leave(error)
+        unread = self._leave(error)
+        if unread is not None and error is None:
+            raise unread
 
-    def _leave(self, error: BaseException | None) -> None:
+    def _leave(self, error: BaseException | None) -> MismatchError | None:
+        """Leave; return an error if another rank has called a collective that this one has not."""
         self._left = True
         by_exception = error is not None and not _is_normal_end(error) and self.size > 1
         timeout = self._abort_timeout
@@ -262,7 +265,7 @@ class Membership:
             raise
         if missing:
             self._abort(self._had_not_left(missing, timeout))
-            return
+            return None
         unread: list[tuple[int, bytearray]] = []
         try:
             self.bodies.drain(self.comm)
@@ -278,21 +281,24 @@ class Membership:
             if self._above is None:
                 _memberships.remove(self)
                 atexit.unregister(self._at_exit)
-        if unread and error is None:
-            rank, packet = unread[0]
-            host = self.hosts.names[rank]
-            raise MismatchError(
-                f"{self._me} has left its Exchange, and rank {rank} ({host}) has called "
-                f"{the_call(packet)}: all ranks must call the same verbs in the same order",
-                rank=rank,
-                host=host,
-            )
+        if not unread:
+            return None
+        rank, packet = unread[0]
+        host = self.hosts.names[rank]
+        return MismatchError(
+            f"{self._me} has left its Exchange, and rank {rank} ({host}) has called "
+            f"{the_call(packet)}: all ranks must call the same verbs in the same order",
+            rank=rank,
+            host=host,
+        )
 
     def _at_exit(self) -> None:
         # A forked child is no rank. The interpreter has printed the exception, if any.
         if not self._left and os.getpid() == self._pid and not MPI.Is_finalized():
             failed = SystemExit(_abort_status) if _abort_status else None
-            self._leave(getattr(sys, "last_value", failed))
+            unread = self._leave(getattr(sys, "last_value", failed))
+            if unread is not None:
+                _say(f"fsexchange: {unread}")
 
     def _free(self) -> None:
         """Free the communicators; collective."""

@@ -78,6 +78,12 @@ def is_of(message: Message, call: bytes) -> bool:
     return message[0] == call[0] and bytes(message[2:CALL_SIZE]) == call[2:]
 
 
+def number_of(message: Message) -> int:
+    """Return how many collectives the sender of a message has called, modulo 2**32."""
+    number: int = _CALL.unpack_from(message)[-1]
+    return number
+
+
 def the_call(message: Message) -> str:
     """Return the verb, the root, if it has one, and the number of the call, for people."""
     verb, _, root, number = _CALL.unpack_from(message)

@@ -27,6 +27,7 @@ from fsexchange.mpi.message import (
     is_of,
     joined,
     length,
+    number_of,
     rest,
     the_call,
 )
@@ -86,7 +87,8 @@ class Packets:
         # makes its own copy meanwhile. With MPICH, 2 and 4 ranks and 64 KiB to 32 MiB this takes
         # 0.6 to 0.9 of the time of Bcast and a copy.
         if self._sends_to_each:
-            self._post(sending, {rank: data for rank in self._ranks if rank != root})
+            others = {rank: data for rank in self._ranks if rank != root}
+            self._post(sending, rest_tag(message[0]), others)
         else:
             self._comm.Bcast(data, root)
         return None
@@ -102,7 +104,7 @@ class Packets:
         whole = empty(total)
         whole[: self._size_to_all] = packet
         if self._sends_to_each:
-            self._comm.Recv(whole[self._size_to_all :], root, wire.REST)
+            self._comm.Recv(whole[self._size_to_all :], root, rest_tag(call))
         else:
             self._comm.Bcast(whole[self._size_to_all :], root)
         return whole
@@ -126,13 +128,13 @@ class Packets:
 
         `sending` gets the requests for what is not sent yet.
         """
-        self._post(sending, self._rests(messages))
+        self._post(sending, rest_tag(messages[0][0]), self._rests(messages))
 
     def scatter_from(self, call: bytes, root: int, packet: Message) -> Message:
         """Return the root's message, whose packet is here."""
         messages = {root: packet}
         if self._length(call, packet, root) > self._size:
-            self._exchange(messages, [root])
+            self._exchange(call, messages, [root])
         return messages[root]
 
     def gather(self, message: Pieces, root: int, limit: float) -> None:
@@ -141,7 +143,7 @@ class Packets:
         if total <= self._size:
             return
         if total <= limit or root not in self._hosts.near or not self._rooms.hand_in(root, message):
-            self._comm.Send(rest(message, self._size), root, wire.REST)
+            self._comm.Send(rest(message, self._size), root, rest_tag(message[0]))
 
     def gathered(self, call: bytes, packets: bytearray, limit: float) -> list[Message]:
         """Return the messages of all ranks, whose packets are here."""
@@ -156,7 +158,7 @@ class Packets:
                 missed = [rank for rank in long if rank not in taken]
         finally:  # the others send theirs, whatever a handler of a signal raised
             left = [rank for rank in self._ranks if rank not in long or rank in missed]
-            self._exchange(messages, left)
+            self._exchange(call, messages, left)
         return [*messages.values()]
 
     # ---- all ranks ------------------------------------------------------------------------------
@@ -183,7 +185,7 @@ class Packets:
                     messages[rank] = view[at : at + lengths[rank]]
                 return _unpinned(messages, end)
         if self._sends_to_each and sum(lengths) <= _BY_PAIRS_UP_TO:
-            return self._all_by_pairs(messages, message)
+            return self._all_by_pairs(call, messages, message)
         counts = [n + -n % ALIGNMENT if n > size else 0 for n in lengths]
         starts = [*accumulate(counts, initial=0)]
         memory = empty(starts.pop())
@@ -199,7 +201,9 @@ class Packets:
                 messages[rank] = memory[at : at + lengths[rank]]
         return _unpinned(messages, len(memory))
 
-    def _all_by_pairs(self, messages: dict[int, Message], message: Pieces | None) -> list[Message]:
+    def _all_by_pairs(
+        self, call: bytes, messages: dict[int, Message], message: Pieces | None
+    ) -> list[Message]:
         """Return the messages of all ranks, whose packets these are; `message` is this rank's."""
         sent: dict[int, Message] = {}
         own: Pieces = []
@@ -214,7 +218,7 @@ class Packets:
                 for at, piece in content(own, 0):
                     whole[at : at + len(piece)] = piece
 
-        self._exchange(messages, self._ranks, sent, copy_own)
+        self._exchange(call, messages, self._ranks, sent, copy_own)
         return [*messages.values()]
 
     def _all_by_room(
@@ -239,7 +243,7 @@ class Packets:
         `messages` are those of this rank, none if their packets hold all of them.
         """
         received, _ = self._cut(call, packets)
-        self._exchange(received, self._ranks, self._rests(messages))
+        self._exchange(call, received, self._ranks, self._rests(messages))
         return [*received.values()]
 
     # ---- parts of these -------------------------------------------------------------------------
@@ -279,6 +283,7 @@ class Packets:
 
     def _exchange(
         self,
+        call: bytes,
         messages: dict[int, Message],
         sources: Iterable[int],
         sent: Mapping[int, Message] = _NONE,
@@ -295,7 +300,7 @@ class Packets:
                 into[rank] = whole[self._size :]
         requests: list[MPI.Request] = []
         try:
-            self._post(requests, sent, into)
+            self._post(requests, rest_tag(call), sent, into)
             meanwhile()
         finally:
             MPI.Request.Waitall(requests)
@@ -303,16 +308,22 @@ class Packets:
     def _post(
         self,
         requests: list[MPI.Request],
+        tag: int,
         sent: Mapping[int, Message],
         into: Mapping[int, Message] = _NONE,
     ) -> None:
         """Send rests to ranks and receive others from ranks; `requests` gets the requests."""
-        tags = repeat(wire.REST)
+        tags = repeat(tag)
         receives = map(self._comm.Irecv, into.values(), into, tags)
         sends = map(self._comm.Isend, sent.values(), sent, tags)
         # In C: the handler of a signal that raised between two would leave a rank without its own,
         # or a request that nobody waits for, while memory is under way.
         requests.extend(chain(receives, sends))
+
+
+def rest_tag(head: Message) -> int:
+    """Return the tag of the rests of a call, by the head of one of its messages."""
+    return wire.REST + number_of(head) % wire.RESTS
 
 
 def _unpinned(messages: dict[int, Message], nbytes: int) -> list[Message]:

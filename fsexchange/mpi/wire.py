@@ -20,11 +20,14 @@ BCAST, GATHER, ALLGATHER, SCATTER, ALLTOALL, REDUCE, ALLREDUCE, SCAN = range(len
 
 ASK = 1  # by a rank that leaves: has the receiver left, too?
 HERE = 2  # the answer: it has
-REST = 3  # the rest of a message that a collective moves to one rank
 OFFER = 4  # where in a room a rank's part is
 WRITTEN = 5  # a rank has written its part of a room, or used what it was offered
 SENT_ANYWAY = 6  # an array that was described only, as MPI was to reduce it, and cannot
 PACKET = 7  # the start of a message that a collective moves, see `carriers`
 
+# The rest of a message that a collective moves to one rank has the number of its call, modulo
+# RESTS, from REST on: what a rank has not received of one call it does not take for another's.
+REST, RESTS = 16, 1024
+
 # The bodies of large messages to other hosts have numbers of their own, from this one on.
-FIRST_NUMBER = 16
+FIRST_NUMBER = REST + RESTS

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from fsexchange import RemoteError, SerializationError
+from fsexchange import MismatchError, RemoteError, SerializationError
 from fsexchange.mpi import Exchange, room
 
 from .common import base, comm, left_behind, no_memory, raises, rank, run, same, size
@@ -185,6 +185,20 @@ def out_of_step(which: str) -> None:
             ex.allgather("x") if odd else ex.scan("x")
         if which not in ("one bcast too many at the end", "other roots"):
             time.sleep(1)  # the job ends before
+
+
+def goes_on_after_a_mismatch() -> None:
+    """Whoever goes on gets right data or an error, never parts of two objects."""
+    with Exchange(comm, base / "store") as ex:
+        for nbytes in (100, 7_500, 10_000):
+            if rank == 0:
+                for n in (1, 2, 3):
+                    ex.bcast(np.full(nbytes, n, "u1"))
+            else:
+                raises(MismatchError, lambda: ex.scatter(None))
+                for n in (2, 3):
+                    assert (ex.bcast(None) == n).all()
+            ex.allgather(None)
 
 
 if __name__ == "__main__":
