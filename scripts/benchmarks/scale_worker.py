@@ -15,7 +15,7 @@ from collections import Counter
 import numpy as np
 from mpi4py import MPI
 
-from fsexchange.mpi import Exchange, membership, packets, relay, room, rooms, slab
+from fsexchange.mpi import Exchange, carriers, membership, relay, room, rooms, slab
 
 from .scaling import LIMIT, OBJECT, SMALL
 
@@ -143,7 +143,8 @@ def main():
     slab.this_host = lambda: (number,)
     counting = types.SimpleNamespace(**{**vars(MPI), "Intracomm": Counting})
     membership.MPI = relay.MPI = counting
-    packets._PASSED_ON = 0  # packets are short, as from 64 ranks on
+    # As among many ranks: by collectives, and from 64 ranks on packets are short.
+    carriers._FEW = carriers._PASSED_ON = 0
     with Exchange(world, f"{folder}/store", inline_limit=LIMIT) as ex:
         if way == "store":
             room.HostRoom.make = rooms.OwnRoom = no_memory
