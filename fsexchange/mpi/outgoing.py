@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fsexchange.mpi.message import (
@@ -12,6 +13,7 @@ from fsexchange.mpi.message import (
     start,
     the_call,
 )
+from fsexchange.serialize.simple import simple_pickle
 
 if TYPE_CHECKING:
     from fsexchange.mpi.codec import Encoded
@@ -77,6 +79,13 @@ def pack_each(
             )
         if make is not None:
             items = list(map(make, items))
+        bodies: list[Any] = [*map(simple_pickle, items, repeat(room))]
+        if None not in bodies:  # most often, and so in less time
+            for packet, body in zip(packets, bodies, strict=True):
+                nbytes = CALL_SIZE + len(body)
+                packet[:nbytes] = call + body
+                sizes.append(nbytes)
+            return sizes, None
         for packet, item in zip(packets, items):  # noqa: B905  (in less time)
             body, buffers = each = encode(item)
             encoded.append(each)
