@@ -31,6 +31,7 @@ def test_in_each_way(way: str, n: int, shm_dir: Path) -> None:
         "nothing_is_left_in_a_kept_store",
         "more_than_a_slab_holds",
         "handler_that_raises",
+        "handler_that_sends",
     ]
     all_pass(n, "matching", bodies, shm_dir, before=["env", f"FSEXCHANGE_TEST_WAY={way}"])
 

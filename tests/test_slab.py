@@ -50,10 +50,18 @@ def received(slab: Slab, record: int, sizes: list[int]) -> list[bytes]:
     return [bytes(each) for each in gathered.cut(into, sizes)]
 
 
+def taken(slab: Slab, nbytes: int) -> int:
+    """Take a record and return its number."""
+    held: list[int] = []
+    assert slab.take(nbytes, held, receiver=slab)
+    (record,) = held
+    return record
+
+
 def send(slab: Slab, buffers: list[bytes]) -> int:
     starts = gathered.starts_of([len(each) for each in buffers])
     slab.receiving[0] = 1
-    record = slab.take(starts[-1], receiver=slab)
+    record = taken(slab, starts[-1])
     slab.fill(record, buffers, starts, no_spill)
     return record
 
@@ -81,7 +89,7 @@ def test_body_of_many_times_the_slab(slab: Slab, monkeypatch: pytest.MonkeyPatch
     buffers = [random.Random(n).randbytes(n) for n in (5 * SLOT * SLOTS + 3, 100, 3 * SLOT)]
     sizes = [*map(len, buffers)]
     slab.receiving[0] = 1
-    record = slab.take(sum(sizes), receiver=slab)
+    record = taken(slab, sum(sizes))
 
     def receive() -> None:
         assert received(slab, record, sizes) == buffers
@@ -103,7 +111,7 @@ def test_rest_of_a_body_for_which_no_slot_is_free(slab: Slab) -> None:
         return b"elsewhere"
 
     slab.receiving[0] = 1
-    record = slab.take(sum(sizes), receiver=slab)
+    record = taken(slab, sum(sizes))
     slab.receiving[0] = 0
     slab.fill(record, buffers, gathered.starts_of(sizes), spill)
     into = memoryview(bytearray(sizes[0]))
@@ -121,7 +129,7 @@ def test_sender_that_is_interrupted(slab: Slab) -> None:
         raise HandlerError
 
     slab.receiving[0] = 1
-    record = slab.take((SLOTS + 1) * SLOT, receiver=slab)
+    record = taken(slab, (SLOTS + 1) * SLOT)
     slab.receiving[0] = 0
     buffers = [bytes((SLOTS + 1) * SLOT)]
     with pytest.raises(HandlerError):
@@ -163,7 +171,7 @@ def test_sender_that_is_interrupted_at_any_place(slab: Slab) -> None:
     choose = random.Random(2)
     lost = 0
     for _ in range(300):
-        record = slab.take(40 * SLOT, receiver=slab)
+        record = taken(slab, 40 * SLOT)
         fill = partial(slab.fill, record, buffers, [0, 40 * SLOT], no_spill)
         interrupt(choose.uniform(1e-5, 1e-3), fill)
         fill()  # as whoever calls it does
@@ -184,7 +192,7 @@ def test_receiver_that_is_interrupted_at_any_place(slab: Slab) -> None:
     left = 0
     for n in range(60):
         nbytes = (SLOTS - 8) * SLOT
-        record = slab.take(nbytes, receiver=slab)
+        record = taken(slab, nbytes)
 
         def send(record: int = record, nbytes: int = nbytes, n: int = n) -> None:
             slab.fill(record, [bytes([n]) * nbytes], [0, nbytes], no_spill)
@@ -202,7 +210,7 @@ def test_handlers_run_while_a_long_body_comes(slab: Slab, monkeypatch: pytest.Mo
     monkeypatch.setattr(module, "_PATIENCE", 30)
     nbytes = 1 << 29
     slab.receiving[0] = 1
-    record = slab.take(nbytes, receiver=slab)
+    record = taken(slab, nbytes)
     child = fork(lambda: slab.fill(record, [bytes(nbytes)], [0, nbytes], no_spill))
     ran: list[float] = []
     before = signal.signal(signal.SIGUSR1, lambda *_: ran.append(time.monotonic()))
@@ -225,7 +233,7 @@ def test_handlers_run_while_a_long_body_comes(slab: Slab, monkeypatch: pytest.Mo
 
 def test_buffers_that_cannot_be_read(slab: Slab) -> None:
     """As for any error, nothing is lost."""
-    record = slab.take(2 * SLOT, receiver=slab)
+    record = taken(slab, 2 * SLOT)
     buffers: Any = [object()]
     with pytest.raises(TypeError):
         slab.fill(record, buffers, [0, 2 * SLOT], no_spill)
@@ -236,7 +244,7 @@ def test_buffers_that_cannot_be_read(slab: Slab) -> None:
 
 def test_receiver_that_waits_can_be_interrupted(slab: Slab) -> None:
     """By Ctrl-C, while its sender has begun and copies no more."""
-    record = slab.take(2 * SLOT, receiver=slab)
+    record = taken(slab, 2 * SLOT)
     pid = os.getpid()
     timer = threading.Timer(0.3, os.kill, (pid, signal.SIGINT))
     timer.start()
@@ -256,9 +264,10 @@ def test_threads_share_a_slab(slab: Slab) -> None:
             sizes = [*map(len, buffers)]
             if sum(sizes) == 0:
                 continue
-            record = slab.take(gathered.starts_of(sizes)[-1], receiver=slab)
-            if record < 0:
+            held: list[int] = []
+            if not slab.take(gathered.starts_of(sizes)[-1], held, receiver=slab):
                 continue
+            (record,) = held
             slab.fill(record, buffers, gathered.starts_of(sizes), no_spill)
             if received(slab, record, sizes) != buffers:
                 failed.append(sizes)

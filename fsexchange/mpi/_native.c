@@ -121,18 +121,27 @@ take(unsigned char *slab, int most, int *count)
     return first;
 }
 
-PyDoc_STRVAR(take_slot_doc, "take_slot(slab, /)\n--\n\n\
-Take a slot and return its number; -1 if none is free.");
+PyDoc_STRVAR(take_slot_doc, "take_slot(slab, held, /)\n--\n\n\
+Take a slot, and append its number to a list; return whether one is free.");
 
 static PyObject *
-take_slot(PyObject *Py_UNUSED(module), PyObject *memory)
+take_slot(PyObject *Py_UNUSED(module), PyObject *args)
 {
+    PyObject *memory, *held;
     Py_buffer slab;
-    if (PyObject_GetBuffer(memory, &slab, PyBUF_WRITABLE) < 0)
+    if (!PyArg_ParseTuple(args, "OO!", &memory, &PyList_Type, &held) ||
+        PyObject_GetBuffer(memory, &slab, PyBUF_WRITABLE) < 0)
         return NULL;
-    int count, first = take(slab.buf, 1, &count);
+    int count, first = take(slab.buf, 1, &count), failed = 0;
+    if (count) {
+        PyObject *slot = PyLong_FromLong(first);
+        failed = slot == NULL || PyList_Append(held, slot) < 0;
+        Py_XDECREF(slot);
+        if (failed)
+            ((unsigned char *)slab.buf)[TAKEN + first] = 0;
+    }
     PyBuffer_Release(&slab);
-    return PyLong_FromLong(count ? first : -1);
+    return failed ? NULL : PyBool_FromLong(count);
 }
 
 PyDoc_STRVAR(fill_doc, "fill(slab, record, slots, buffers, starts, start, /)\n--\n\n\
@@ -226,7 +235,7 @@ empty(PyObject *Py_UNUSED(module), PyObject *args)
 }
 
 static PyMethodDef functions[] = {
-    {"take_slot", take_slot, METH_O, take_slot_doc},
+    {"take_slot", take_slot, METH_VARARGS, take_slot_doc},
     {"fill", fill, METH_VARARGS, fill_doc},
     {"empty", empty, METH_VARARGS, empty_doc},
     {NULL, NULL, 0, NULL},

@@ -1,6 +1,6 @@
 from fsexchange.mpi.codec import Memory
 
-def take_slot(slab: memoryview, /) -> int: ...
+def take_slot(slab: memoryview, held: list[int], /) -> bool: ...
 def fill(
     slab: memoryview,
     record: int,

@@ -13,6 +13,7 @@ import pickle
 import struct
 import threading
 from collections.abc import Callable, Sequence
+from itertools import starmap
 from typing import Any
 
 from mpi4py import MPI
@@ -75,17 +76,14 @@ class _Arrived(threading.local):
 
 
 class Placed:
-    """A body that lies where its placeholder says, once `finish` has returned."""
+    """What has been done for a message, before and after it is out.
 
-    def __init__(
-        self,
-        placeholder: bytes,
-        withdraw: Callable[[], object] = bool,
-        finish: Callable[[], object] = bool,
-    ) -> None:
-        self.placeholder = placeholder
-        self.withdraw = withdraw
-        self.finish = finish
+    `place` sets `withdraw` first, so that a signal's handler may raise at any time.
+    """
+
+    placeholder: bytes
+    withdraw: Callable[[], object] = bool
+    finish: Callable[[], object] = bool
 
 
 class Bodies:
@@ -123,8 +121,8 @@ class Bodies:
 
     # ---- sender ---------------------------------------------------------------------------------
 
-    def place(self, body: Memory, buffers: Sequence[Memory], dest: int) -> Placed:
-        """Return the placeholder of a message to a rank, and how its body gets to its place."""
+    def place(self, placed: Placed, body: Memory, buffers: Sequence[Memory], dest: int) -> None:
+        """Get the body of a message to a rank to its place, or ready to go there by `finish`."""
         if self._lent is not None:
             self._lent.look()
         if len(body) > SMALL - 1024 or len(buffers) > _MOST_BUFFERS:
@@ -132,57 +130,60 @@ class Bodies:
             if len(buffers) > _MOST_BUFFERS:
                 buffers, body = [gathered.packed(buffers)], called(_unpacked, OUT_OF_IT)
         slab = self._slab if self._paths[dest] is not None else None
+        held: list[int] = []
         if slab is not None and len(buffers) == 1 and SMALL <= len(buffers[0]) <= SLOT:
-            slot = slab.take_slot()
-            if slot >= 0:
-                return self._in_slot(slab, slot, body, buffers[0])
+            # One buffer, which most messages have, in less time.
+            placed.withdraw = lambda: any(map(slab.free_slot, held))
+            if slab.take_slot(held):
+                nbytes = len(buffers[0])
+                slab.slot(held[0], nbytes)[:] = buffers[0]
+                length = _ONE.size - _LENGTH.size + len(body)
+                said = _ONE.pack(
+                    length, self._family, self._rank, _SLOT, 1, held[0], nbytes, nbytes
+                )
+                placed.placeholder = b"".join((PLACEHOLDER, said, body, END_1))
+                return
         sizes = [len(each) for each in buffers]
         starts = gathered.starts_of(sizes)
         nbytes = starts[-1]
         if len(body) + nbytes < SMALL:
-            return Placed(called(_loaded, *map(in_pickle, (body, *buffers))))
+            placed.placeholder = called(_loaded, *map(in_pickle, (body, *buffers)))
+            return
 
-        def said(kind: int, number: int, place: bytes = b"") -> bytes:
+        def say(kind: int, number: int, place: bytes = b"") -> None:
             data = (
                 _SAID.pack(self._family, self._rank, kind, len(sizes), number, nbytes)
                 + struct.pack(f"<{len(sizes)}Q", *sizes)
                 + place
                 + body
             )
-            return b"".join((PLACEHOLDER, _LENGTH.pack(len(data)), data, END_1))
+            placed.placeholder = b"".join((PLACEHOLDER, _LENGTH.pack(len(data)), data, END_1))
 
-        if slab is not None:
-            if nbytes <= SLOT:
-                slot = slab.take_slot()
-                if slot >= 0:
-                    gathered.copy(buffers, starts, 0, slab.slot(slot, nbytes))
-                    return Placed(said(_SLOT, slot), lambda: slab.free_slot(slot))
-            else:
-                record = slab.take(nbytes, receiver=self._slab_of(dest))
-                if record >= 0:
-                    return Placed(
-                        said(_RECORD, record),
-                        lambda: slab.give_back(record, nbytes),
-                        lambda: slab.fill(
-                            record,
-                            buffers,
-                            starts,
-                            lambda start: self._spill(
-                                gathered.rest(buffers, starts, start), nbytes - start, dest
-                            ),
-                        ),
-                    )
-        kind, sent = self._send(gathered.rest(buffers, starts, 0), nbytes, dest)
-        return Placed(said(kind, sent.number, sent.place), sent.withdraw, sent.finish)
-
-    def _in_slot(self, slab: Slab, slot: int, body: Memory, buffer: Memory) -> Placed:
-        """Return what `place` does, for one buffer, which most messages have, in less time."""
-        nbytes = len(buffer)
-        slab.slot(slot, nbytes)[:] = buffer
-        length = _ONE.size - _LENGTH.size + len(body)
-        said = _ONE.pack(length, self._family, self._rank, _SLOT, 1, slot, nbytes, nbytes)
-        placeholder = b"".join((PLACEHOLDER, said, body, END_1))
-        return Placed(placeholder, lambda: slab.free_slot(slot))
+        if slab is not None and nbytes <= SLOT:
+            placed.withdraw = lambda: any(map(slab.free_slot, held))
+            if slab.take_slot(held):
+                gathered.copy(buffers, starts, 0, slab.slot(held[0], nbytes))
+                say(_SLOT, held[0])
+                return
+        elif slab is not None:
+            placed.withdraw = lambda: any(map(slab.give_back, held))
+            if slab.take(nbytes, held, receiver=self._slab_of(dest)):
+                say(_RECORD, held[0])
+                placed.finish = lambda: slab.fill(
+                    held[0],
+                    buffers,
+                    starts,
+                    lambda start: self._spill(
+                        gathered.rest(buffers, starts, start), nbytes - start, dest
+                    ),
+                )
+                return
+        ways: list[tuple[int, Sent]] = []
+        placed.withdraw = lambda: [sent.withdraw() for _, sent in ways]
+        ways.extend(starmap(self._send, ((gathered.rest(buffers, starts, 0), nbytes, dest),)))
+        ((kind, sent),) = ways
+        placed.finish = sent.finish
+        say(kind, sent.number, sent.place)
 
     def _send(self, pieces: Pieces, nbytes: int, dest: int) -> tuple[int, Sent]:
         """Send a body past the slab: this decides which way it takes.
@@ -243,9 +244,10 @@ class Bodies:
             self._lent.look()
         if kind == _SLOT:
             slab = self._slab_of(rank)
-            copy = bytearray(slab.slot(number, nbytes))
-            slab.free_slot(number)
-            return copy
+            try:
+                return bytearray(slab.slot(number, nbytes))
+            finally:
+                slab.free_slot(number)
         if kind != _RECORD:
             return self._ways[kind].fetch(rank, number, nbytes, place)
         into = empty(nbytes)

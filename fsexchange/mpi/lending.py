@@ -57,11 +57,10 @@ class LentMemory:
     def put(self, pieces: Pieces, nbytes: int, dest: int) -> Sent | None:
         """Fill memory; None if the host has none, or too many pieces wait."""
         self.look()
+        held: list[int] = []
         try:
-            number = self._free.pop()
-        except IndexError:
-            return None
-        try:
+            held.extend(map(self._free.pop, (-1,)))  # with no moment between
+            (number,) = held
             self._lent[number] = 1  # before another thread sees the room, and takes it back
             room = self._rooms[number] = HostRoom.make(nbytes)
             most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -70,11 +69,12 @@ class LentMemory:
             room.fill(content(pieces, 0), alone=True)
             return Sent(number, room.place, lambda: self._end(number))
         except BaseException as error:
-            if number in self._rooms:
-                self._end(number)
-            else:
-                self._free.append(number)
-            if isinstance(error, (OSError, MemoryError)):
+            for number in held:
+                if number in self._rooms:
+                    self._end(number)
+                else:
+                    self._free.append(number)
+            if isinstance(error, (OSError, MemoryError, IndexError)):  # none is free
                 return None
             raise
 

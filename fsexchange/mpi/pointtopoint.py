@@ -23,7 +23,7 @@ from typing import Any
 
 from mpi4py import MPI
 
-from fsexchange.mpi.bodies import EAGER, Bodies
+from fsexchange.mpi.bodies import EAGER, Bodies, Placed
 from fsexchange.mpi.communicator import Communicator
 from fsexchange.mpi.membership import ArgumentError, Membership
 from fsexchange.mpi.slab import KEEPS_ORDER
@@ -65,6 +65,7 @@ class PointToPoint(Communicator):
 
     A send that raises has sent nothing, unless a signal's handler raises: then its object may
     arrive, whole, or its receiver raises `RemoteError`, if that was while a large body was copied.
+    A handler may send, but not wait for its receiver, which may wait for what it has interrupted.
 
     Probes are mpi4py's own: they see every message, and `status.Get_count()` is then the length of
     the message, not of the object.
@@ -200,29 +201,28 @@ class PointToPoint(Communicator):
             except MPI.Exception as error:
                 raise self._error(error, dest=dest, tag=tag) from None
             return request
-        placed = request = None
-        may_be_out = False
+        placed, request, may_be_out = Placed(), None, False
         try:
             self._check(dest=dest)
             if post is _Send and self._bodies.is_crowded():
                 post = _Ssend
-            placed = self._bodies.place(body, buffers, self._members.rank_above(dest))
+            self._bodies.place(placed, body, buffers, self._members.rank_above(dest))
             if not KEEPS_ORDER:
                 placed.finish()
-            may_be_out = True
-            (request,) = starmap(post, ((self, placed.placeholder, dest, tag),))
+            posting = starmap(post, ((self, placed.placeholder, dest, tag),))
+            may_be_out = True  # no signal's handler runs between this and the next line
+            (request,) = posting
             if KEEPS_ORDER:
                 placed.finish()
         except BaseException as error:
             if request is not None:
                 self._keep(request)
-            if placed is not None:
-                if not may_be_out or isinstance(error, _REFUSED):
-                    placed.withdraw()
-                elif KEEPS_ORDER:
-                    # The handler of a signal has raised this when MPI had the message: without its
-                    # body the receiver would wait for ever, or get the one that is there next.
-                    placed.finish()
+            if not may_be_out or isinstance(error, _REFUSED):
+                placed.withdraw()
+            elif KEEPS_ORDER:
+                # The handler of a signal has raised this when MPI had the message: without its
+                # body the receiver would wait for ever, or get the one that is there next.
+                placed.finish()
             if isinstance(error, MPI.Exception):
                 raise self._error(error, dest=dest, tag=tag) from None
             raise

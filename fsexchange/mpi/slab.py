@@ -47,6 +47,8 @@ KEEPS_ORDER = platform.machine() in ("x86_64", "AMD64")
 _OVER, _BEGUN, _OUT, _PLACE, _PIECES = 1, 2, 3, 64, 256
 _RECORD = 512
 
+_NOT_BEGUN = bytes(4)
+
 # In the record, in place of 0: the rest is elsewhere; the sender could not finish.
 _ELSEWHERE, _BROKEN = 1, 2
 
@@ -113,7 +115,6 @@ class Slab:
         #: it; the receiver clears it.
         self.lent = memory[_LOANS_AT : _LOANS_AT + LOANS]
         self._memory = memory
-        self._lock = threading.Lock()
 
     @property
     def path(self) -> str:
@@ -137,35 +138,48 @@ class Slab:
 
     # ---- sender ---------------------------------------------------------------------------------
 
-    def take_slot(self) -> int:
-        """Take a slot and return its number; -1 if none is free."""
+    def take_slot(self, held: list[int]) -> bool:
+        """Take a slot, and append its number to those that are held; False if none is free."""
         # In turn. To write again the one that its receiver has just read took up to three times as
         # long, as another core has it in its cache.
         memory = self._memory
         if _native is not None:
-            return _native.take_slot(memory)
-        with self._lock:
-            found = self._map.find(b"\0", _SLOT_BYTES + memory[_NEXT], _SLOT_BYTES + SLOTS)
+            return _native.take_slot(memory, held)
+        first, end = _SLOT_BYTES + memory[_NEXT], _SLOT_BYTES + SLOTS
+        while True:
+            found = self._map.find(b"\0", first, end)
             if found < 0:
-                found = self._map.find(b"\0", _SLOT_BYTES, _SLOT_BYTES + SLOTS)
+                found = self._map.find(b"\0", _SLOT_BYTES, first)
             if found < 0:
-                return -1
-            memory[found] = 1
-            memory[_NEXT] = (found + 1 - _SLOT_BYTES) % SLOTS
-        return found - _SLOT_BYTES
+                return False
+            # Other threads and signals' handlers, which may take it, run only where a call ends:
+            # from here on not before the slot is held.
+            if not memory[found]:
+                memory[found] = 1
+                memory[_NEXT] = (found + 1 - _SLOT_BYTES) % SLOTS
+                held.append(found - _SLOT_BYTES)
+                return True
 
-    def take(self, nbytes: int, *, receiver: Slab) -> int:
-        """Return a record for a body that has room, or whose receiver waits for it; else -1."""
+    def take(self, nbytes: int, held: list[int], *, receiver: Slab) -> bool:
+        """Take a record for a body that has room, or whose receiver waits for it; else False.
+
+        Its number is appended to those that are held.
+        """
+        memory = self._memory
         free = self._map[_SLOT_BYTES : _SLOT_BYTES + SLOTS].count(0)
         if nbytes > free * SLOT and not (KEEPS_ORDER and receiver.comes(nbytes)):
-            return -1
-        with self._lock:
+            return False
+        while True:
             found = self._map.find(b"\0", _RECORD_BYTES, _RECORD_BYTES + RECORDS)
-            if found >= 0:
-                at = _RECORDS_AT + (found - _RECORD_BYTES) * _RECORD
-                self._memory[at : at + 4] = bytes(4)
-                self._memory[found] = 1
-        return found - _RECORD_BYTES if found >= 0 else -1
+            if found < 0:
+                return False
+            record = found - _RECORD_BYTES
+            at = _RECORDS_AT + record * _RECORD
+            if not memory[found]:  # as above
+                memory[found] = 1
+                memory[at : at + 4] = _NOT_BEGUN
+                held.append(record)
+                return True
 
     def comes(self, nbytes: int) -> bool:
         """Wait a little, for a body of so many bytes, and return whether the owner is in `recv`."""
@@ -174,12 +188,12 @@ class Slab:
             os.sched_yield()
         return bool(self.receiving[0])
 
-    def give_back(self, record: int, nbytes: int) -> None:
-        """Free a record of which nobody was told, and what was filled before it would have been."""
-        if KEEPS_ORDER:
-            self._memory[_RECORD_BYTES + record] = 0
-        else:
-            self.empty(record, memoryview(bytearray(nbytes)))
+    def give_back(self, record: int) -> None:
+        """Free a record of which nobody was told, and the slots that were filled."""
+        at = _RECORDS_AT + record * _RECORD
+        for slot in self._memory[at + _PIECES : at + _PIECES + self._memory[at]]:
+            self.free_slot(slot)
+        self._memory[_RECORD_BYTES + record] = 0
 
     def fill(
         self,
@@ -196,43 +210,51 @@ class Slab:
         at = _RECORDS_AT + record * _RECORD
         if memory[at + _BEGUN]:
             return
-        start, nbytes = 0, starts[-1]
-        pieces = [*buffers]
         try:
             memory[at + _BEGUN] = 1
-            late = 0.0
-            while start < nbytes:
-                before = start
-                if _native is None:
-                    start = self._copy_in(at, pieces, starts, start)
-                else:
-                    start = _native.fill(memory, at, _SLOTS_AT, pieces, starts, start)
-                if start > before:
-                    late = 0.0
-                elif not late:
-                    late = time.perf_counter() + _PATIENCE + (nbytes - start) * _PATIENCE_PER_BYTE
-                elif time.perf_counter() < late:
-                    os.sched_yield()
-                else:
-                    place = spill(start)
-                    memory[at + _PLACE : at + _PLACE + PLACE_SIZE] = place.ljust(PLACE_SIZE, b"\0")
-                    memory[at + _OVER] = _ELSEWHERE
-                    return
+            self._fill(at, [*buffers], starts, spill)
         except BaseException:
             memory[at + _OVER] = _BROKEN
             raise
 
+    def _fill(
+        self, at: int, buffers: list[Memory], starts: list[int], spill: Callable[[int], bytes]
+    ) -> None:
+        # A function of its own, as CPython 3.12 and 3.13 have the end of a loop outside the `try`
+        # around it: there a signal's handler may raise, and nothing catches that.
+        memory = self._memory
+        start, nbytes = 0, starts[-1]
+        late = 0.0
+        while start < nbytes:
+            before = start
+            if _native is None:
+                start = self._copy_in(at, buffers, starts, start)
+            else:
+                start = _native.fill(memory, at, _SLOTS_AT, buffers, starts, start)
+            if start > before:
+                late = 0.0
+            elif not late:
+                late = time.perf_counter() + _PATIENCE + (nbytes - start) * _PATIENCE_PER_BYTE
+            elif time.perf_counter() < late:
+                os.sched_yield()
+            else:
+                place = spill(start)
+                memory[at + _PLACE : at + _PLACE + PLACE_SIZE] = place.ljust(PLACE_SIZE, b"\0")
+                memory[at + _OVER] = _ELSEWHERE
+                return
+
     def _copy_in(self, at: int, buffers: list[Memory], starts: list[int], start: int) -> int:
         """Copy the next piece of a body into a slot, count it up, and return how far that went."""
         memory = self._memory
-        slot = self.take_slot()
-        if slot < 0:
-            return start
-        n, nbytes = start // SLOT, min(SLOT, starts[-1] - start)
+        held: list[int] = []
         try:
+            if not self.take_slot(held):
+                return start
+            (slot,) = held
+            n, nbytes = start // SLOT, min(SLOT, starts[-1] - start)
             gathered.copy(buffers, starts, start, self.slot(slot, nbytes))
         except BaseException:
-            self.free_slot(slot)
+            any(map(self.free_slot, held))
             raise
         memory[at + _PIECES + n % 256] = slot
         memory[at] = (n + 1) % 256

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import os
 import resource
 import signal
@@ -391,7 +392,9 @@ def interrupted_while_copying() -> None:
             def interrupted(start: int) -> bytes:
                 raise KeyboardInterrupt
 
-            others = [slab.take_slot() for _ in range(20)]
+            others: list[int] = []
+            for _ in range(20):
+                slab.take_slot(others)
             try:
                 fill(slab, record, buffers, starts, interrupted)
             finally:
@@ -421,6 +424,8 @@ def handler_that_raises() -> None:
                 done = _interrupted_sends(ex, nbytes // 4)
                 ex.send("the end", other)
                 ex.send(done, other)
+                ex.recv(source=other)
+                assert _taken(ex) == 0
                 continue
             arrived: list[int] = []
             while True:
@@ -434,6 +439,15 @@ def handler_that_raises() -> None:
                 arrived.append(int(array[0]))
             assert arrived == sorted(set(arrived))
             assert set(ex.recv(source=other)) <= set(arrived)
+            ex.send(None, other)
+
+
+def _taken(ex: Exchange) -> int:
+    """Return how many slots and records of this rank's slab are taken."""
+    own = ex._bodies._slab
+    if own is None:
+        return 0
+    return bytes(own._memory[slab._SLOT_BYTES : slab._LOANS_AT]).count(1)
 
 
 def _interrupted_sends(ex: Exchange, elements: int) -> list[int]:
@@ -452,6 +466,42 @@ def _interrupted_sends(ex: Exchange, elements: int) -> list[int]:
             interrupted -= 1
             signal.setitimer(signal.ITIMER_REAL, 0)
     return done
+
+
+def handler_that_sends() -> None:
+    """A signal's handler sends at any place of a send, also while that takes a slot."""
+    if os.environ.get("FSEXCHANGE_TEST_WAY") == "crowd":  # then a send waits for its receiver
+        return
+    for nbytes in (10_000, 300_000):
+        with exchange() as ex:
+            if other >= size:
+                continue
+            if rank % 2 == 0:
+                counted = itertools.count(1)  # a handler may run in another
+
+                def send(*_: object, counted: Iterator[int] = counted, ex: Exchange = ex) -> None:
+                    ex.send(np.full(2_500, -next(counted), "i4"), other)
+
+                signal.signal(signal.SIGALRM, send)
+                end = time.monotonic() + 0.5
+                number = 0
+                while time.monotonic() < end:
+                    number += 1
+                    signal.setitimer(signal.ITIMER_REAL, 1e-5 + number % 97 * 4e-6)
+                    ex.send(np.full(nbytes // 4, number, "i4"), other)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                ex.send((number, next(counted)), other)
+                ex.recv(source=other)
+                assert _taken(ex) == 0
+                continue
+            numbers: list[int] = []
+            while not isinstance(array := ex.recv(source=other), tuple):
+                assert (array == array[0]).all()
+                numbers.append(int(array[0]))
+            number, count = array
+            assert sorted(numbers) == [*range(1 - count, 0), *range(1, number + 1)]
+            assert count > 1
+            ex.send(None, other)
 
 
 def _give_up(*_: object) -> None:
@@ -669,7 +719,7 @@ def what_is_sent_to_nobody_takes_no_room() -> None:
             ex.isend(np.ones(1 << 14), MPI.PROC_NULL).wait()
             assert ex.sendrecv([np.ones(1 << 14)], MPI.PROC_NULL, source=MPI.PROC_NULL) is None
         own = ex._bodies._slab
-        assert own is None or own.take_slot() >= 0
+        assert own is None or own.take_slot([])
 
 
 def handler_that_raises_in_sendrecv() -> None:
