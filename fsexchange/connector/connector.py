@@ -258,35 +258,41 @@ class FileConnector:
         segments. `tells_length` is as for `put`.
         """
         keys: list[FileKey] = []
-        put = partial(self.put, tells_length=tells_length)
-        small: list[Buffer] = []
-        sizes: list[int] = []
-        where: list[int] = []
         try:
-            for obj in objs:
-                pieces, nbytes = files.flatten(obj)
-                if nbytes < SEGMENT_BELOW and not self.markers:
-                    where.append(len(keys))
-                    sizes.append(nbytes)
-                    small += pieces
-                    if nbytes % UNIT or not nbytes:
-                        small.append(padding(nbytes))
-                    keys.append(_NO_KEY)
-                else:
-                    keys.extend(map(put, (pieces,)))  # with no moment between
-            if sizes:
-                # As in `put`, the keys first.
-                def create(name: str) -> None:
-                    for n, key in zip(where, keys_in_segment(name, sizes), strict=True):
-                        keys[n] = key
-                    self._shared.segments.create(keys[where[0]].filename, small)
-
-                self._with_name(create, tells_length=tells_length)
+            self._put_each(objs, keys, tells_length=tells_length)
         except BaseException:
             with contextlib.suppress(FsExchangeError):
                 self.evict_batch([key for key in keys if key is not _NO_KEY])
             raise
         return keys
+
+    def _put_each(
+        self, objs: Sequence[Buffers], keys: list[FileKey], *, tells_length: bool
+    ) -> None:
+        put = partial(self.put, tells_length=tells_length)
+        small: list[Buffer] = []
+        sizes: list[int] = []
+        where: list[int] = []
+        for obj in objs:
+            pieces, nbytes = files.flatten(obj)
+            if nbytes < SEGMENT_BELOW and not self.markers:
+                where.append(len(keys))
+                sizes.append(nbytes)
+                small += pieces
+                if nbytes % UNIT or not nbytes:
+                    small.append(padding(nbytes))
+                keys.append(_NO_KEY)
+            else:
+                keys.extend(map(put, (pieces,)))  # with no moment between
+        if not sizes:
+            return
+
+        def create(name: str) -> None:
+            for n, key in zip(where, keys_in_segment(name, sizes), strict=True):
+                keys[n] = key
+            self._shared.segments.create(keys[where[0]].filename, small)
+
+        self._with_name(create, tells_length=tells_length)  # as in `put`, the keys first
 
     def put_alike(self, head: bytes, bodies: Sequence[Buffer], nbytes: int) -> list[FileKey]:
         """Write objects of `nbytes` bytes each and return their keys in order; all or none.

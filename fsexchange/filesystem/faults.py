@@ -57,20 +57,26 @@ class Filler:
 
         Return how many bytes. `OSError` if there is no memory for a page.
         """
-        done = 0
         fcntl.ioctl(self._fd, _REGISTER, struct.pack("4Q", to, nbytes, _REGISTER_MISSING, 0))
         try:
-            while done < nbytes:
-                piece = min(_PIECE, nbytes - done)
-                argument = bytearray(_COPY_ARGUMENT.pack(to + done, source + done, piece, 0, 0))
-                try:
-                    fcntl.ioctl(self._fd, _COPY, argument)
-                except OSError as error:
-                    if error.errno == errno.EEXIST:
-                        break
-                    if error.errno != errno.EAGAIN:  # it got less far; so by another thread's mmap
-                        raise
-                done += max(0, _COPY_ARGUMENT.unpack(argument)[4])
+            return self._copy(to, source, nbytes)
         finally:
             fcntl.ioctl(self._fd, _UNREGISTER, struct.pack("2Q", to, nbytes))
+
+    def _copy(self, to: int, source: int, nbytes: int) -> int:
+        # A function of its own, as CPython 3.12 and 3.13 have the end of a loop outside the `try`
+        # around it. Where a signal's handler raises there, the memory would stay registered, and
+        # whoever reads a page of it that is not there would wait for ever.
+        done = 0
+        while done < nbytes:
+            piece = min(_PIECE, nbytes - done)
+            argument = bytearray(_COPY_ARGUMENT.pack(to + done, source + done, piece, 0, 0))
+            try:
+                fcntl.ioctl(self._fd, _COPY, argument)
+            except OSError as error:
+                if error.errno == errno.EEXIST:
+                    break
+                if error.errno != errno.EAGAIN:  # it got less far; so by another thread's mmap
+                    raise
+            done += max(0, _COPY_ARGUMENT.unpack(argument)[4])
         return done
