@@ -35,9 +35,6 @@ _isend, _recv, _irecv = MPI.Intracomm.isend, MPI.Intracomm.recv, MPI.Intracomm.i
 
 _NOBODY = MPI.PROC_NULL
 
-# What mpi4py raises when it has sent nothing.
-_REFUSED = (MPI.Exception, TypeError, OverflowError)
-
 # Wrong arguments, as MPI classes them.
 _WRONG = (MPI.ERR_RANK, MPI.ERR_TAG, MPI.ERR_ROOT)
 
@@ -201,7 +198,7 @@ class PointToPoint(Communicator):
             except MPI.Exception as error:
                 raise self._error(error, dest=dest, tag=tag) from None
             return request
-        placed, request, may_be_out = Placed(), None, False
+        placed, request, is_out = Placed(), None, False
         try:
             self._check(dest=dest)
             if post is _Send and self._bodies.is_crowded():
@@ -209,19 +206,16 @@ class PointToPoint(Communicator):
             self._bodies.place(placed, body, buffers, self._members.rank_above(dest))
             if not KEEPS_ORDER:
                 placed.finish()
-            posting = starmap(post, ((self, placed.placeholder, dest, tag),))
-            may_be_out = True  # no signal's handler runs between this and the next line
-            (request,) = posting
+            (request,) = starmap(post, ((self, placed.placeholder, dest, tag),))
+            is_out = True  # no signal's handler runs between the two
             if KEEPS_ORDER:
                 placed.finish()
         except BaseException as error:
             if request is not None:
                 self._keep(request)
-            if not may_be_out or isinstance(error, _REFUSED):
+            if not is_out:
                 placed.withdraw()
-            elif KEEPS_ORDER:
-                # The handler of a signal has raised this when MPI had the message: without its
-                # body the receiver would wait for ever, or get the one that is there next.
+            elif KEEPS_ORDER:  # else its receiver waits for ever, or gets the next body
                 placed.finish()
             if isinstance(error, MPI.Exception):
                 raise self._error(error, dest=dest, tag=tag) from None
