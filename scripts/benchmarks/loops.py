@@ -24,10 +24,12 @@ def once(way, obj, times, read=total):
     """Return the seconds of each work with `times` objects, one at a time; `read` reads the pages.
 
     The clock is read around loops, not around each call: to read it takes too long beside a get of
-    4 us. A first get is not counted, so that one get of a large object finds the processor's caches
-    as warm as 200 gets of small objects do.
+    4 us. A first put and a first get are not counted, so that one get of a large object finds the
+    processor's caches as warm as 200 gets of small objects do, and no way pays for what the one
+    before has left: after 40 gets of pyarrow tables by pickle a first dump takes 200 us longer.
     """
     clock = time.perf_counter
+    way.evict(way.put(obj))
     start = clock()
     keys = [way.put(obj) for _ in range(times)]
     put = clock() - start
