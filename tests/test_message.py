@@ -51,25 +51,17 @@ encode = Codec(same_script=True).encode
 each_object = pytest.mark.parametrize("obj", OBJECTS.values(), ids=OBJECTS)
 
 
-def room_of(nbytes: int) -> memoryview:
-    return memoryview(bytearray(nbytes))
-
-
 def sent_of(obj: Any, make: Any = None) -> Outgoing:
     """Return what is sent of an object that has no room in its packet."""
-    packet = room_of(CALL_SIZE)
-    nbytes, sent = pack(encode, CALL, packet, obj, make)
+    packet, sent = pack(encode, CALL, CALL_SIZE, obj, make)
     assert sent is not None
-    assert nbytes == CALL_SIZE
     assert packet == start(sent.messages[0], CALL_SIZE)
     return sent
 
 
 def each(objs: Any, size: int, make: Any = None) -> Outgoing:
-    packets = [room_of(CALL_SIZE) for _ in range(size)]
-    sizes, sent = pack_each(encode, a_call(wire.SCATTER, 0, 1), packets, objs, make)
+    packets, sent = pack_each(encode, a_call(wire.SCATTER, 0, 1), size, CALL_SIZE, objs, make)
     assert sent is not None
-    assert sizes == [CALL_SIZE] * size
     assert packets == [start(message, CALL_SIZE) for message in sent.messages]
     return sent
 
@@ -107,15 +99,18 @@ def test_object_in_its_message(obj: Any) -> None:
 
 
 def test_small_object_is_its_packet() -> None:
-    packet = room_of(100)
     body = len(encode("a text")[0])
-    assert pack(encode, CALL, packet, "a text", None) == (CALL_SIZE + body, None)
+    packet, sent = pack(encode, CALL, 100, "a text", None)
+    assert sent is None
+    assert len(packet) == CALL_SIZE + body
     assert packet[:CALL_SIZE] == CALL
     assert load(packet) == "a text"
+    assert load(packet + b"what an earlier call has left") == "a text"
     assert length(packet) == 0  # no more than its packet
     for spare in (0, 1):
-        _, sent = pack(encode, CALL, room_of(CALL_SIZE + body - spare), "a text", None)
+        packet, sent = pack(encode, CALL, CALL_SIZE + body - spare, "a text", None)
         assert (sent is None) == (spare == 0)
+        assert len(packet) == CALL_SIZE + body - spare
 
 
 @each_object
@@ -203,10 +198,9 @@ def test_each_rank_has_its_message() -> None:
     assert list(map(dumps, [load(message) for message in messages])) == list(
         map(dumps, OBJECTS.values())
     )
-    packets = [room_of(64) for _ in range(3)]
-    sizes = [CALL_SIZE + len(encode(None)[0])] * 3
-    assert pack_each(encode, CALL, packets, None, None) == (sizes, None)
-    assert [load(packet) for packet in packets] == [None] * 3
+    packets, sent_beside = pack_each(encode, CALL, 3, 64, None, None)
+    assert sent_beside is None
+    assert packets == [CALL + encode(None)[0]] * 3
 
 
 @pytest.mark.parametrize(

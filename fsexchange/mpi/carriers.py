@@ -11,8 +11,7 @@ call have the same length.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING, Protocol
 
@@ -25,7 +24,6 @@ from fsexchange.serialize.format import ALIGNMENT
 if TYPE_CHECKING:
     from fsexchange.mpi.buffers import Buffer
     from fsexchange.mpi.hosts import Hosts
-    from fsexchange.mpi.message import Message
 
 # Up to so many ranks, all on one host, messages are the faster way.
 _FEW = 8
@@ -42,36 +40,36 @@ _SMALLEST = 128
 
 
 class Carrier(Protocol):
-    """A way for packets. What is sent is the first `nbytes` of a packet, or more of it."""
+    """A way for packets, each of which may be shorter than the memory that it is received in."""
 
     size: int
     """The most bytes that a packet may have."""
     size_to_all: int
     """The same for a bcast."""
 
-    def bcast(self, packet: Buffer, nbytes: int, root: int) -> None:
+    def bcast(self, packet: bytes, root: int) -> None:
         """Send a packet to all ranks."""
 
     def bcast_from(self, packet: Buffer, root: int) -> None:
         """Receive the root's."""
 
-    def scatter(self, packets: Buffer, sizes: Sequence[int], root: int) -> None:
+    def scatter(self, packets: Sequence[bytes], root: int) -> None:
         """Send each rank its packet."""
 
     def scatter_from(self, packet: Buffer, root: int) -> None:
         """Receive the root's packet for this rank."""
 
-    def gather(self, packet: Buffer, nbytes: int, root: int) -> None:
+    def gather(self, packet: bytes, root: int) -> None:
         """Send the root this rank's packet."""
 
     def gathered(self, packets: Buffer, root: int) -> None:
         """Receive the packets of the others beside the root's own, which is this rank."""
 
-    def allgather(self, packets: Buffer, nbytes: int) -> None:
+    def allgather(self, packet: bytes, packets: Buffer) -> None:
         """Send this rank's packet to all ranks, and receive theirs beside it."""
 
-    def alltoall(self, sent: Buffer, sizes: Sequence[int], packets: Buffer) -> None:
-        """Send each rank its packet, and receive one of each."""
+    def alltoall(self, sent: Sequence[bytes], packets: Buffer) -> None:
+        """Send each rank its packet, and receive one of each beside this rank's own."""
 
 
 class ByMessages:
@@ -79,63 +77,51 @@ class ByMessages:
 
     # All calls that send or receive several are in C: the handler of a signal that raised between
     # two would leave a rank without its packet, or a message that the next call takes for its own.
+    # Each returns None, so `any` makes them all.
 
     def __init__(self, comm: MPI.Intracomm) -> None:
         self.size = self.size_to_all = EAGER - EAGER % ALIGNMENT
-        self._rank = comm.rank
-        after = (*range(comm.rank + 1, comm.size), *range(comm.rank))
-        self._others = after
+        self._others = (*range(comm.rank + 1, comm.size), *range(comm.rank))
         self._send, self._isend, self._recv = comm.Send, comm.Isend, comm.Recv
         self._sendrecv = comm.Sendrecv
 
-    def bcast(self, packet: Buffer, nbytes: int, root: int) -> None:
-        piece = packet.packets[0][:nbytes]
-        self._all(map(self._send, repeat(piece), self._others, repeat(wire.PACKET)))
+    def bcast(self, packet: bytes, root: int) -> None:
+        any(map(self._send, repeat(packet), self._others, repeat(wire.PACKET)))
 
     def bcast_from(self, packet: Buffer, root: int) -> None:
         self._recv(packet.memory, root, wire.PACKET)
 
-    def scatter(self, packets: Buffer, sizes: Sequence[int], root: int) -> None:
-        pieces = [packets.packets[rank][: sizes[rank]] for rank in self._others]
-        self._all(map(self._send, pieces, self._others, repeat(wire.PACKET)))
+    def scatter(self, packets: Sequence[bytes], root: int) -> None:
+        others = self._others
+        any(map(self._send, map(packets.__getitem__, others), others, repeat(wire.PACKET)))
 
     scatter_from = bcast_from
 
-    def gather(self, packet: Buffer, nbytes: int, root: int) -> None:
-        self._send(packet.packets[0][:nbytes], root, wire.PACKET)
+    def gather(self, packet: bytes, root: int) -> None:
+        self._send(packet, root, wire.PACKET)
 
     def gathered(self, packets: Buffer, root: int) -> None:
-        self._receive(packets)
+        into = map(packets.packets.__getitem__, self._others)
+        any(map(self._recv, into, self._others, repeat(wire.PACKET)))
 
-    def allgather(self, packets: Buffer, nbytes: int) -> None:
-        piece = packets.packets[self._rank][:nbytes]
-        self._exchange([piece] * len(self._others), packets)
+    def allgather(self, packet: bytes, packets: Buffer) -> None:
+        self._exchange([packet] * len(self._others), packets)
 
-    def alltoall(self, sent: Buffer, sizes: Sequence[int], packets: Buffer) -> None:
-        mine, nbytes = self._rank, sizes[self._rank]
-        packets.packets[mine][:nbytes] = sent.packets[mine][:nbytes]
-        self._exchange([sent.packets[rank][: sizes[rank]] for rank in self._others], packets)
+    def alltoall(self, sent: Sequence[bytes], packets: Buffer) -> None:
+        self._exchange([*map(sent.__getitem__, self._others)], packets)
 
-    def _exchange(self, pieces: Sequence[Message], packets: Buffer) -> None:
-        if len(pieces) == 1:  # in two thirds of the time
+    def _exchange(self, sent: Sequence[bytes], packets: Buffer) -> None:
+        if len(sent) == 1:  # in two thirds of the time
             (other,) = self._others
             into = packets.packets[other]
-            self._sendrecv(pieces[0], other, wire.PACKET, into, other, wire.PACKET)
+            self._sendrecv(sent[0], other, wire.PACKET, into, other, wire.PACKET)
             return
         requests: list[MPI.Request] = []
         try:
-            requests.extend(map(self._isend, pieces, self._others, repeat(wire.PACKET)))
-            self._receive(packets)
+            requests.extend(map(self._isend, sent, self._others, repeat(wire.PACKET)))
+            self.gathered(packets, MPI.PROC_NULL)
         finally:
             MPI.Request.Waitall(requests)
-
-    def _receive(self, packets: Buffer) -> None:
-        into = map(packets.packets.__getitem__, self._others)
-        self._all(map(self._recv, into, self._others, repeat(wire.PACKET)))
-
-    @staticmethod
-    def _all(calls: Iterable[object]) -> None:
-        deque(calls, maxlen=0)
 
 
 class ByCollectives:
@@ -148,29 +134,32 @@ class ByCollectives:
         self.size_to_all = _TO_ALL
         self._comm = comm
 
-    def bcast(self, packet: Buffer, nbytes: int, root: int) -> None:
-        self._comm.Bcast(packet.spec, root)
+    def bcast(self, packet: bytes, root: int) -> None:
+        self._comm.Bcast(packet.ljust(self.size_to_all, b"\0"), root)
 
     def bcast_from(self, packet: Buffer, root: int) -> None:
         self._comm.Bcast(packet.spec, root)
 
-    def scatter(self, packets: Buffer, sizes: Sequence[int], root: int) -> None:
-        self._comm.Scatter(packets.spec, MPI.IN_PLACE, root)
+    def scatter(self, packets: Sequence[bytes], root: int) -> None:
+        self._comm.Scatter([self._joined(packets), self.size, MPI.BYTE], MPI.IN_PLACE, root)
 
     def scatter_from(self, packet: Buffer, root: int) -> None:
         self._comm.Scatter(None, packet.spec, root)
 
-    def gather(self, packet: Buffer, nbytes: int, root: int) -> None:
-        self._comm.Gather(packet.spec, None, root)
+    def gather(self, packet: bytes, root: int) -> None:
+        self._comm.Gather([self._joined([packet]), self.size, MPI.BYTE], None, root)
 
     def gathered(self, packets: Buffer, root: int) -> None:
         self._comm.Gather(MPI.IN_PLACE, packets.spec, root)
 
-    def allgather(self, packets: Buffer, nbytes: int) -> None:
+    def allgather(self, packet: bytes, packets: Buffer) -> None:
         self._comm.Allgather(MPI.IN_PLACE, packets.spec)
 
-    def alltoall(self, sent: Buffer, sizes: Sequence[int], packets: Buffer) -> None:
-        self._comm.Alltoall(sent.spec, packets.spec)
+    def alltoall(self, sent: Sequence[bytes], packets: Buffer) -> None:
+        self._comm.Alltoall([self._joined(sent), self.size, MPI.BYTE], packets.spec)
+
+    def _joined(self, packets: Sequence[bytes]) -> bytes:
+        return b"".join([packet.ljust(self.size, b"\0") for packet in packets])
 
 
 def carrier(comm: MPI.Intracomm, hosts: Hosts) -> Carrier:

@@ -32,9 +32,8 @@ Make = Callable[[Any], Any]
 
 _loads = pickle.loads
 
-# The buffers that are kept: for the packet of a bcast, for one packet of other verbs, for those of
-# all ranks, and for those that alltoall sends.
-_TO_ALL, _OF_ONE, _OF_EACH, _TO_EACH = range(4)
+# The buffers that are kept to receive in: the packet of a bcast, that of a scatter, those of all.
+_TO_ALL, _OF_ONE, _OF_EACH = range(3)
 
 
 class Failed(NamedTuple):
@@ -86,25 +85,25 @@ class Collectives:
     def bcast(self, obj: Any, root: int, make: Make | None = None) -> Any:
         """Return the root's object; that of the other ranks is ignored."""
         call = a_call(wire.BCAST, root, self._number())
-        buffer = self._kept.pop(_TO_ALL, None) or buffer_of(self._carrier.size_to_all)
-        if self.rank == root:
-            nbytes, sent = pack(self._encode, call, buffer.packets[0], obj, make)
-            self._carrier.bcast(buffer, nbytes, root)
-            if sent is not None:
-                limit, sending = self._limit(make), list[MPI.Request]()
-                try:
-                    shared = self._packets.bcast(sent.messages[0], root, limit, sending)
-                    return self._own(sent, 0) if shared is None else self._one(shared, root, sent)
-                finally:
-                    MPI.Request.Waitall(sending)
-        else:
+        if self.rank != root:
+            buffer = self._kept.pop(_TO_ALL, None) or buffer_of(self._carrier.size_to_all)
             self._carrier.bcast_from(buffer, root)
-            if not buffer.memory.startswith(call):
-                message = self._packets.bcast_from(call, root, buffer.memory, self._limit(make))
-                return self._one(message, root)
-        obj = _loads(buffer.bodies[0])
-        self._kept[_TO_ALL] = buffer
-        return obj
+            if buffer.memory.startswith(call):
+                obj = _loads(buffer.bodies[0])
+                self._kept[_TO_ALL] = buffer
+                return obj
+            message = self._packets.bcast_from(call, root, buffer.memory, self._limit(make))
+            return self._one(message, root)
+        packet, sent = pack(self._encode, call, self._carrier.size_to_all, obj, make)
+        self._carrier.bcast(packet, root)
+        if sent is None:
+            return _loads(packet[CALL_SIZE:])
+        sending: list[MPI.Request] = []
+        try:
+            shared = self._packets.bcast(sent.messages[0], root, self._limit(make), sending)
+            return self._own(sent, 0) if shared is None else self._one(shared, root, sent)
+        finally:
+            MPI.Request.Waitall(sending)
 
     def scatter(self, objs: Any, root: int, make: Make | None = None) -> Any:
         """Return the root's object for this rank; those of the other ranks are ignored."""
@@ -118,13 +117,10 @@ class Collectives:
                 return obj
             message = self._packets.scatter_from(call, root, buffer.memory)
             return self._one(message, root)
-        buffer = self._kept.pop(_OF_EACH, None) or buffer_of(self._packet, self.size)
-        sizes, sent = pack_each(self._encode, call, buffer.packets, objs, make)
-        self._carrier.scatter(buffer, sizes, root)
+        packets, sent = pack_each(self._encode, call, self.size, self._packet, objs, make)
+        self._carrier.scatter(packets, root)
         if sent is None:
-            obj = _loads(buffer.bodies[root])
-            self._kept[_OF_EACH] = buffer
-            return obj
+            return _loads(packets[root][CALL_SIZE:])
         sending: list[MPI.Request] = []
         try:
             self._packets.scatter(sent.messages, sending)
@@ -142,18 +138,15 @@ class Collectives:
     ) -> list[Any] | None:
         """Return as `gather` does, `Failed` in place of what could not be had."""
         call = a_call(verb, root, self._number())
+        packet, sent = pack(self._encode, call, self._packet, obj, make)
         if self.rank != root:
-            buffer = self._kept.pop(_OF_ONE, None) or buffer_of(self._packet)
-            nbytes, sent = pack(self._encode, call, buffer.packets[0], obj, make)
-            self._carrier.gather(buffer, nbytes, root)
-            self._kept[_OF_ONE] = buffer
+            self._carrier.gather(packet, root)
             if sent is not None:
                 self._packets.gather(sent.messages[0], root, self._limit(make))
                 if sent.error is not None:
                     raise sent.error
             return None
-        buffer = self._kept.pop(_OF_EACH, None) or buffer_of(self._packet, self.size)
-        _, sent = pack(self._encode, call, buffer.packets[root], obj, make)
+        buffer = self._buffer_with(packet)
         self._carrier.gathered(buffer, root)
         small = self._small(call, buffer)
         if small is not None:
@@ -167,9 +160,9 @@ class Collectives:
     def allgather_some(self, verb: int, obj: Any, make: Make | None = None) -> list[Any]:
         """Return as `allgather` does, `Failed` in place of what could not be had."""
         call = a_call(verb, 0, self._number())
-        buffer = self._kept.pop(_OF_EACH, None) or buffer_of(self._packet, self.size)
-        nbytes, sent = pack(self._encode, call, buffer.packets[self.rank], obj, make)
-        self._carrier.allgather(buffer, nbytes)
+        packet, sent = pack(self._encode, call, self._packet, obj, make)
+        buffer = self._buffer_with(packet)
+        self._carrier.allgather(packet, buffer)
         small = self._small(call, buffer)
         if small is not None:
             return small
@@ -180,16 +173,20 @@ class Collectives:
     def alltoall(self, objs: Any, make: Make | None = None) -> list[Any]:
         """Return the objects of all ranks for this one."""
         call = a_call(wire.ALLTOALL, 0, self._number())
-        sending = self._kept.pop(_TO_EACH, None) or buffer_of(self._packet, self.size)
-        sizes, sent = pack_each(self._encode, call, sending.packets, objs, make)
-        buffer = self._kept.pop(_OF_EACH, None) or buffer_of(self._packet, self.size)
-        self._carrier.alltoall(sending, sizes, buffer)
-        self._kept[_TO_EACH] = sending
+        packets, sent = pack_each(self._encode, call, self.size, self._packet, objs, make)
+        buffer = self._buffer_with(packets[self.rank])
+        self._carrier.alltoall(packets, buffer)
         small = self._small(call, buffer)
         if small is not None:
             return small
         messages = () if sent is None else sent.messages
         return checked(self._each(self._packets.alltoalled(call, buffer.memory, messages), sent))
+
+    def _buffer_with(self, packet: bytes) -> Buffer:
+        """Return memory for the packets of all ranks, with this rank's own in its place."""
+        buffer = self._kept.pop(_OF_EACH, None) or buffer_of(self._packet, self.size)
+        buffer.packets[self.rank][: len(packet)] = packet
+        return buffer
 
     def _limit(self, make: Make | None) -> float:
         return self._inline_limit if make is None else inf

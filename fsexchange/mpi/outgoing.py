@@ -34,42 +34,44 @@ class Outgoing(NamedTuple):
 def pack(
     encode: Callable[[Any], Encoded],
     call: bytes,
-    packet: memoryview,
+    room: int,
     obj: Any,
     make: Callable[[Any], Any] | None,
-) -> tuple[int, Outgoing | None]:
-    """Write the packet of an object's message; return its length, and what is sent beside SMALL.
+) -> tuple[bytes, Outgoing | None]:
+    """Return the packet of an object's message, of `room` bytes at most; what is sent beside SMALL.
 
     If encoding raises an error, the message is of that. With `make` it is of what that returns for
     the object.
     """
     try:
-        body, buffers = encoded = encode(obj if make is None else make(obj))
-        nbytes = CALL_SIZE + len(body)
-        if not buffers and nbytes <= len(packet):
-            packet[:nbytes] = call + body
-            return nbytes, None
+        if make is not None:
+            obj = make(obj)
+        simple = simple_pickle(obj, room - CALL_SIZE)
+        if simple is not None:  # most often, and so in less time
+            return call + simple, None
+        body, buffers = encoded = encode(obj)
+        if not buffers and CALL_SIZE + len(body) <= room:
+            return call + body, None
         sent = Outgoing([of_object(call, encoded)], [encoded])
     except Exception as error:  # whatever it is, others wait for a message
         sent = Outgoing([failure(call, error)], error=error)
-    return _put_start(packet, sent.messages[0]), sent
+    return start(sent.messages[0], room), sent
 
 
 def pack_each(
     encode: Callable[[Any], Encoded],
     call: bytes,
-    packets: list[memoryview],
+    size: int,
+    room: int,
     objs: Any,
     make: Callable[[Any], Any] | None,
-) -> tuple[list[int], Outgoing | None]:
-    """Write the packet for each rank; return the lengths, and what is sent unless all are SMALL.
+) -> tuple[list[bytes], Outgoing | None]:
+    """Return the packet for each of `size` ranks, and what is sent unless all are SMALL.
 
     If there is an error, all ranks get the first one in place of the objects.
     """
-    size = len(packets)
-    room = len(packets[0]) - CALL_SIZE
     encoded: list[Encoded] = []
-    sizes: list[int] = []
+    packets: list[bytes] = []
     try:
         items = [None] * size if objs is None else list(objs)
         if len(items) != size:
@@ -79,31 +81,19 @@ def pack_each(
             )
         if make is not None:
             items = list(map(make, items))
-        bodies: list[Any] = [*map(simple_pickle, items, repeat(room))]
+        bodies: list[Any] = [*map(simple_pickle, items, repeat(room - CALL_SIZE))]
         if None not in bodies:  # most often, and so in less time
-            for packet, body in zip(packets, bodies, strict=True):
-                nbytes = CALL_SIZE + len(body)
-                packet[:nbytes] = call + body
-                sizes.append(nbytes)
-            return sizes, None
-        for packet, item in zip(packets, items):  # noqa: B905  (in less time)
+            return [*map(call.__add__, bodies)], None
+        for item in items:
             body, buffers = each = encode(item)
             encoded.append(each)
-            nbytes = len(body)
-            if buffers or nbytes > room:
+            if buffers or CALL_SIZE + len(body) > room:
                 break
-            packet[: CALL_SIZE + nbytes] = call + body
-            sizes.append(CALL_SIZE + nbytes)
+            packets.append(call + body)
         else:
-            return sizes, None
+            return packets, None
         encoded += map(encode, items[len(encoded) :])
         sent = Outgoing([of_object(call, each) for each in encoded], encoded)
     except Exception as error:
         sent = Outgoing([failure(call, error)] * size, error=error)
-    return [*map(_put_start, packets, sent.messages)], sent
-
-
-def _put_start(packet: memoryview, message: Pieces) -> int:
-    first = start(message, len(packet))
-    packet[: len(first)] = first
-    return len(first)
+    return [start(message, room) for message in sent.messages], sent
