@@ -33,14 +33,22 @@ def test_system_calls_a_verb(shm_dir: Path) -> None:
     log = shm_dir / "strace.log"
     python("count_system_calls", shm_dir, before=strace("-qq", "-o", str(log)))
     counted: dict[str, list[str]] = {}
+    pages: dict[str, int] = {}
     current: list[str] | None = None
     for line in log.read_text().splitlines():
         mark = re.match(r'access\("/(.*?)"', line)
         if mark is not None:
-            current = counted.setdefault(mark[1][6:], []) if "count" in mark[1] else None
+            name = mark[1][6:]
+            current = counted.setdefault(name, []) if "count" in mark[1] else None
+        elif current is not None and re.match(r"mincore|madvise.*POPULATE|madvise.*0x17", line):
+            pages[name] = pages.get(name, 0) + 1
         elif current is not None and not re.match(r"(brk|munmap|mmap.*MAP_ANONYMOUS)", line):
             current.append(line)  # but for what malloc does
     assert {name: len(calls) for name, calls in counted.items()} == LIMITS, counted
+    # To read what is not small asks for the pages of its memory.
+    for name, count in pages.items():
+        assert "KiB" in name or "kB" in name
+        assert count <= 2 * sum("readv(" in call for call in counted[name])
 
 
 @pytest.mark.parametrize("how", ["bytes", "serialize"])

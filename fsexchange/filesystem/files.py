@@ -234,9 +234,10 @@ def read(
 
     If `nbytes` is given, a file of another length is a `CorruptObjectError`; if `uid` is given, one
     of another user an `UntrustedDirectoryError`. Three system calls for a file below `MAP_FROM`,
-    four for a mapping. A mapping is private, copy-on-write: pages not written to are shared with
-    all readers, pages written to are the caller's, and the file never changes. Where the file is
-    not `mappable`, `map_copy` may map a copy of it.
+    from 32 KiB on one or two more for its memory; four for a mapping. A mapping is private,
+    copy-on-write: pages not written to are shared with all readers, pages written to are the
+    caller's, and the file never changes. Where the file is not `mappable`, `map_copy` may map a
+    copy of it.
     """
     if 0 <= nbytes < MAP_FROM:
         whole = read_whole(path, nbytes, uid)
