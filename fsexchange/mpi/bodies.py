@@ -76,9 +76,9 @@ class _Arrived(threading.local):
 
 
 class Placed:
-    """What has been done for a message, before and after it is out.
+    """The placeholder of a message; how its body is taken back, and how it gets to its place.
 
-    `place` sets `withdraw` first, so that a signal's handler may raise at any time.
+    Before the message is out `withdraw` may be called at any time: it takes back what there is.
     """
 
     placeholder: bytes

@@ -101,8 +101,7 @@ class ByMessages:
         self._send(packet, root, wire.PACKET)
 
     def gathered(self, packets: Buffer, root: int) -> None:
-        into = map(packets.packets.__getitem__, self._others)
-        any(map(self._recv, into, self._others, repeat(wire.PACKET)))
+        self._receive(packets)
 
     def allgather(self, packet: bytes, packets: Buffer) -> None:
         self._exchange([packet] * len(self._others), packets)
@@ -119,9 +118,13 @@ class ByMessages:
         requests: list[MPI.Request] = []
         try:
             requests.extend(map(self._isend, sent, self._others, repeat(wire.PACKET)))
-            self.gathered(packets, MPI.PROC_NULL)
+            self._receive(packets)
         finally:
             MPI.Request.Waitall(requests)
+
+    def _receive(self, packets: Buffer) -> None:
+        into = map(packets.packets.__getitem__, self._others)
+        any(map(self._recv, into, self._others, repeat(wire.PACKET)))
 
 
 class ByCollectives:
