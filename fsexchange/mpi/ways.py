@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from abc import ABC, abstractmethod
 from collections import deque
 from typing import Generic, TypeVar, cast
 
@@ -30,7 +31,7 @@ _MOST = 1 << 30
 _LOOKED_AT = 2
 
 
-class _Queue(Generic[_T]):
+class _Queue(ABC, Generic[_T]):
     """What waits for receivers. Only by a system call, or one of MPI, is it known for how long."""
 
     def __init__(self) -> None:
@@ -53,8 +54,9 @@ class _Queue(Generic[_T]):
             else:
                 self._waiting.append((what, nbytes))
 
+    @abstractmethod
     def _is_gone(self, what: _T) -> bool:
-        raise NotImplementedError
+        """Return whether its receiver has it."""
 
 
 class NumberedMessages(_Queue["tuple[MPI.Request, int]"]):
