@@ -40,7 +40,7 @@ def lender(lent: memoryview) -> Iterator[LentMemory]:
 
 def a_lender(lent: memoryview) -> LentMemory:
     connector: Any = None  # which only files need
-    return LentMemory(connector, 0, ["here", "there"], lambda rank: lent)
+    return LentMemory(connector, lent, ["here", "there"])
 
 
 def put(lender: LentMemory, pieces: list[bytes]) -> tuple[int, int, bytes]:
@@ -48,6 +48,14 @@ def put(lender: LentMemory, pieces: list[bytes]) -> tuple[int, int, bytes]:
     sent = lender.put([*pieces], sum(map(len, pieces)), 1)
     assert sent is not None
     return sent.number, sum(map(len, pieces)), sent.place
+
+
+def fetch(lender: LentMemory, number: int, nbytes: int, place: bytes) -> memoryview:
+    """Take what was lent, and say so."""
+    try:
+        return memoryview(lender.fetch(0, number, nbytes, place))
+    finally:
+        lender._lent[number] = 0
 
 
 def descriptors() -> int:
@@ -64,9 +72,9 @@ def test_another_process_takes_it(lender: LentMemory, lent: memoryview) -> None:
     assert (lender.nbytes, descriptors()) == (said[1], before + 1)
 
     def receive() -> None:
-        got = a_lender(lent).fetch(0, *said)
+        got = fetch(a_lender(lent), *said)
         assert bytes(got) == b"".join(PIECES)
-        got[0] = 7  # type: ignore[index]
+        got[0] = 7
 
     lender.look()
     assert lender.nbytes == said[1]
@@ -77,7 +85,7 @@ def test_another_process_takes_it(lender: LentMemory, lent: memoryview) -> None:
 
 def test_what_was_taken_outlives_the_sender(lent: memoryview) -> None:
     lender = a_lender(lent)
-    got = lender.fetch(0, *put(lender, PIECES))
+    got = fetch(lender, *put(lender, PIECES))
     lender.close()
     assert bytes(got) == b"".join(PIECES)
 
@@ -86,12 +94,12 @@ def test_so_many_pieces_wait_and_no_more(lender: LentMemory, lent: memoryview) -
     before = descriptors()
     said = [put(lender, [b"%d" % n * 5000]) for n in range(MOST)]
     assert lender.put([b"more"], 4, 1) is None
-    assert bytes(lender.fetch(0, *said[2])) == b"2" * 5000
+    assert bytes(fetch(lender, *said[2])) == b"2" * 5000
     said[2] = put(lender, [b"again" * 1000])
     assert lender.put([b"more"], 4, 1) is None
-    assert bytes(lender.fetch(0, *said[2])) == b"again" * 1000
+    assert bytes(fetch(lender, *said[2])) == b"again" * 1000
     for each in (said[3], said[0], said[1]):
-        lender.fetch(0, *each)
+        fetch(lender, *each)
     lender.look()
     assert (lender.nbytes, descriptors(), bytes(lent)) == (0, before, bytes(MOST))
 
@@ -115,7 +123,7 @@ def test_no_memory(lender: LentMemory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     assert descriptors() == before
     for _ in range(2 * MOST):  # no number is lost
-        assert bytes(lender.fetch(0, *put(lender, PIECES))) == b"".join(PIECES)
+        assert bytes(fetch(lender, *put(lender, PIECES))) == b"".join(PIECES)
 
 
 def test_interrupted(lender: LentMemory, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +136,7 @@ def test_interrupted(lender: LentMemory, monkeypatch: pytest.MonkeyPatch) -> Non
                 with pytest.raises(KeyboardInterrupt):
                     lender.put([b"x"], 1, 1)
     assert descriptors() == before
-    lender.fetch(0, *put(lender, PIECES))
+    fetch(lender, *put(lender, PIECES))
 
 
 def raiser(error: BaseException) -> Callable[..., Any]:
@@ -153,7 +161,7 @@ def test_sender_is_killed(lender: LentMemory, lent: memoryview) -> None:
     os.waitpid(child, 0)
     for _ in range(2):
         with pytest.raises(RemoteError, match=r"rank 0 \(here\) ended before") as caught:
-            lender.fetch(0, int(number), int(nbytes), bytes.fromhex(place.decode()))
+            fetch(lender, int(number), int(nbytes), bytes.fromhex(place.decode()))
         assert caught.value.rank == 0
     os.close(receiving)
     os.close(sending)
@@ -183,7 +191,7 @@ def test_forked_child_keeps_nothing(lender: LentMemory, lent: memoryview) -> Non
     in_another(look)
     lender.look()
     assert lent[said[0]]
-    assert bytes(lender.fetch(0, *said)) == b"".join(PIECES)
+    assert bytes(fetch(lender, *said)) == b"".join(PIECES)
 
 
 def _links() -> list[str]:

@@ -32,6 +32,8 @@ def test_in_each_way(way: str, n: int, shm_dir: Path) -> None:
         "more_than_a_slab_holds",
         "handler_that_raises",
         "handler_that_sends",
+        "alarm_while_it_waits",
+        "handler_that_raises_in_a_receive",
     ]
     all_pass(n, "matching", bodies, shm_dir, before=["env", f"FSEXCHANGE_TEST_WAY={way}"])
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import mmap
+import contextlib
 import os
 import random
+import resource
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,6 +39,10 @@ def no_spill(start: int) -> bytes:
     raise AssertionError(f"no slot was free at {start}")
 
 
+def no_rest(place: bytes, nbytes: int) -> bytes:
+    raise AssertionError(f"{nbytes} bytes are elsewhere")
+
+
 def body(choose: random.Random) -> list[bytes]:
     """Return random buffers: short and long, one and many."""
     sizes = [0, 1, 63, 64, 65, 4095, 4096, 4097, SLOT - 1, SLOT, SLOT + 1, 3 * SLOT + 7]
@@ -45,8 +51,7 @@ def body(choose: random.Random) -> list[bytes]:
 
 
 def received(slab: Slab, record: int, sizes: list[int]) -> list[bytes]:
-    into = memoryview(bytearray(gathered.starts_of(sizes)[-1]))
-    assert slab.empty(record, into) is None
+    into = slab.empty(record, gathered.starts_of(sizes)[-1], [], no_rest)
     return [bytes(each) for each in gathered.cut(into, sizes)]
 
 
@@ -114,11 +119,13 @@ def test_rest_of_a_body_for_which_no_slot_is_free(slab: Slab) -> None:
     record = taken(slab, sum(sizes))
     slab.receiving[0] = 0
     slab.fill(record, buffers, gathered.starts_of(sizes), spill)
-    into = memoryview(bytearray(sizes[0]))
-    place, start = slab.empty(record, into) or (b"", 0)
-    assert place.rstrip(b"\0") == b"elsewhere"
-    assert [start] == spilled == [SLOTS * SLOT]
-    assert into[:start] == buffers[0][:start]
+
+    def rest(place: bytes, nbytes: int) -> bytes:
+        assert place.rstrip(b"\0") == b"elsewhere"
+        return buffers[0][-nbytes:]
+
+    assert slab.empty(record, sizes[0], [], rest) == buffers[0]
+    assert spilled == [SLOTS * SLOT]
     assert is_empty(slab)
 
 
@@ -135,7 +142,7 @@ def test_sender_that_is_interrupted(slab: Slab) -> None:
     with pytest.raises(HandlerError):
         slab.fill(record, buffers, gathered.starts_of([len(buffers[0])]), interrupt)
     with pytest.raises(BrokenBodyError):
-        slab.empty(record, memoryview(bytearray(len(buffers[0]))))
+        slab.empty(record, len(buffers[0]), [], no_rest)
     assert is_empty(slab)
 
 
@@ -175,21 +182,16 @@ def test_sender_that_is_interrupted_at_any_place(slab: Slab) -> None:
         fill = partial(slab.fill, record, buffers, [0, 40 * SLOT], no_spill)
         interrupt(choose.uniform(1e-5, 1e-3), fill)
         fill()  # as whoever calls it does
-        into = memoryview(bytearray(40 * SLOT))
-        try:
-            slab.empty(record, into)
-            assert into == buffers[0]
-        except BrokenBodyError:
-            pass
+        with contextlib.suppress(BrokenBodyError):
+            assert slab.empty(record, 40 * SLOT, [], no_rest) == buffers[0]
         lost += sum(slab._memory[module._SLOT_BYTES : module._LOANS_AT])
         slab._memory[module._SLOT_BYTES : module._LOANS_AT] = bytes(SLOTS + module.RECORDS)
     assert lost == 0 or module._native is None
 
 
 def test_receiver_that_is_interrupted_at_any_place(slab: Slab) -> None:
-    """The rest of the body is taken out, unless the handler runs before the first of it is."""
+    """The rest of the body is taken out, by another call if this one has not begun."""
     choose = random.Random(3)
-    left = 0
     for n in range(60):
         nbytes = (SLOTS - 8) * SLOT
         record = taken(slab, nbytes)
@@ -198,12 +200,33 @@ def test_receiver_that_is_interrupted_at_any_place(slab: Slab) -> None:
             slab.fill(record, [bytes([n]) * nbytes], [0, nbytes], no_spill)
 
         child = fork(send)
-        into = memoryview(bytearray(nbytes))
-        interrupt(choose.uniform(1e-4, 1e-2), partial(slab.empty, record, into))
+        held = [b"held"]
+        receive = partial(slab.empty, record, nbytes, held, no_rest)
+        interrupt(choose.choice([0, choose.uniform(1e-4, 1e-2)]), receive)
+        if held:
+            receive()
         assert os.waitpid(child, 0)[1] == 0
-        left += not is_empty(slab)
-        slab._memory[module._SLOT_BYTES : module._LOANS_AT] = bytes(SLOTS + module.RECORDS)
-    assert left < 10
+        assert is_empty(slab)
+
+
+def test_receiver_without_memory(slab: Slab) -> None:
+    """It says so, and no slot stays with it."""
+    nbytes = 128 << 20
+    slab.receiving[0] = 1
+    record = taken(slab, nbytes)
+
+    def receive() -> None:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        most = pages * os.sysconf("SC_PAGE_SIZE") + (8 << 20)
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        with pytest.raises(MemoryError):
+            slab.empty(record, nbytes, [], no_rest)
+
+    child = fork(receive)
+    slab.fill(record, [bytes(nbytes)], [0, nbytes], lambda start: b"")
+    assert os.waitpid(child, 0)[1] == 0
+    slab.receiving[0] = 0
+    assert is_empty(slab)
 
 
 def test_handlers_run_while_a_long_body_comes(slab: Slab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,15 +240,12 @@ def test_handlers_run_while_a_long_body_comes(slab: Slab, monkeypatch: pytest.Mo
     due = time.monotonic() + 0.02
     timer = threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGUSR1))
     timer.start()
-    into = mmap.mmap(-1, nbytes)
-    with memoryview(into) as memory:
-        slab.empty(record, memory)
+    slab.empty(record, nbytes, [], no_rest)
     end = time.monotonic()
     timer.join()
     signal.signal(signal.SIGUSR1, before)
     assert os.waitpid(child, 0)[1] == 0
     slab.receiving[0] = 0
-    into.close()
     assert ran
     assert ran[0] - due < 0.5 * (end - due)
     assert is_empty(slab)
@@ -238,7 +258,7 @@ def test_buffers_that_cannot_be_read(slab: Slab) -> None:
     with pytest.raises(TypeError):
         slab.fill(record, buffers, [0, 2 * SLOT], no_spill)
     with pytest.raises(BrokenBodyError):
-        slab.empty(record, memoryview(bytearray(2 * SLOT)))
+        slab.empty(record, 2 * SLOT, [], no_rest)
     assert is_empty(slab)
 
 
@@ -249,7 +269,7 @@ def test_receiver_that_waits_can_be_interrupted(slab: Slab) -> None:
     timer = threading.Timer(0.3, os.kill, (pid, signal.SIGINT))
     timer.start()
     with pytest.raises(KeyboardInterrupt):
-        slab.empty(record, memoryview(bytearray(2 * SLOT)))
+        slab.empty(record, 2 * SLOT, [], no_rest)
     timer.join()
 
 

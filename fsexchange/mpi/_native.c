@@ -234,10 +234,42 @@ empty(PyObject *Py_UNUSED(module), PyObject *args)
     return PyLong_FromUnsignedLongLong(start);
 }
 
+PyDoc_STRVAR(guard_doc, "guard(take, drop, what, /)\n--\n\n\
+Return `take(held)`, of a list of what; if that raises, `drop(held)` unless the list is empty.");
+
+static PyObject *
+guard(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *take_it, *drop_it, *what;
+    if (!PyArg_ParseTuple(args, "OOO", &take_it, &drop_it, &what))
+        return NULL;
+    PyObject *held = Py_BuildValue("[O]", what);
+    if (held == NULL)
+        return NULL;
+    PyObject *result = PyObject_CallFunctionObjArgs(take_it, held, NULL);
+    if (result == NULL && PyList_Size(held) > 0) {
+        PyObject *type, *error, *traceback;
+        PyErr_Fetch(&type, &error, &traceback);
+        PyObject *dropped = PyObject_CallFunctionObjArgs(drop_it, held, NULL);
+        if (dropped != NULL) {
+            Py_DECREF(dropped);
+            PyErr_Restore(type, error, traceback);
+        }
+        else { /* that of another handler is the one to raise */
+            Py_XDECREF(type);
+            Py_XDECREF(error);
+            Py_XDECREF(traceback);
+        }
+    }
+    Py_DECREF(held);
+    return result;
+}
+
 static PyMethodDef functions[] = {
     {"take_slot", take_slot, METH_VARARGS, take_slot_doc},
     {"fill", fill, METH_VARARGS, fill_doc},
     {"empty", empty, METH_VARARGS, empty_doc},
+    {"guard", guard, METH_VARARGS, guard_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,3 +1,6 @@
+from collections.abc import Callable
+from typing import Any
+
 from fsexchange.mpi.codec import Memory
 
 def take_slot(slab: memoryview, held: list[int], /) -> bool: ...
@@ -11,3 +14,6 @@ def fill(
     /,
 ) -> int: ...
 def empty(slab: memoryview, record: int, slots: int, into: memoryview, start: int, /) -> int: ...
+def guard(
+    take: Callable[[list[bytes]], Any], drop: Callable[[list[bytes]], object], what: bytes, /
+) -> Any: ...

@@ -13,6 +13,7 @@ import pickle
 import struct
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial, update_wrapper
 from itertools import starmap
 from typing import Any
 
@@ -32,10 +33,15 @@ from fsexchange.mpi.codec import (
     pinned_by_none,
 )
 from fsexchange.mpi.lending import LentMemory
-from fsexchange.mpi.message import Pieces, empty
-from fsexchange.mpi.slab import SLOT, BrokenBodyError, Slab
+from fsexchange.mpi.message import Pieces
+from fsexchange.mpi.slab import KEEPS_ORDER, SLOT, BrokenBodyError, Slab, order
 from fsexchange.mpi.way import Sent, Way
 from fsexchange.mpi.ways import NumberedMessages, StoredFiles
+
+try:
+    from fsexchange.mpi import _native as _native
+except ImportError:
+    _native = None  # type: ignore[assignment]
 
 #: A message of up to this many bytes MPI takes at once: MPICH 3.4 to 5.0 up to 8,000 bytes and
 #: more, Intel MPI 2021 up to 32,000; Open MPI up to 4,096, header included.
@@ -72,7 +78,6 @@ class _Arrived(threading.local):
     """What a thread receives: other threads may meanwhile receive on other communicators."""
 
     nbytes = 0
-    discards = False
 
 
 class Placed:
@@ -111,9 +116,7 @@ class Bodies:
         self._ways: dict[int, Way] = {_MESSAGE: self._messages, _FILE: StoredFiles(connector)}
         self._lent: LentMemory | None = None
         if slab is not None:
-            self._ways[_MEMORY] = self._lent = LentMemory(
-                connector, internal.rank, hosts, lambda rank: self._slab_of(rank).lent
-            )
+            self._ways[_MEMORY] = self._lent = LentMemory(connector, slab.lent, hosts)
         #: Set while the owner waits in `recv`, so that senders let it copy behind them.
         self.receiving = memoryview(bytearray(1)) if slab is None else slab.receiving
         self.arrived = _Arrived()
@@ -225,48 +228,60 @@ class Bodies:
 
     # ---- receiver -------------------------------------------------------------------------------
 
-    def loaded_in_slot(self, rank: int, slot: int, nbytes: int, body: Memory) -> Any:
+    # A body is held until a `try` is entered that frees its place.
+
+    def loaded_in_slot(
+        self, rank: int, slot: int, nbytes: int, body: Memory, held: list[bytes]
+    ) -> Any:
         """Return an object whose pickle is in a slot, or whose buffer is and is copied."""
         self.receiving[0] = 0
         slab = self._slab_of(rank)
         try:
-            if self.arrived.discards:
-                return None
+            held.clear()
             memory = slab.slot(slot, nbytes)
-            return decode(body, (memory,)) if body else decode(memory)
-        finally:
-            slab.free_slot(slot)
+            obj = decode(body, (memory,)) if body else decode(memory)
+            if not KEEPS_ORDER:
+                order()
+            return obj
+        finally:  # no call and no jump, where a signal's handler may raise
+            slab.slots[slot] = 0
 
-    def fetch(self, rank: int, kind: int, number: int, nbytes: int, place: bytes) -> Any:
+    def fetch(
+        self, rank: int, kind: int, number: int, nbytes: int, place: bytes, held: list[bytes]
+    ) -> Memory:
         """Return the body that another rank has placed."""
         self.receiving[0] = 0
         if self._lent is not None:
             self._lent.look()
+        if kind == _RECORD:
+            try:
+                return self._slab_of(rank).empty(number, nbytes, held, partial(self._rest, rank))
+            except BrokenBodyError:
+                host = self._hosts[rank]
+                raise RemoteError(
+                    f"rank {rank} ({host}) was interrupted while it sent", rank=rank, host=host
+                ) from None
         if kind == _SLOT:
             slab = self._slab_of(rank)
             try:
-                return bytearray(slab.slot(number, nbytes))
+                held.clear()
+                copy = bytearray(slab.slot(number, nbytes))
+                if not KEEPS_ORDER:
+                    order()
+                return copy
             finally:
-                slab.free_slot(number)
-        if kind != _RECORD:
-            return self._ways[kind].fetch(rank, number, nbytes, place)
-        into = empty(nbytes)
+                slab.slots[number] = 0
+        flags, at = (self._slab_of(rank).lent, number) if kind == _MEMORY else (bytearray(1), 0)
         try:
-            elsewhere = self._slab_of(rank).empty(number, into)
-        except BrokenBodyError:
-            host = self._hosts[rank]
-            raise RemoteError(
-                f"rank {rank} ({host}) was interrupted while it sent", rank=rank, host=host
-            ) from None
-        if elsewhere is not None:
-            said, start = elsewhere
-            kind, number = _REST.unpack_from(said)
-            if kind == _MESSAGE:
-                self._messages.receive(into[start:], rank, number)
-            else:
-                rest = self._ways[kind].fetch(rank, number, nbytes - start, said[_REST.size :])
-                into[start:] = rest
-        return into
+            held.clear()
+            return self._ways[kind].fetch(rank, number, nbytes, place)
+        finally:
+            flags[at] = 0
+
+    def _rest(self, rank: int, place: bytes, nbytes: int) -> Memory:
+        """Return the last bytes of a body, for which the slab had no room."""
+        kind, number = _REST.unpack_from(place)
+        return self.fetch(rank, kind, number, nbytes, place[_REST.size :], [])
 
     def drain(self, comm: MPI.Intracomm) -> list[tuple[int, bytearray]]:
         """Receive and drop what nobody has received, once no rank sends any more.
@@ -275,18 +290,13 @@ class Bodies:
         """
         packets: list[tuple[int, bytearray]] = []
         status = MPI.Status()
-        self.arrived.discards = True
-        try:
-            while (found := comm.Improbe(status=status)) is not None:
-                data = bytearray(status.Get_count())
-                found.Recv(data)
-                if data.startswith(PLACEHOLDER):
-                    with contextlib.suppress(Exception):
-                        decode(data)
-                elif status.tag == wire.PACKET:
-                    packets.append((status.source, data))
-        finally:
-            self.arrived.discards = False
+        while (found := comm.Improbe(status=status)) is not None:
+            data = bytearray(status.Get_count())
+            found.Recv(data)
+            if data.startswith(PLACEHOLDER):
+                _drop([bytes(data[len(PLACEHOLDER) + _LENGTH.size : -len(END_1)])])
+            elif status.tag == wire.PACKET:
+                packets.append((status.source, data))
         return packets
 
     def close(self) -> None:
@@ -301,8 +311,9 @@ class Bodies:
 # ---- what placeholders call ---------------------------------------------------------------------
 
 
-def _arrived(said: bytes) -> Any:
-    """Return the object of a placeholder."""
+def _take(held: list[bytes]) -> Any:
+    """Return the object of a placeholder; its body is held no more when its place is sure of."""
+    said = held[0]
     family, rank, kind, count, number, nbytes = _SAID.unpack_from(said)
     bodies = _families.get(family)
     if bodies is None:
@@ -310,17 +321,43 @@ def _arrived(said: bytes) -> Any:
     end = _SAID.size + 8 * count
     if kind == _SLOT and count == 1 and (len(said) == end or said[end:] in COPIES):
         bodies.arrived.nbytes = len(said) + nbytes
-        return bodies.loaded_in_slot(rank, number, nbytes, said[end:])
+        return bodies.loaded_in_slot(rank, number, nbytes, said[end:], held)
     place = said[end : end + _PLACE_SIZES[kind]]
-    memory = bodies.fetch(rank, kind, number, nbytes, place)
+    memory = bodies.fetch(rank, kind, number, nbytes, place, held)
     bodies.arrived.nbytes = len(said) + nbytes
-    if bodies.arrived.discards:
-        return None
     body = said[end + len(place) :]
     if count == 1:
         return decode(body, (memory,)) if body else decode(memory)
     sizes = struct.unpack_from(f"<{count}Q", said, _SAID.size)
     return _loaded(body, *gathered.cut(memoryview(memory), sizes))
+
+
+def _drop(held: list[bytes]) -> None:
+    """Free the place of a body that nobody gets any more."""
+    said = held[0]
+    family, rank, kind, count, number, nbytes = _SAID.unpack_from(said)
+    bodies = _families.get(family)
+    if bodies is not None:
+        place = said[_SAID.size + 8 * count :][: _PLACE_SIZES[kind]]
+        with contextlib.suppress(Exception):
+            bodies.fetch(rank, kind, number, nbytes, place, held)
+
+
+def _guarded(function: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """Have C drop a body that is still held when an error comes.
+
+    A signal that comes while MPI waits is handled as the first function starts that runs after it,
+    and that is the placeholder's: before it can do anything.
+    """
+    if _native is None:
+        return function
+    return update_wrapper(partial(_native.guard, _take, _drop), function)
+
+
+@_guarded
+def _arrived(said: bytes) -> Any:
+    """Return the object of a placeholder."""
+    return _take([said])
 
 
 #: How every placeholder starts.

@@ -12,7 +12,7 @@ import errno
 import os
 import resource
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fsexchange.errors import RemoteError
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 class LentMemory:
     """The memory that one rank lends to others, each piece a room for two.
 
-    `lent` returns, for a rank, the bytes of its slab that say which pieces wait. Not for a forked
-    child.
+    `lent` are the bytes of its slab that say which pieces wait. Not for a forked child.
     """
 
     place_size = PLACE_SIZE
@@ -37,15 +36,13 @@ class LentMemory:
     def __init__(
         self,
         connector: FileConnector,
-        rank: int,
+        lent: memoryview,
         hosts: Sequence[str],
-        lent: Callable[[int], memoryview],
     ) -> None:
         self._connector = connector
-        self._lent_by = lent
         self._hosts = hosts
-        self._lent = lent(rank)
-        self._free = list(range(len(self._lent)))
+        self._lent = lent
+        self._free = list(range(len(lent)))
         self._rooms: dict[int, HostRoom] = {}
         _lenders.add(self)
 
@@ -62,7 +59,8 @@ class LentMemory:
             held.extend(map(self._free.pop, (-1,)))  # with no moment between
             (number,) = held
             self._lent[number] = 1  # before another thread sees the room, and takes it back
-            room = self._rooms[number] = HostRoom.make(nbytes)
+            self._rooms.update(zip(held, map(HostRoom.make, (nbytes,)), strict=True))  # as above
+            room = self._rooms[number]
             most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
             if room.fd > most * 7 // 8 > 0:  # the last ones are for the program itself
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
@@ -70,6 +68,7 @@ class LentMemory:
             return Sent(number, room.place, lambda: self._end(number))
         except BaseException as error:
             for number in held:
+                self._lent[number] = 0  # so that else the next one ends it
                 if number in self._rooms:
                     self._end(number)
                 else:
@@ -79,14 +78,10 @@ class LentMemory:
             raise
 
     def fetch(self, rank: int, number: int, nbytes: int, place: Memory) -> Memory:
-        """Return memory that another rank has filled."""
+        """Return memory that another rank has filled; the caller clears its byte."""
         try:
-            lent = self._lent_by(rank)
-            try:
-                with contextlib.closing(enter(place, nbytes, self._connector)) as room:
-                    return room.take(0, nbytes)
-            finally:
-                lent[number] = 0
+            with contextlib.closing(enter(place, nbytes, self._connector)) as room:
+                return room.take(0, nbytes)
         except FileNotFoundError:
             host = self._hosts[rank]
             raise RemoteError(
@@ -100,10 +95,12 @@ class LentMemory:
                 self._end(number)
 
     def _end(self, number: int) -> None:
-        room = self._rooms.pop(number, None)
-        if room is not None:  # else another thread does it
+        room = self._rooms.get(number)
+        if room is not None:
             room.close()
-            self._free.append(number)
+            if number in self._rooms:  # else another thread has done it
+                del self._rooms[number]
+                self._free.append(number)
 
     def close(self) -> None:
         """End it, whatever still waits."""

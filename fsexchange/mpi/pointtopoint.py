@@ -236,16 +236,22 @@ class PointToPoint(Communicator):
         (request,) = posted
         if request.Get_status():
             underway.pop(number, None)
-        # By their keys: other threads do the same, and a signal's handler may raise.
         elif len(underway) >= self._look_again_at:
-            for number, each in tuple(underway.items()):
-                if each and (not each[0] or each[0].Get_status()):
-                    underway.pop(number, None)
-            self._look_again_at = 2 * len(underway) + 64
+            self._let_go()
         return request
 
     def _keep(self, request: MPI.Request) -> None:
         self._underway[next(self._numbers)] = [request]
+        if len(self._underway) >= self._look_again_at:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Let go of the requests that are done."""
+        # By their keys: other threads do the same, and a signal's handler may raise.
+        for number, each in tuple(self._underway.items()):
+            if each and (not each[0] or each[0].Get_status()):
+                self._underway.pop(number, None)
+        self._look_again_at = 2 * len(self._underway) + 64
 
     def _error(self, error: MPI.Exception, **said: int) -> Exception:
         """Return the error of a verb that MPI refused."""

@@ -126,13 +126,13 @@ class HostRoom:
     def make(cls, nbytes: int) -> HostRoom:
         """Make one; `OSError` if the host has no memory for it."""
         _check_memory(nbytes)
-        fd = os.memfd_create("fsexchange")
+        (fd,) = map(os.memfd_create, ("fsexchange",))  # no handler of a signal before `try`
         try:
             os.ftruncate(fd, nbytes)
+            return cls(fd, nbytes)
         except BaseException:
             os.close(fd)
             raise
-        return cls(fd, nbytes)
 
     @classmethod
     def make_again(cls, nbytes: int) -> HostRoom:
@@ -267,9 +267,9 @@ class HostRoom:
 
     def close(self) -> None:
         """End it for this rank; what was taken stays."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
         if self._is_kept:
             self._is_kept = False
             self.forget()

@@ -9,11 +9,12 @@ The sender owns the slab. For each message it takes a record, and for each piece
 it fills the slot, writes its number into the record, and then counts up the pieces that are ready.
 The receiver copies a piece, and frees its slot by clearing a byte; at the end, the record. So each
 byte has one writer at a time, and x86-64 keeps the order of stores. Elsewhere the body is whole
-before its message goes out, which orders memory, and `_order` does so before a slot is freed.
+before its message goes out, which orders memory, and `order` does so before a slot is freed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
 import os
@@ -25,6 +26,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from fsexchange.mpi import gathered
+from fsexchange.mpi.message import empty
 
 if TYPE_CHECKING:
     from fsexchange.mpi.codec import Memory
@@ -69,7 +71,7 @@ _PATIENCE, _PATIENCE_PER_BYTE = 5e-4, 1e-10
 # may be about to come: 1 ms for 64 MiB.
 _HOPE_PER_BYTE = 1.5e-11
 
-# Seconds for which a receiver that is interrupted waits for a sender that does nothing.
+# Seconds for which a receiver that drops a body waits for a sender that does nothing.
 _ENDS_WITHIN = 1.0
 
 _fence = threading.Lock()
@@ -111,8 +113,10 @@ class Slab:
         memory = memoryview(self._map)
         #: Set while the owner waits in `recv`.
         self.receiving = memory[_FLAG : _FLAG + 1]
-        #: Of each piece of other memory that the owner lends, whether its receiver has yet to map
-        #: it; the receiver clears it.
+        #: Which slots and records are taken, and which pieces of other memory are lent: a byte
+        #: each, which the receiver clears, after all that it does with them.
+        self.slots = memory[_SLOT_BYTES : _SLOT_BYTES + SLOTS]
+        self.records = memory[_RECORD_BYTES : _RECORD_BYTES + RECORDS]
         self.lent = memory[_LOANS_AT : _LOANS_AT + LOANS]
         self._memory = memory
 
@@ -133,8 +137,8 @@ class Slab:
     def free_slot(self, slot: int) -> None:
         """Free a slot, after all that was done with its memory."""
         if not KEEPS_ORDER:
-            _order()
-        self._memory[_SLOT_BYTES + slot] = 0
+            order()
+        self.slots[slot] = 0
 
     # ---- sender ---------------------------------------------------------------------------------
 
@@ -193,7 +197,7 @@ class Slab:
         at = _RECORDS_AT + record * _RECORD
         for slot in self._memory[at + _PIECES : at + _PIECES + self._memory[at]]:
             self.free_slot(slot)
-        self._memory[_RECORD_BYTES + record] = 0
+        self.records[record] = 0
 
     def fill(
         self,
@@ -262,47 +266,57 @@ class Slab:
 
     # ---- receiver -------------------------------------------------------------------------------
 
-    def empty(self, record: int, into: memoryview) -> tuple[bytes, int] | None:
-        """Copy a body out, as it becomes ready, and free its slots and record.
+    def empty(
+        self,
+        record: int,
+        nbytes: int,
+        held: list[bytes],
+        rest: Callable[[bytes, int], Memory],
+    ) -> memoryview:
+        """Copy a body out, as it becomes ready, and free its slots and record, whatever is raised.
 
-        Return where the rest is, and where in the body it starts, if it is elsewhere.
+        Its placeholder is held no more once that is sure. What is elsewhere `rest` returns, of
+        where it is and how many bytes.
         """
         at = _RECORDS_AT + record * _RECORD
-        done = [0]
+        done, goes_on = [0], False
         try:
-            elsewhere = self._empty(at, into, done, math.inf)
-        except BaseException as error:
-            # Unless it is of the sender, it is of a signal's handler, and the sender goes on.
-            if isinstance(error, BrokenBodyError) or self._ends(at, into, done):
-                self._memory[_RECORD_BYTES + record] = 0
-            raise
-        self._memory[_RECORD_BYTES + record] = 0
-        return elsewhere
-
-    def _ends(self, at: int, into: memoryview, done: list[int]) -> bool:
-        """Take the rest of a body out, and return whether its sender needs the record no more."""
-        try:
-            self._empty(at, into, done, _ENDS_WITHIN)
+            held.clear()
+            into = empty(nbytes)
+            elsewhere = self._empty(at, nbytes, done, into)
         except BrokenBodyError:
-            pass
-        except TimeoutError:
-            return False
-        return True
+            raise
+        except BaseException:  # no memory, or a signal's handler: the sender goes on
+            goes_on = True
+            with contextlib.suppress(Exception):
+                elsewhere = self._empty(at, nbytes, done, None)
+                goes_on = False
+                if elsewhere is not None:
+                    rest(*elsewhere)
+            raise
+        finally:
+            self.records[record] = goes_on
+        if elsewhere is not None:
+            place, left = elsewhere
+            into[nbytes - left :] = rest(place, left)
+        return into
 
     def _empty(
-        self, at: int, into: memoryview, done: list[int], patience: float
+        self, at: int, nbytes: int, done: list[int], into: memoryview | None
     ) -> tuple[bytes, int] | None:
         """Copy a body out from where `done` says it, in whole or up to what is elsewhere.
 
-        `TimeoutError` if the sender does nothing for so many seconds.
+        Return where that is, and how many bytes. Without memory to copy to, what comes is dropped;
+        `TimeoutError` if the sender does nothing for long.
         """
         memory = self._memory
+        patience = _ENDS_WITHIN if into is None else math.inf
         late = time.monotonic() + patience
         # Pieces that were copied when a signal's handler raised, before `done` was set.
         done[0] += (memory[at + _OUT] - done[0] // SLOT) % 256 * SLOT
-        while (start := done[0]) < len(into):
-            if _native is None:
-                done[0] = self._copy_out(at, into, start)
+        while (start := done[0]) < nbytes:
+            if _native is None or into is None:
+                done[0] = self._copy_out(at, nbytes, into, start)
             else:
                 done[0] = _native.empty(memory, at, _SLOTS_AT, into, start)
             if done[0] > start:
@@ -311,28 +325,31 @@ class Slab:
             over = memory[at + _OVER]
             if over and memory[at] == start // SLOT % 256:  # `over` is written after the last
                 if over == _BROKEN:
+                    if into is None:
+                        return None
                     raise BrokenBodyError
-                return bytes(memory[at + _PLACE : at + _PLACE + PLACE_SIZE]), start
+                return bytes(memory[at + _PLACE : at + _PLACE + PLACE_SIZE]), nbytes - start
             if time.monotonic() > late:
                 raise TimeoutError
             os.sched_yield()
         return None
 
-    def _copy_out(self, at: int, into: memoryview, start: int) -> int:
-        """Copy the next piece of a body out, if it is ready, and return how far that went."""
+    def _copy_out(self, at: int, nbytes: int, into: memoryview | None, start: int) -> int:
+        """Copy or drop the next piece of a body, if it is ready, and return how far that went."""
         memory = self._memory
         n = start // SLOT
         if memory[at] == n % 256:
             return start
         slot = memory[at + _PIECES + n % 256]
-        end = min(len(into), start + SLOT)
-        into[start:end] = self.slot(slot, end - start)
+        end = min(nbytes, start + SLOT)
+        if into is not None:
+            into[start:end] = self.slot(slot, end - start)
         memory[at + _OUT] = (n + 1) % 256
         self.free_slot(slot)
         return end
 
 
-def _order() -> None:
+def order() -> None:
     """Let all loads before this end before all stores after it."""
     with _fence:
         pass

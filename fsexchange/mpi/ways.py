@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from abc import ABC, abstractmethod
-from collections import deque
+from itertools import islice
 from typing import Generic, TypeVar, cast
 
 from mpi4py import MPI
@@ -32,27 +32,38 @@ _LOOKED_AT = 2
 
 
 class _Queue(ABC, Generic[_T]):
-    """What waits for receivers. Only by a system call, or one of MPI, is it known for how long."""
+    """What waits for receivers. Only by a system call, or one of MPI, is it known for how long.
+
+    Other threads and signals' handlers run only where a call ends, or a jump. So what is kept, or
+    let go of, changes in steps that are none.
+    """
 
     def __init__(self) -> None:
-        self._waiting: deque[tuple[_T, int]] = deque()
+        self._kept = itertools.count()
+        self._waiting: dict[int, tuple[_T, int]] = {}
         self.nbytes = 0
 
     def _keep(self, what: _T, nbytes: int) -> None:
-        self._waiting.append((what, nbytes))
+        number = next(self._kept)
+        self._waiting[number] = what, nbytes
         self.nbytes += nbytes
 
     def look(self, most: int | None = None) -> None:
         """Let go of what receivers have, if it is among the first."""
-        for _ in range(len(self._waiting) if most is None else min(most, len(self._waiting))):
-            try:
-                what, nbytes = self._waiting.popleft()
-            except IndexError:  # other threads look at all that waits
-                return
-            if self._is_gone(what):
-                self.nbytes -= nbytes
-            else:
-                self._waiting.append((what, nbytes))
+        waiting = self._waiting
+        for number in list(islice(waiting, most)):
+            entry = waiting.get(number)
+            if entry is None:  # another thread has let go of it
+                continue
+            is_gone = self._is_gone(entry[0])
+            later = next(self._kept)
+            if not is_gone:  # the others have their turn
+                if number in waiting:
+                    del waiting[number]
+                    waiting[later] = entry
+            elif number in waiting:
+                del waiting[number]
+                self.nbytes -= entry[1]
 
     @abstractmethod
     def _is_gone(self, what: _T) -> bool:
@@ -103,13 +114,9 @@ class NumberedMessages(_Queue["tuple[MPI.Request, int]"]):
     def fetch(self, rank: int, number: int, nbytes: int, place: Memory) -> Memory:
         """Receive a body."""
         into = empty(nbytes)
-        self.receive(into, rank, number)
-        return into
-
-    def receive(self, into: memoryview, rank: int, number: int) -> None:
-        """Receive a body into memory that is there."""
-        for start in range(0, len(into), _MOST):
+        for start in range(0, nbytes, _MOST):
             self._internal.Recv(into[start : start + _MOST], rank, number)
+        return into
 
     def close(self) -> None:
         """Do nothing: nobody receives any more, and MPI drops what is left."""
@@ -154,6 +161,6 @@ class StoredFiles(_Queue[FileKey]):
 
     def close(self) -> None:
         """Remove what nobody has received."""
-        for key, _ in self._waiting:
+        for key, _ in self._waiting.values():
             with contextlib.suppress(FsExchangeError):
                 self._connector.evict(key)

@@ -9,6 +9,7 @@ import contextlib
 import gc
 import itertools
 import os
+import random
 import resource
 import signal
 import sys
@@ -416,7 +417,7 @@ def handler_that_raises() -> None:
     """A signal's handler raises at any place of a send: what arrives is whole, once, in order."""
     if rank % 2 == 0 and other < size:
         signal.signal(signal.SIGALRM, _give_up)
-    for nbytes in (10_000, 300_000):
+    for nbytes in (10_000, 300_000, 20_000_000):
         with exchange() as ex:
             if other >= size:
                 continue
@@ -443,11 +444,63 @@ def handler_that_raises() -> None:
 
 
 def _taken(ex: Exchange) -> int:
-    """Return how many slots and records of this rank's slab are taken."""
-    own = ex._bodies._slab
-    if own is None:
+    """Return how many slots and records of this rank's slab are taken, or lent, or lost."""
+    own, lender = ex._bodies._slab, ex._bodies._lent
+    if own is None or lender is None:
         return 0
-    return bytes(own._memory[slab._SLOT_BYTES : slab._LOANS_AT]).count(1)
+    lender.look()
+    return sum(own.slots) + sum(own.records) + slab.LOANS - len(lender._free)
+
+
+def alarm_while_it_waits() -> None:
+    """A signal's handler raises as the message arrives: that is lost, but not the place it had."""
+    if bodies._native is None:
+        return
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    with exchange() as ex:
+        for nbytes in (10_000, 300_000, 40_000_000):
+            for n in range(8):
+                comm.Barrier()
+                if rank % 2 == 0 and other < size:
+                    time.sleep(0.02)
+                    ex.send(np.full(nbytes, n, "u1"), other)
+                elif other < size:
+                    signal.setitimer(signal.ITIMER_REAL, 0.005)
+                    raises(KeyboardInterrupt, ex.recv if n % 2 else ex.irecv().wait)
+            comm.Barrier()
+            assert _taken(ex) == 0
+        if other < size:
+            assert ex.sendrecv(rank, other, source=other) == other
+
+
+def handler_that_raises_in_a_receive() -> None:
+    """At any place of it: no place in the sender's memory is lost."""
+    with exchange() as ex:
+        for nbytes in (10_000, 300_000, 20_000_000):
+            if rank % 2 == 0 and other < size:
+                for n in range(1 + 10_000_000 // nbytes):
+                    ex.send(np.full(nbytes, n % 256, "u1"), other, 1)
+                ex.send("the end", other, 2)
+                ex.recv(source=other)
+                assert _taken(ex) == 0 or bodies._native is None
+            elif other < size:
+                _interrupted_receives(ex)
+                ex.send(None, other)
+
+
+def _interrupted_receives(ex: Exchange) -> None:
+    """Receive what comes under tag 1, until there is nothing more."""
+    signal.signal(signal.SIGALRM, _give_up)
+    choose = random.Random(rank)
+    while ex.Iprobe(other, 1) or not ex.Iprobe(other, 2) or ex.Iprobe(other, 1):
+        if not ex.Iprobe(other, 1):
+            continue
+        with contextlib.suppress(KeyboardInterrupt, TypeError):
+            signal.setitimer(signal.ITIMER_REAL, choose.uniform(1e-6, 2e-4))
+            array = ex.recv(source=other, tag=1)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            assert (array == array[0]).all()
+    ex.recv(source=other, tag=2)
 
 
 def _interrupted_sends(ex: Exchange, elements: int) -> list[int]:
