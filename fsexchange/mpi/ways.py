@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from abc import ABC, abstractmethod
-from itertools import islice
+from collections import deque
 from typing import Generic, TypeVar, cast
 
 from mpi4py import MPI
@@ -35,35 +35,32 @@ class _Queue(ABC, Generic[_T]):
     """What waits for receivers. Only by a system call, or one of MPI, is it known for how long.
 
     Other threads and signals' handlers run only where a call ends, or a jump. So what is kept, or
-    let go of, changes in steps that are none.
+    let go of, and `nbytes` change in steps that are none.
     """
 
     def __init__(self) -> None:
-        self._kept = itertools.count()
-        self._waiting: dict[int, tuple[_T, int]] = {}
+        self._waiting: deque[tuple[_T, int]] = deque()
         self.nbytes = 0
 
     def _keep(self, what: _T, nbytes: int) -> None:
-        number = next(self._kept)
-        self._waiting[number] = what, nbytes
+        entry = what, nbytes
         self.nbytes += nbytes
+        self._waiting.append(entry)
 
     def look(self, most: int | None = None) -> None:
         """Let go of what receivers have, if it is among the first."""
         waiting = self._waiting
-        for number in list(islice(waiting, most)):
-            entry = waiting.get(number)
-            if entry is None:  # another thread has let go of it
-                continue
-            is_gone = self._is_gone(entry[0])
-            later = next(self._kept)
-            if not is_gone:  # the others have their turn
-                if number in waiting:
-                    del waiting[number]
-                    waiting[later] = entry
-            elif number in waiting:
-                del waiting[number]
-                self.nbytes -= entry[1]
+        for _ in range(len(waiting) if most is None else min(most, len(waiting))):
+            first = waiting[0] if waiting else None
+            if first is None:
+                return
+            is_gone = self._is_gone(first[0])
+            if waiting and waiting[0] is first:  # else another thread has let go of it
+                if is_gone:
+                    del waiting[0]
+                    self.nbytes -= first[1]
+                else:
+                    waiting.rotate(-1)
 
     @abstractmethod
     def _is_gone(self, what: _T) -> bool:
@@ -161,6 +158,6 @@ class StoredFiles(_Queue[FileKey]):
 
     def close(self) -> None:
         """Remove what nobody has received."""
-        for key, _ in self._waiting.values():
+        for key, _ in self._waiting:
             with contextlib.suppress(FsExchangeError):
                 self._connector.evict(key)
