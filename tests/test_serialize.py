@@ -412,6 +412,23 @@ def test_long_bytes_and_text_in_containers_are_not_copied() -> None:
                 deserialize(changed)
 
 
+@pytest.mark.parametrize("nbytes", [1 << 16, 1 << 20, 5 << 20])
+def test_long_bytes_of_a_large_pickle(nbytes: int) -> None:
+    """They come back as what they were, each once, whatever is between them."""
+    once, rest = bytes([1]) * nbytes, bytearray([2]) * (2 << 20)
+    obj = [once, "x" * nbytes, {"again": once, "rest": rest}, b"", (rest, [bytes([3]) * nbytes])]
+    for checksum in (False, True):
+        for kind in (bytes, bytearray):
+            got = deserialize(kind(dumps(obj, checksum=checksum)))
+            assert got == obj
+            assert type(got[0]) is bytes
+            assert got[2]["again"] is got[0]
+            assert type(got[2]["rest"]) is bytearray
+            assert got[4][0] is got[2]["rest"]
+            got[2]["rest"] += b"longer"
+            assert got[4][1] == [bytes([3]) * nbytes]
+
+
 @pytest.mark.parametrize("long", [0, 3, 600])
 def test_pickles_of_many_pieces(long: int) -> None:
     small = [bytes([n % 256]) * 1000 for n in range(10 if long == 600 else 40_000)]

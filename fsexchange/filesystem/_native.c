@@ -9,28 +9,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdint.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { PAGES_FROM = 1 << 15 }; /* bytes, from which on it is worth to ask for pages */
-
-/* Have the kernel give the pages of memory, if the one in its middle is not there yet. A fault for
-   each takes longer: an array of 64 to 512 KiB is read in 0.8 to 0.9 of the time. Malloc hands out
-   again what it has, which to ask for would take a tenth of the time of a copy. Where pages are
-   larger than 4 KiB, or Linux is older than 5.14, nothing happens. */
-static void
-ask_for_pages(void *memory, uint64_t nbytes)
-{
-    enum { PAGE = 4096, POPULATE_WRITE = 23 }; /* MADV_POPULATE_WRITE, which old headers lack */
-    uintptr_t mask = ~(uintptr_t)(PAGE - 1), start = (uintptr_t)memory & mask;
-    uintptr_t middle = ((uintptr_t)memory + nbytes / 2) & mask;
-    unsigned char there = 0;
-    if (mincore((void *)middle, PAGE, &there) == 0 && !(there & 1))
-        (void)madvise((void *)start, (uintptr_t)memory + nbytes - start, POPULATE_WRITE);
-}
+#include "pages.h"
 
 PyDoc_STRVAR(read_whole_doc, "read_whole(path, nbytes, uid, /)\n--\n\n\
 Return a file of `nbytes` bytes, of the user `uid` unless that is -1; None for any other.\n\
@@ -64,7 +47,7 @@ read_whole(PyObject *Py_UNUSED(module), PyObject *args)
         refused = errno;
     else {
         if (uid == -1 || (fstat(fd, &status) == 0 && status.st_uid == (uid_t)uid)) {
-            if (nbytes >= PAGES_FROM)
+            if (is_new(into[0].iov_base, (uint64_t)nbytes))
                 ask_for_pages(into[0].iov_base, (uint64_t)nbytes);
             is_whole = readv(fd, into, 2) == nbytes;
         }

@@ -75,7 +75,7 @@ from fsexchange.serialize.libraries import (
     _torch_storage,
 )
 from fsexchange.serialize.npy import NPY_MAGIC, load_npy
-from fsexchange.serialize.pickling import frames_of, load, pickled, small_or_made, unpinned
+from fsexchange.serialize.pickling import copied, frames_of, load, pickled, small_or_made, unpinned
 from fsexchange.serialize.reasons import PASSED_ON, is_of_handler, loading_error
 from fsexchange.serialize.script import _from_main
 from fsexchange.serialize.simple import simple_pickle
@@ -271,18 +271,19 @@ def deserialize(buffer: Buffer) -> Any:
                 f"not an fsexchange object: begins with {start!r}; was it put as bytes, or by "
                 "another program?"
             )
-        kind, body, buffers, section = parse(view)
+        kind, body, buffers, section, long = parse(view)
         if kind == PICKLE:
-            return load(body, unpinned(buffers) if len(view) >= _PINNED_FROM else buffers, section)
+            kept = unpinned(buffers) if len(view) >= _PINNED_FROM else buffers
+            return load(body, kept, section, long)
         if kind == NDARRAY:
             return load_plain(view, body, buffers[0])
         if kind == MEMORYVIEW:
             return load_array(body, buffers[0]).data
         data = buffers[0]
     if kind == BYTES:
-        return view[ALIGNMENT:] if type(view) is bytes else bytes(data)
+        return view[ALIGNMENT:] if type(view) is bytes else copied(bytes, data)
     if kind == BYTEARRAY:
-        return bytearray(data)
+        return copied(bytearray, data)
     try:
         return str(data, "utf-8", "surrogatepass")
     except UnicodeDecodeError as error:

@@ -1,12 +1,18 @@
 /* What is asked about every object of a pickle, in C: see `simple`, `format`, `instances`, `kinds`.
 
    These modules have the same in Python, for where there was no C compiler. Only what CPython's
-   limited API of 3.10 has is used, so that one file serves all later versions. No Py_RETURN_NONE:
-   as headers from 3.12 on have it, it takes no reference, which 3.10 needs. */
+   limited API of 3.11 has is used, so that one file serves all later versions, and 3.10: that has
+   the buffer protocol in the same form, but did not promise to keep it. No Py_RETURN_NONE: as
+   headers from 3.12 on have it, it takes no reference, which 3.10 needs. */
 
-#define Py_LIMITED_API 0x030a0000
+#include <patchlevel.h>
+#if PY_VERSION_HEX >= 0x030b0000
+#define Py_LIMITED_API 0x030b0000
+#endif
 #include <Python.h>
 #include <string.h>
+
+#include "../filesystem/pages.h"
 
 /* pickle.dumps, and the protocol of pickles. */
 static PyObject *dumps, *protocol;
@@ -433,6 +439,32 @@ keeper(PyObject *Py_UNUSED(module), PyObject *args)
     return PyCFunction_NewEx(&of_keeper, args, NULL);
 }
 
+/* ---- copies --------------------------------------------------------------------------------- */
+
+PyDoc_STRVAR(copied_doc, "copied(kind, data, /)\n--\n\n\
+Return `kind(data)`, of bytes or bytearray: its memory is asked for before it is written to.");
+
+static PyObject *
+copied(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *kind, *data, *copy;
+    Py_buffer from;
+    if (!PyArg_ParseTuple(args, "OO", &kind, &data) ||
+        PyObject_GetBuffer(data, &from, PyBUF_SIMPLE) < 0)
+        return NULL;
+    int is_bytes = kind == (PyObject *)&PyBytes_Type;
+    copy = is_bytes ? PyBytes_FromStringAndSize(NULL, from.len)
+                    : PyByteArray_FromStringAndSize(NULL, from.len);
+    if (copy != NULL) {
+        char *into = is_bytes ? PyBytes_AsString(copy) : PyByteArray_AsString(copy);
+        Py_BEGIN_ALLOW_THREADS
+        copy_to(into, from.buf, (uint64_t)from.len);
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&from);
+    return copy;
+}
+
 /* ---- the module ----------------------------------------------------------------------------- */
 
 static PyMethodDef functions[] = {
@@ -444,6 +476,7 @@ static PyMethodDef functions[] = {
      has_attributes_doc},
     {"asking", asking, METH_VARARGS, asking_doc},
     {"keeper", keeper, METH_VARARGS, keeper_doc},
+    {"copied", copied, METH_VARARGS, copied_doc},
     {NULL, NULL, 0, NULL},
 };
 

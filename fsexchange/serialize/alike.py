@@ -63,7 +63,7 @@ def copies(memory: memoryview, begins: Ints, sizes: Ints) -> list[npt.NDArray[An
         return None
     if head not in ARRAY_OF:
         first = memory[begin : begin + int(sizes[0])]
-        _, body, buffers, _ = parse(first)
+        _, body, buffers, _, _ = parse(first)
         load_plain(first, body, buffers[0])
     known = ARRAY_OF.get(head)
     heads: npt.NDArray[np.uint8] = np.ndarray(

@@ -47,7 +47,7 @@ import itertools
 import struct
 from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from fsexchange.errors import CorruptObjectError, SerializationError
 from fsexchange.serialize.crc import crc32
@@ -231,8 +231,18 @@ def plain_data(view: Any) -> Any:
     return memoryview(view)[ALIGNMENT:]
 
 
-def parse(view: memoryview) -> tuple[int, memoryview, list[memoryview], bytes | memoryview]:
-    """Return kind, body, buffers and section of any other object, after proving the same."""
+class Parsed(NamedTuple):
+    """The parts of an object: `long` has the start in the body and the length of long values."""
+
+    kind: int
+    body: memoryview
+    buffers: list[memoryview]
+    section: bytes | memoryview
+    long: list[tuple[int, int]]
+
+
+def parse(view: memoryview) -> Parsed:
+    """Return the parts of any other object, after proving the same."""
     size = view.nbytes
     if size < _HEAD.size:
         raise truncated(_HEAD.size, size)
@@ -245,20 +255,23 @@ def parse(view: memoryview) -> tuple[int, memoryview, list[memoryview], bytes | 
     if total != size:
         raise truncated(total, size)
     lengths_end = body_start = _HEAD.size + 8 * count
-    numbers: tuple[int, ...] = ()
+    long_values = 0
     if version == 2:
         long_values = int.from_bytes(view[lengths_end : lengths_end + 8], "little")
         body_start += 8 * (2 + 2 * long_values)
     end = body_start + body_size
     if end > size:
         raise changed()
-    if version == 2 and not flags & CHECKSUM:
-        numbers = _lengths(1 + 2 * long_values).unpack_from(view, lengths_end)
+    long: list[tuple[int, int]] = []
+    if long_values:
+        numbers = _lengths(2 * long_values).unpack_from(view, lengths_end + 8)
+        long = [*zip(numbers[::2], numbers[1::2], strict=True)]
     crc = crc32(view[:_CRC_AT])
     at = _HEAD.size
-    for n in range(1, len(numbers), 2):
-        crc = crc32(view[at : body_start + numbers[n]], crc)
-        at = body_start + numbers[n] + numbers[n + 1]
+    if not flags & CHECKSUM:
+        for start, nbytes in long:
+            crc = crc32(view[at : body_start + start], crc)
+            at = body_start + start + nbytes
     crc = crc32(view[at:end], crc)
     if crc != wanted and not flags & CHECKSUM:
         raise changed()
@@ -273,7 +286,7 @@ def parse(view: memoryview) -> tuple[int, memoryview, list[memoryview], bytes | 
                 crc = crc32(buffers[-1], crc)
     if crc != wanted or kind > MEMORYVIEW:
         raise changed()
-    return kind, body, buffers, view[end:] if end < size else b""
+    return Parsed(kind, body, buffers, view[end:] if end < size else b"", long)
 
 
 def length_of(start: bytes) -> int:
