@@ -178,14 +178,14 @@ def test_attributes_are_compared_as_in_python() -> None:
 def test_copies_to_new_memory() -> None:
     for nbytes in (0, 1, 4095, 1 << 15, (1 << 18) + 1, 1 << 20, (5 << 20) + 3):
         data = memoryview(np.random.default_rng(nbytes).bytes(nbytes + 1))[1:]
-        assert _native.copied(bytes, data) == bytes(data)
-        copy = _native.copied(bytearray, data)
+        assert _native.copied_to_new(bytes, data) == bytes(data)
+        copy = _native.copied_to_new(bytearray, data)
         assert type(copy) is bytearray
         assert copy == bytes(data)
     with pytest.raises(BufferError):
-        _native.copied(bytes, memoryview(b"abcd")[::2])
+        _native.copied_to_new(bytes, memoryview(b"abcd")[::2])
     with pytest.raises(TypeError):
-        _native.copied(bytes, "text")  # type: ignore[arg-type]
+        _native.copied_to_new(bytes, "text")  # type: ignore[arg-type]
 
 
 def test_buffers_are_left_out_from_a_length_on() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import copyreg
 import dataclasses
 import datetime
@@ -11,6 +12,7 @@ import functools
 import gc
 import io
 import pickle
+import resource
 import signal
 import struct
 import subprocess
@@ -20,6 +22,7 @@ import types
 import weakref
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -39,6 +42,7 @@ from fsexchange.serialize import deserialize, dumps, serialize
 from fsexchange.serialize.alike import common_head
 from fsexchange.serialize.arrays import ARRAY_OF, HEAD_OF
 from fsexchange.serialize.by_value import define
+from fsexchange.serialize.format import frames_of_pieces
 
 from .data.flat_modules import written
 from .processes import PROGRAMS, ROOT, python
@@ -415,8 +419,8 @@ def test_long_bytes_and_text_in_containers_are_not_copied() -> None:
 @pytest.mark.parametrize("nbytes", [1 << 16, 1 << 20, 5 << 20])
 def test_long_bytes_of_a_large_pickle(nbytes: int) -> None:
     """They come back as what they were, each once, whatever is between them."""
-    once, rest = bytes([1]) * nbytes, bytearray([2]) * (2 << 20)
-    obj = [once, "x" * nbytes, {"again": once, "rest": rest}, b"", (rest, [bytes([3]) * nbytes])]
+    once, rest = bytes([1]) * nbytes, bytearray([2]) * (4 << 20)
+    obj: Any = [once, "x" * (nbytes // 8), {"again": once, "rest": rest}, b"", (rest, [3])]
     for checksum in (False, True):
         for kind in (bytes, bytearray):
             got = deserialize(kind(dumps(obj, checksum=checksum)))
@@ -426,7 +430,40 @@ def test_long_bytes_of_a_large_pickle(nbytes: int) -> None:
             assert type(got[2]["rest"]) is bytearray
             assert got[4][0] is got[2]["rest"]
             got[2]["rest"] += b"longer"
-            assert got[4][1] == [bytes([3]) * nbytes]
+    for other in ((rest, 1), (once, rest), frozenset([bytes(rest)]), {1: bytes(rest), 2: rest}):
+        assert deserialize(dumps(other)) == other
+
+
+def test_bytes_that_end_like_the_start_of_a_value() -> None:
+    """They are the user's, and say nothing about what follows in the pickle."""
+    pieces: list[Any] = []
+    file: Any = SimpleNamespace(write=pieces.append)
+    numbers = list(range(1000, 60_000))
+    pickle.Pickler(file, 5).dump([bytes(8 << 20), *numbers])
+    follows = len(pieces[[*map(len, pieces)].index(8 << 20) + 1])
+    assert follows >= 1 << 16
+    for opcode in (pickle.BINBYTES, pickle.BINUNICODE):
+        obj = [bytes((8 << 20) - 5) + opcode + follows.to_bytes(4, "little"), *numbers]
+        assert deserialize(dumps(obj)) == obj
+        # As an earlier version wrote it, which took what follows for a value.
+        pieces.clear()
+        pickle.Pickler(file, 5).dump(obj)
+        at = [*map(len, pieces)].index(8 << 20)
+        data = b"".join(frames_of_pieces(pieces, [at, at + 1], (), b"", False))
+        assert deserialize(data) == obj
+
+
+def test_table_that_names_a_value_again_and_again() -> None:
+    obj = [bytes(8 << 20)]
+    pieces: list[Any] = []
+    file: Any = SimpleNamespace(write=pieces.append)
+    pickle.Pickler(file, 5).dump(obj)
+    at = [*map(len, pieces)].index(8 << 20)
+    data = b"".join(frames_of_pieces(pieces, [at] * 100, (), b"", False))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with contextlib.suppress(CorruptObjectError):
+        assert deserialize(data) == obj
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10  # KiB
 
 
 @pytest.mark.parametrize("long", [0, 3, 600])

@@ -232,13 +232,14 @@ def plain_data(view: Any) -> Any:
 
 
 class Parsed(NamedTuple):
-    """The parts of an object: `long` has the start in the body and the length of long values."""
+    """The parts of an object. `long` tells which long values the CRC leaves out: as in the table,
+    their number, and of each in turn its start in the body and its length."""
 
     kind: int
     body: memoryview
     buffers: list[memoryview]
     section: bytes | memoryview
-    long: list[tuple[int, int]]
+    long: tuple[int, ...]
 
 
 def parse(view: memoryview) -> Parsed:
@@ -255,23 +256,20 @@ def parse(view: memoryview) -> Parsed:
     if total != size:
         raise truncated(total, size)
     lengths_end = body_start = _HEAD.size + 8 * count
-    long_values = 0
+    numbers: tuple[int, ...] = ()
     if version == 2:
         long_values = int.from_bytes(view[lengths_end : lengths_end + 8], "little")
         body_start += 8 * (2 + 2 * long_values)
     end = body_start + body_size
     if end > size:
         raise changed()
-    long: list[tuple[int, int]] = []
-    if long_values:
-        numbers = _lengths(2 * long_values).unpack_from(view, lengths_end + 8)
-        long = [*zip(numbers[::2], numbers[1::2], strict=True)]
+    if version == 2 and not flags & CHECKSUM:
+        numbers = _lengths(1 + 2 * long_values).unpack_from(view, lengths_end)
     crc = crc32(view[:_CRC_AT])
     at = _HEAD.size
-    if not flags & CHECKSUM:
-        for start, nbytes in long:
-            crc = crc32(view[at : body_start + start], crc)
-            at = body_start + start + nbytes
+    for n in range(1, len(numbers), 2):
+        crc = crc32(view[at : body_start + numbers[n]], crc)
+        at = body_start + numbers[n] + numbers[n + 1]
     crc = crc32(view[at:end], crc)
     if crc != wanted and not flags & CHECKSUM:
         raise changed()
@@ -286,7 +284,7 @@ def parse(view: memoryview) -> Parsed:
                 crc = crc32(buffers[-1], crc)
     if crc != wanted or kind > MEMORYVIEW:
         raise changed()
-    return Parsed(kind, body, buffers, view[end:] if end < size else b"", long)
+    return Parsed(kind, body, buffers, view[end:] if end < size else b"", numbers)
 
 
 def length_of(start: bytes) -> int:

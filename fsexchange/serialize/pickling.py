@@ -6,7 +6,7 @@ import pickle
 import sys
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from fsexchange.serialize import script
 from fsexchange.serialize.format import frames_of_pieces, small_frames
@@ -33,9 +33,19 @@ _LONG_FROM = 1 << 16
 # To guard all of a pickle of fewer bytes takes less time than to tell its values apart.
 _GUARDED_BELOW = 1 << 17
 
-# The long bytes of a pickle of so many bytes are copied apart: 1 to 64 MiB in 0.5 to 0.9 of the
-# time. For fewer bytes malloc often has memory that is not new.
-_APART_FROM = 1 << 20
+# Bytes of so many bytes are copied to memory for which the kernel is asked before: 1 to 64 MiB in
+# 0.5 to 0.9 of the time. For fewer malloc often has memory that is not new.
+_NEW_FROM = 1 << 20
+
+# In a pickle, if so many bytes are in such values, and this part of it: the rest is copied, too.
+_APART_FROM, _APART_PART = 1 << 22, 7 / 8
+
+# By the bytes of the length that follows: the opcodes of bytes and text; and which are for bytes.
+_OPCODES = {
+    4: (pickle.BINBYTES, pickle.BINUNICODE),
+    8: (pickle.BINBYTES8, pickle.BINUNICODE8, pickle.BYTEARRAY8),
+}
+_OF_BYTES = (pickle.BINBYTES, pickle.BINBYTES8, pickle.BYTEARRAY8)
 
 # More pieces would take more than one writev.
 _MOST_PIECES = 500
@@ -54,12 +64,11 @@ _MEMO_UP_TO = 512
 
 
 try:
-    from fsexchange.serialize._native import copied as copied
-    from fsexchange.serialize._native import keeper
+    from fsexchange.serialize._native import copied_to_new, keeper
 except ImportError:
 
-    def copied(kind: type[_B], data: memoryview, /) -> _B:
-        """Return `kind(data)`, of bytes or bytearray: in C in half of the time, if it is long."""
+    def copied_to_new(kind: type[_B], data: memoryview, /) -> _B:
+        """Return `kind(data)`."""
         return kind(data)
 
     def keeper(into: list[Any], least: int, /) -> Callable[[pickle.PickleBuffer], bool]:
@@ -189,24 +198,31 @@ def frames_of(made: Made, checksum: bool) -> Frames:
         return small_frames(pieces, size, section)
     long: list[int] = []
     if len(pieces) > 1 and size >= _GUARDED_BELOW:
-        long = [n for n in range(1, len(pieces)) if _is_long(pieces[n - 1], pieces[n])]
+        for n in range(1, len(pieces)):
+            # What ends a value is the user's, and may look like an opcode.
+            if _is_long(pieces[n - 1], pieces[n]) and long[-1:] != [n - 1]:
+                long.append(n)
         if len(pieces) > _MOST_PIECES:
             pieces, long = _joined(pieces, set(long))
     return frames_of_pieces(pieces, long, buffers, section, checksum)
 
 
 def _is_long(before: Any, piece: Any) -> bool:
-    """Return whether a piece is a value: the piece before it ends with an opcode and the length.
+    """Return whether a piece is a long value: the piece before it ends as `_opcode` says.
 
     Other pieces consist of opcodes.
     """
-    if len(piece) < _LONG_FROM:
-        return False
-    size = len(piece)
-    if before[-9:-8] in (pickle.BINBYTES8, pickle.BINUNICODE8, pickle.BYTEARRAY8):
-        return bool(before[-8:] == size.to_bytes(8, "little"))
-    is_short = before[-5:-4] in (pickle.BINBYTES, pickle.BINUNICODE)
-    return is_short and bool(before[-4:] == size.to_bytes(4, "little"))
+    return len(piece) >= _LONG_FROM and bool(_opcode(before, len(piece)))
+
+
+def _opcode(before: Any, nbytes: int) -> bytes:
+    """Return the opcode of a value of so many bytes, if it and the length are before the value."""
+    said = nbytes.to_bytes(8, "little")
+    for width, opcodes in _OPCODES.items():
+        opcode = bytes(before[-1 - width : -width])
+        if opcode in opcodes and before[-width:] == said[:width] and not any(said[width:]):
+            return opcode
+    return b""
 
 
 def _joined(pieces: list[Any], long: set[int]) -> tuple[list[Any], list[int]]:
@@ -253,11 +269,11 @@ def load(
     body: bytes | bytearray | memoryview,
     buffers: Sequence[memoryview] = (),
     section: bytes | memoryview = b"",
-    long: Sequence[tuple[int, int]] = (),
+    long: Sequence[int] = (),
 ) -> Any:
     """Return the object of a pickle; a documented error if it cannot be made here.
 
-    `long` has the start and the length of long values in it.
+    `long` tells where in it long values are, see `format.Parsed`.
     """
     try:
         if section and not script.is_mine(section):
@@ -272,39 +288,64 @@ def load(
             ):
                 return script.Foreign(_File(body), buffers, section).load()
         # Both are taken in the order in which the pickle has them.
-        if long and not buffers and len(body) >= _APART_FROM:
-            rest, values = _apart(memoryview(body), long)
-            return pickle.loads(rest, buffers=values)
-        return pickle.loads(body, buffers=buffers)
+        values = _long_bytes(body, long) if long and not buffers else []
+        if not values:
+            return pickle.loads(body, buffers=buffers)
+        apart: list[bytes | bytearray] = []
+        try:
+            return pickle.loads(_without(body, values, apart), buffers=apart)
+        finally:
+            apart.clear()  # else a traceback would keep them
     except Exception as error:
         if isinstance(error, PASSED_ON) or is_of_handler(error):
             raise
         raise loading_error(error) from error
 
 
-def _apart(
-    body: memoryview, long: Sequence[tuple[int, int]]
-) -> tuple[bytes, list[bytes | bytearray]]:
-    """Return a pickle without its long bytes, and these.
+def copied(kind: type[_B], data: memoryview) -> _B:
+    """Return `kind(data)`, of bytes or bytearray."""
+    return kind(data) if len(data) < _NEW_FROM else copied_to_new(kind, data)
 
-    Pickle takes them as it takes buffers, whatever they are. It would copy them as well, but to
-    memory of which the kernel gives it one page at a time.
+
+class _Value(NamedTuple):
+    """Where in a pickle a value is: its opcode, and its data."""
+
+    opcode: int
+    start: int
+    end: int
+
+
+def _long_bytes(body: Any, long: Sequence[int]) -> list[_Value]:
+    """Return the bytes in a pickle that are copied apart, none if it is not worth it."""
+    values: list[_Value] = []
+    end = size = 0
+    for start, nbytes in zip(long[1::2], long[2::2], strict=True):
+        # Of what is not in the value before: that is the user's, and may look like an opcode.
+        opcode = _opcode(bytes(body[max(end, start - 9) : start]), nbytes)
+        if opcode and start + nbytes <= len(body):
+            end = start + nbytes
+            if opcode in _OF_BYTES and nbytes >= _NEW_FROM:
+                size += nbytes
+                values.append(_Value(start - (5 if opcode in _OPCODES[4] else 9), start, end))
+    return values if size >= _APART_FROM and size >= len(body) * _APART_PART else []
+
+
+def _without(body: Any, values: list[_Value], apart: list[bytes | bytearray]) -> bytes:
+    """Return a pickle without values, which are appended to `apart`.
+
+    In place of each is the opcode by which pickle takes a buffer, whatever that is. Pickle would
+    copy the value as well, but to memory of which the kernel gives it one page at a time.
     """
-    opcodes: list[bytes | memoryview] = []
-    values: list[bytes | bytearray] = []
+    view = memoryview(body)
+    rest: list[bytes | memoryview] = []
     at = 0
-    for start, nbytes in long:
-        before = bytes(body[start - 9 : start])  # as in `_is_long`
-        begin, opcode = start - 9, before[:1]
-        if before[1:] != nbytes.to_bytes(8, "little"):
-            begin, opcode = start - 5, before[4:5]
-        if opcode in (pickle.BINBYTES, pickle.BINBYTES8, pickle.BYTEARRAY8):  # else it is text
-            opcodes += (body[at:begin], pickle.NEXT_BUFFER)
-            at = start + nbytes
-            value = body[start:at]
-            is_bytearray = opcode == pickle.BYTEARRAY8
-            values.append(copied(bytearray, value) if is_bytearray else copied(bytes, value))
-    return b"".join((*opcodes, body[at:])), values
+    for opcode, start, end in values:
+        rest += (view[at:opcode], pickle.NEXT_BUFFER)
+        data = view[start:end]
+        is_bytearray = view[opcode] == pickle.BYTEARRAY8[0]
+        apart.append(copied(bytearray, data) if is_bytearray else copied(bytes, data))
+        at = end
+    return b"".join((*rest, view[at:]))
 
 
 class _File:
