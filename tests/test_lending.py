@@ -6,6 +6,7 @@ import mmap
 import os
 import resource
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -215,3 +216,31 @@ def test_the_last_descriptors_are_for_the_program(lender: LentMemory) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert sent is None
     assert (lender.nbytes, descriptors()) == (0, before)
+
+
+def test_threads_lend_at_the_same_time(lender: LentMemory, lent: memoryview) -> None:
+    """To end what one has lent takes a while, in which others lend; no number is lent twice."""
+    before = descriptors()
+    wrong: list[object] = []
+
+    def exchange(n: int) -> None:
+        for _ in range(60):
+            sent = lender.put([bytes([n]) * (6 * MEGA)], 6 * MEGA, 1)
+            if sent is None:  # others have them all
+                continue
+            try:
+                got = fetch(lender, sent.number, 6 * MEGA, sent.place)
+                if got[0] != n or got[-1] != n:
+                    wrong.append(n)
+            except Exception as error:
+                wrong.append(error)
+
+    threads = [threading.Thread(target=exchange, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    lender.look()
+    assert not wrong
+    assert descriptors() == before
+    assert sorted(lender._free) == list(range(MOST))

@@ -65,14 +65,15 @@ class LentMemory:
             if room.fd > most * 7 // 8 > 0:  # the last ones are for the program itself
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             room.fill(content(pieces, 0), alone=True)
-            return Sent(number, room.place, lambda: self._end(number))
+            return Sent(number, room.place, lambda: self._end(number, room))
         except BaseException as error:
             for number in held:
-                self._lent[number] = 0  # so that else the next one ends it
-                if number in self._rooms:
-                    self._end(number)
-                else:
+                made = self._rooms.get(number)
+                if made is None:
                     self._free.append(number)
+                else:
+                    self._lent[number] = 0  # so that else the next one ends it
+                    self._end(number, made)
             if isinstance(error, (OSError, MemoryError, IndexError)):  # none is free
                 return None
             raise
@@ -91,16 +92,16 @@ class LentMemory:
     def look(self) -> None:
         """Let go of what receivers have mapped; they keep theirs."""
         for number in tuple(self._rooms):
-            if not self._lent[number]:
-                self._end(number)
+            room = self._rooms.get(number)
+            if room is not None and not self._lent[number]:
+                self._end(number, room)
 
-    def _end(self, number: int) -> None:
-        room = self._rooms.get(number)
-        if room is not None:
-            room.close()
-            if number in self._rooms:  # else another thread has done it
-                del self._rooms[number]
-                self._free.append(number)
+    def _end(self, number: int, room: HostRoom) -> None:
+        room.close()
+        # Else another thread, or a signal's handler, has done it, and the number may be used again.
+        if number in self._rooms and self._rooms[number] is room:
+            del self._rooms[number]
+            self._free.append(number)
 
     def close(self) -> None:
         """End it, whatever still waits."""

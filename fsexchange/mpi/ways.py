@@ -9,6 +9,7 @@ import contextlib
 import itertools
 from abc import ABC, abstractmethod
 from collections import deque
+from itertools import starmap
 from typing import Generic, TypeVar, cast
 
 from mpi4py import MPI
@@ -34,8 +35,8 @@ _LOOKED_AT = 2
 class _Queue(ABC, Generic[_T]):
     """What waits for receivers. Only by a system call, or one of MPI, is it known for how long.
 
-    Other threads and signals' handlers run only where a call ends, or a jump. So what is kept, or
-    let go of, and `nbytes` change in steps that are none.
+    Other threads and signals' handlers run only where a call ends, or a jump. So it is kept, and
+    let go of, in steps that are none.
     """
 
     def __init__(self) -> None:
@@ -49,18 +50,18 @@ class _Queue(ABC, Generic[_T]):
 
     def look(self, most: int | None = None) -> None:
         """Let go of what receivers have, if it is among the first."""
-        waiting = self._waiting
-        for _ in range(len(waiting) if most is None else min(most, len(waiting))):
-            first = waiting[0] if waiting else None
-            if first is None:
+        for _ in range(len(self._waiting) if most is None else min(most, len(self._waiting))):
+            taken: list[tuple[_T, int]] = []
+            try:  # one thread at a time may ask MPI about a request
+                taken.extend(starmap(self._waiting.popleft, ((),)))
+                what, nbytes = taken[0]
+                if self._is_gone(what):
+                    self.nbytes -= nbytes
+                    taken.clear()
+            except IndexError:  # other threads look at all that waits
                 return
-            is_gone = self._is_gone(first[0])
-            if waiting and waiting[0] is first:  # else another thread has let go of it
-                if is_gone:
-                    del waiting[0]
-                    self.nbytes -= first[1]
-                else:
-                    waiting.rotate(-1)
+            finally:
+                self._waiting.extend(taken)
 
     @abstractmethod
     def _is_gone(self, what: _T) -> bool:
