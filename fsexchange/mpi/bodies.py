@@ -347,7 +347,8 @@ def _guarded(function: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     """Have C drop a body that is still held when an error comes.
 
     A signal that comes while MPI waits is handled as the first function starts that runs after it,
-    and that is the placeholder's: before it can do anything.
+    and that is the placeholder's: before it can do anything. Without C such a body stays with its
+    sender.
     """
     if _native is None:
         return function

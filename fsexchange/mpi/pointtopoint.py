@@ -62,7 +62,9 @@ class PointToPoint(Communicator):
 
     A send that raises has sent nothing, unless a signal's handler raises: then its object may
     arrive, whole, or its receiver raises `RemoteError`, if that was while a large body was copied.
-    A handler may send, but not wait for its receiver, which may wait for what it has interrupted.
+    A receive in which a handler raises has lost its object, as mpi4py's has, but the sender has its
+    memory back. A handler may send, but not wait for its receiver, which may wait for what it has
+    interrupted.
 
     Probes are mpi4py's own: they see every message, and `status.Get_count()` is then the length of
     the message, not of the object.
