@@ -75,7 +75,15 @@ from fsexchange.serialize.libraries import (
     _torch_storage,
 )
 from fsexchange.serialize.npy import NPY_MAGIC, load_npy
-from fsexchange.serialize.pickling import copied, frames_of, load, pickled, small_or_made, unpinned
+from fsexchange.serialize.pickling import (
+    copied,
+    frames_of,
+    load,
+    may_name_this,
+    pickled,
+    small_or_made,
+    unpinned,
+)
 from fsexchange.serialize.reasons import PASSED_ON, is_of_handler, loading_error
 from fsexchange.serialize.script import _from_main
 from fsexchange.serialize.simple import simple_pickle
@@ -247,7 +255,8 @@ def deserialize(buffer: Buffer) -> Any:
             body = proven_small(view)
     if body is not None:
         end = SMALL_HEAD + len(body)
-        if script.importable != "" or (end != len(view) and not script.is_mine(view, end)):
+        names = script.importable != b"" and may_name_this(body)
+        if names or (end != len(view) and not script.is_mine(view, end)):
             return load(body, (), view[end:])
         try:
             return _loads(body)

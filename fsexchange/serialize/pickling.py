@@ -33,6 +33,9 @@ _LONG_FROM = 1 << 16
 # To guard all of a pickle of fewer bytes takes less time than to tell its values apart.
 _GUARDED_BELOW = 1 << 17
 
+# In a pickle of up to this many bytes the name of the script is looked for.
+_SEARCHED_UP_TO = 1 << 12
+
 # Bytes of so many bytes are copied to memory for which the kernel is asked before: 1 to 64 MiB in
 # 0.5 to 0.9 of the time. For fewer malloc often has memory that is not new.
 _NEW_FROM = 1 << 20
@@ -278,14 +281,9 @@ def load(
     try:
         if section and not script.is_mine(section):
             return script.Foreign(_File(body), buffers, section).load()
-        if script.importable != "":
+        if script.importable != b"" and may_name_this(body):
             module = script.this_script().module
-            # To look for the name in a pickle that is not small would take another copy of it.
-            if (
-                module
-                and module not in sys.modules
-                and (len(body) > _SMALL_UP_TO or module.encode() in bytes(body))
-            ):
+            if module and module not in sys.modules:
                 return script.Foreign(_File(body), buffers, section).load()
         # Both are taken in the order in which the pickle has them.
         values = _long_bytes(body, long) if long and not buffers else []
@@ -300,6 +298,13 @@ def load(
         if isinstance(error, PASSED_ON) or is_of_handler(error):
             raise
         raise loading_error(error) from error
+
+
+def may_name_this(body: Any) -> bool:
+    """Return whether a pickle may name the script as what `python -m` was told to run."""
+    name = script.importable
+    # To look for it in a longer one takes longer than to load that by `Foreign`.
+    return name is None or len(body) > _SEARCHED_UP_TO or name in bytes(body)
 
 
 def copied(kind: type[_B], data: memoryview) -> _B:
@@ -354,9 +359,12 @@ class _File:
     def __init__(self, body: Any) -> None:
         self._rest = memoryview(body)
 
-    def read(self, size: int) -> bytes:
+    def peek(self, size: int) -> memoryview:
+        return self._rest[:size]
+
+    def read(self, size: int) -> memoryview:
         data, self._rest = self._rest[:size], self._rest[size:]
-        return bytes(data)
+        return data
 
     def readinto(self, buffer: Any) -> int:
         size = len(buffer)
@@ -364,5 +372,5 @@ class _File:
         buffer[: len(data)] = data
         return len(data)
 
-    def readline(self) -> bytes:
+    def readline(self) -> memoryview:
         return self.read(bytes(self._rest).find(b"\n") + 1)

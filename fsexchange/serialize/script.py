@@ -78,8 +78,8 @@ class _Script(NamedTuple):
 _main: ModuleType | None = None
 _script = _Script("", "")
 
-#: The `module` of the script; None until somebody asks for it.
-importable: str | None = None
+#: The `module` of the script, as pickles have it; None until somebody asks for it.
+importable: bytes | None = None
 
 
 def this_script() -> _Script:
@@ -91,7 +91,7 @@ def this_script() -> _Script:
         module = _importable_name(main)
         _mine.clear()
         _sections.clear()
-        importable = module
+        importable = module.encode()
         _seen = b""
         _script = _Script(_NO_FILE if file is None else os.path.abspath(file), module)
         _main = main
@@ -269,9 +269,11 @@ class Foreign(pickle.Unpickler):
 
     def __init__(self, file: Any, buffers: Any, section: bytes | memoryview) -> None:
         super().__init__(file, buffers=buffers)
-        at = _LENGTH.size + int.from_bytes(section[: _LENGTH.size], "little")
         self._named: dict[str, tuple[Description, bytes]] = {}
-        for each in _descriptions(section) if section else ():
+        if not section:
+            return
+        at = _LENGTH.size + int.from_bytes(section[: _LENGTH.size], "little")
+        for each in _descriptions(section):
             self._named[each.name] = each, bytes(section[at : at + each.nbytes])
             at += each.nbytes
 

@@ -23,7 +23,7 @@ def main() -> None:
     assert first == run
     assert first is second
     # Else the name of the script would not have been looked for.
-    assert script.importable == "tests.programs.load_long_objects"
+    assert script.importable == b"tests.programs.load_long_objects"
 
 
 if __name__ == "__main__":
