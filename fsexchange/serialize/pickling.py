@@ -278,26 +278,25 @@ def load(
 
     `long` tells where in it long values are, see `format.Parsed`.
     """
+    apart: list[Any] = []
     try:
+        # Both are taken in the order in which the pickle has them.
+        values = _long_bytes(body, long) if long and not buffers else []
+        if values:
+            body, buffers = _without(body, values, apart), apart
         if section and not script.is_mine(section):
             return script.Foreign(_File(body), buffers, section).load()
         if script.importable != b"" and may_name_this(body):
             module = script.this_script().module
             if module and module not in sys.modules:
                 return script.Foreign(_File(body), buffers, section).load()
-        # Both are taken in the order in which the pickle has them.
-        values = _long_bytes(body, long) if long and not buffers else []
-        if not values:
-            return pickle.loads(body, buffers=buffers)
-        apart: list[bytes | bytearray] = []
-        try:
-            return pickle.loads(_without(body, values, apart), buffers=apart)
-        finally:
-            apart.clear()  # else a traceback would keep them
+        return pickle.loads(body, buffers=buffers)
     except Exception as error:
         if isinstance(error, PASSED_ON) or is_of_handler(error):
             raise
         raise loading_error(error) from error
+    finally:
+        apart.clear()  # else a traceback would keep them
 
 
 def may_name_this(body: Any) -> bool:
@@ -335,7 +334,7 @@ def _long_bytes(body: Any, long: Sequence[int]) -> list[_Value]:
     return values if size >= _APART_FROM and size >= len(body) * _APART_PART else []
 
 
-def _without(body: Any, values: list[_Value], apart: list[bytes | bytearray]) -> bytes:
+def _without(body: Any, values: list[_Value], apart: list[Any]) -> bytes:
     """Return a pickle without values, which are appended to `apart`.
 
     In place of each is the opcode by which pickle takes a buffer, whatever that is. Pickle would
