@@ -11,6 +11,7 @@ import decimal
 import functools
 import gc
 import io
+import os
 import pickle
 import resource
 import signal
@@ -603,6 +604,48 @@ def test_fork_waits_while_another_thread_imports_what_pickles_by_value() -> None
 
 def test_fork_waits_while_another_thread_has_a_lock_of_cloudpickle() -> None:
     python("fork_while_a_lock_of_cloudpickle_is_held", timeout=20)
+
+
+def test_a_launcher_runs_another_module_as_the_script(tmp_path: Path) -> None:
+    """What `python -m` was told to run is asked again when there is another `__main__`."""
+    (tmp_path / "launcher.py").write_text(
+        "import runpy\n"
+        "from fsexchange.serialize import deserialize, dumps\n"
+        "if __name__ == '__main__':\n"
+        "    deserialize(dumps({1: 'x'}))\n"
+        "    runpy.run_module('target', run_name='__main__', alter_sys=True)\n"
+    )
+    (tmp_path / "target.py").write_text(
+        "import subprocess, sys\n"
+        "from fsexchange.serialize import deserialize\n"
+        "class Own: pass\n"
+        "writes = 'import sys, target; from fsexchange.serialize import dumps; '"
+        " 'sys.stdout.buffer.write(dumps(target.Own()))'\n"
+        "if __name__ == '__main__':\n"
+        "    data = subprocess.check_output([sys.executable, '-c', writes])\n"
+        "    assert isinstance(deserialize(data), Own)\n"
+        "    assert 'target' not in sys.modules\n"
+    )
+    for module in ("launcher", "target"):
+        subprocess.run(
+            [sys.executable, "-m", module],
+            check=True,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+
+
+def test_a_script_whose_name_is_not_utf8(tmp_path: Path) -> None:
+    (tmp_path / "n\udcff.py").write_text(
+        "from fsexchange.serialize import deserialize, dumps\n"
+        "class Own: pass\n"
+        "if __name__ == '__main__':\n"
+        "    assert type(deserialize(dumps(Own()))) is Own\n"
+        "    big = {1: [float(n) for n in range(9000)], 2: bytes(300_000)}\n"
+        "    assert deserialize(dumps(big)) == big\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-m", "n\udcff"], check=True, cwd=tmp_path, env=env)
 
 
 def test_a_script_that_is_run_by_its_name_loads_long_objects() -> None:

@@ -26,6 +26,7 @@ and `runs` says where in such a file a part of the array lies.
 from __future__ import annotations
 
 import pickle
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -255,7 +256,8 @@ def deserialize(buffer: Buffer) -> Any:
             body = proven_small(view)
     if body is not None:
         end = SMALL_HEAD + len(body)
-        names = script.importable != b"" and may_name_this(body)
+        is_new = sys.modules.get("__main__") is not script.known_main
+        names = (is_new or script.importable) and may_name_this(body)
         if names or (end != len(view) and not script.is_mine(view, end)):
             return load(body, (), view[end:])
         try:

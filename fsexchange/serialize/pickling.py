@@ -286,10 +286,8 @@ def load(
             body, buffers = _without(body, values, apart), apart
         if section and not script.is_mine(section):
             return script.Foreign(_File(body), buffers, section).load()
-        if script.importable != b"" and may_name_this(body):
-            module = script.this_script().module
-            if module and module not in sys.modules:
-                return script.Foreign(_File(body), buffers, section).load()
+        if may_name_this(body) and script.this_script().module not in sys.modules:
+            return script.Foreign(_File(body), buffers, section).load()
         return pickle.loads(body, buffers=buffers)
     except Exception as error:
         if isinstance(error, PASSED_ON) or is_of_handler(error):
@@ -301,9 +299,10 @@ def load(
 
 def may_name_this(body: Any) -> bool:
     """Return whether a pickle may name the script as what `python -m` was told to run."""
-    name = script.importable
+    if not script.this_script().module:
+        return False
     # To look for it in a longer one takes longer than to load that by `Foreign`.
-    return name is None or len(body) > _SEARCHED_UP_TO or name in bytes(body)
+    return len(body) > _SEARCHED_UP_TO or script.importable in bytes(body)
 
 
 def copied(kind: type[_B], data: memoryview) -> _B:

@@ -75,26 +75,27 @@ class _Script(NamedTuple):
     module: str
 
 
-_main: ModuleType | None = None
+#: The module `__main__` for which all this was found out.
+known_main: ModuleType | None = None
 _script = _Script("", "")
 
-#: The `module` of the script, as pickles have it; None until somebody asks for it.
-importable: bytes | None = None
+#: The `module` of the script, as pickles have it.
+importable = b""
 
 
 def this_script() -> _Script:
     """Return the file of this process's script, and what `python -m` was told to run."""
-    global _main, _script, importable, _seen
+    global known_main, _script, importable, _seen
     main = sys.modules.get("__main__")
-    if main is not _main:  # runpy, and a spawned child, put another one in its place
+    if main is not known_main:  # runpy, and a spawned child, put another one in its place
         file = getattr(main, "__file__", None)
         module = _importable_name(main)
         _mine.clear()
         _sections.clear()
-        importable = module.encode()
+        importable = module.encode("utf-8", "surrogatepass")
         _seen = b""
         _script = _Script(_NO_FILE if file is None else os.path.abspath(file), module)
-        _main = main
+        known_main = main
         if main is not None:
             sys.modules.setdefault("__mp_main__", main)  # as `import multiprocessing` does
     return _script
@@ -167,7 +168,7 @@ _sections: dict[str, _Section] = {}
 
 def section(objs: Sequence[Any]) -> bytes:
     """Return the section for functions and classes of this script."""
-    if sys.modules.get("__main__") is not _main:
+    if sys.modules.get("__main__") is not known_main:
         this_script()
     if len(objs) == 1:
         return _section_of(objs[0]).alone
@@ -222,7 +223,7 @@ def is_mine(view: bytes | bytearray | memoryview, at: int = 0) -> bool:
     Its section begins at `at` in its buffer.
     """
     global _seen
-    if sys.modules.get("__main__") is not _main:
+    if sys.modules.get("__main__") is not known_main:
         this_script()
     if _seen and type(view) is not memoryview and view.startswith(_seen, at):
         return True
