@@ -35,7 +35,7 @@ def slab(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     vars(made).clear()  # the mapping has a descriptor, and pytest keeps what a fixture has made
 
 
-def no_spill(start: int) -> bytes:
+def no_spill(start: int, sent: Any) -> bytes:
     raise AssertionError(f"no slot was free at {start}")
 
 
@@ -111,7 +111,7 @@ def test_rest_of_a_body_for_which_no_slot_is_free(slab: Slab) -> None:
     sizes = [*map(len, buffers)]
     spilled: list[int] = []
 
-    def spill(start: int) -> bytes:
+    def spill(start: int, sent: Any) -> bytes:
         spilled.append(start)
         return b"elsewhere"
 
@@ -132,7 +132,7 @@ def test_rest_of_a_body_for_which_no_slot_is_free(slab: Slab) -> None:
 def test_sender_that_is_interrupted(slab: Slab) -> None:
     """Its receiver hears of it, and no slot is lost."""
 
-    def interrupt(start: int) -> bytes:
+    def interrupt(start: int, sent: Any) -> bytes:
         raise HandlerError
 
     slab.receiving[0] = 1
@@ -223,7 +223,7 @@ def test_receiver_without_memory(slab: Slab) -> None:
             slab.empty(record, nbytes, [], no_rest)
 
     child = fork(receive)
-    slab.fill(record, [bytes(nbytes)], [0, nbytes], lambda start: b"")
+    slab.fill(record, [bytes(nbytes)], [0, nbytes], lambda start, sent: b"")
     assert os.waitpid(child, 0)[1] == 0
     slab.receiving[0] = 0
     assert is_empty(slab)

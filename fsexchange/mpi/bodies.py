@@ -176,8 +176,8 @@ class Bodies:
                     held[0],
                     buffers,
                     starts,
-                    lambda start: self._spill(
-                        gathered.rest(buffers, starts, start), nbytes - start, dest
+                    lambda start, ways: self._spill(
+                        ways, gathered.rest(buffers, starts, start), nbytes - start, dest
                     ),
                 )
                 return
@@ -203,9 +203,10 @@ class Bodies:
                 return kind, sent
         return _MESSAGE, self._messages.put(pieces, nbytes, dest)
 
-    def _spill(self, pieces: Pieces, nbytes: int, dest: int) -> bytes:
+    def _spill(self, ways: list[tuple[int, Sent]], pieces: Pieces, nbytes: int, dest: int) -> bytes:
         """Send the rest of a body, whose message is out, past the slab; return what says where."""
-        kind, sent = self._send(pieces, nbytes, dest)
+        ways.extend(starmap(self._send, ((pieces, nbytes, dest),)))
+        ((kind, sent),) = ways
         sent.finish()
         return _REST.pack(kind, sent.number) + sent.place
 

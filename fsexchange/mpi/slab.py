@@ -30,6 +30,7 @@ from fsexchange.mpi.message import empty
 
 if TYPE_CHECKING:
     from fsexchange.mpi.codec import Memory
+    from fsexchange.mpi.way import Sent
 
 #: Bytes of a slot, slots of a slab, and messages that may be in it at a time.
 SLOT, SLOTS, RECORDS = 1 << 16, 128, 64
@@ -204,25 +205,36 @@ class Slab:
         record: int,
         buffers: Sequence[Memory],
         starts: list[int],
-        spill: Callable[[int], bytes],
+        spill: Callable[[int, list[tuple[int, Sent]]], bytes],
     ) -> None:
         """Copy a body into slots, once: buffers, where each starts in it, and its length.
 
-        What the receiver leaves no slots for, `spill` puts elsewhere, and returns where.
+        What the receiver leaves no slots for, `spill` sends elsewhere, which it appends to a list,
+        and returns where. It is withdrawn if the receiver is not told.
         """
         memory = self._memory
         at = _RECORDS_AT + record * _RECORD
         if memory[at + _BEGUN]:
             return
+        sent: list[tuple[int, Sent]] = []
+        told = [False]
         try:
             memory[at + _BEGUN] = 1
-            self._fill(at, [*buffers], starts, spill)
+            self._fill(at, [*buffers], starts, lambda start: spill(start, sent), told)
         except BaseException:
-            memory[at + _OVER] = _BROKEN
+            if not told[0]:
+                memory[at + _OVER] = _BROKEN
+                for _, each in sent:
+                    each.withdraw()
             raise
 
     def _fill(
-        self, at: int, buffers: list[Memory], starts: list[int], spill: Callable[[int], bytes]
+        self,
+        at: int,
+        buffers: list[Memory],
+        starts: list[int],
+        spill: Callable[[int], bytes],
+        told: list[bool],
     ) -> None:
         # A function of its own, as CPython 3.12 and 3.13 have the end of a loop outside the `try`
         # around it: there a signal's handler may raise, and nothing catches that.
@@ -245,6 +257,7 @@ class Slab:
                 place = spill(start)
                 memory[at + _PLACE : at + _PLACE + PLACE_SIZE] = place.ljust(PLACE_SIZE, b"\0")
                 memory[at + _OVER] = _ELSEWHERE
+                told[0] = True
                 return
 
     def _copy_in(self, at: int, buffers: list[Memory], starts: list[int], start: int) -> int:

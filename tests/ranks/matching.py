@@ -390,7 +390,7 @@ def interrupted_while_copying() -> None:
         fill: Any = Slab.fill
 
         def stopped(slab: Slab, record: int, buffers: Any, starts: Any, spill: Any) -> None:
-            def interrupted(start: int) -> bytes:
+            def interrupted(start: int, sent: Any) -> bytes:
                 raise KeyboardInterrupt
 
             others: list[int] = []
