@@ -14,6 +14,7 @@ enum {
     PIECE = 1 << 18,      /* bytes: what the kernel has cleared is in the cache yet */
 };
 
+/* Return whether it is worth to ask for the pages of memory. */
 static inline int
 is_new(void *memory, uint64_t nbytes)
 {
@@ -30,7 +31,7 @@ advise(void *memory, uint64_t nbytes, int advice)
     (void)madvise((void *)start, (uintptr_t)memory + nbytes - start, advice);
 }
 
-/* Have the kernel give the pages of memory, if it is new: what is then read into it, 64 to 512 KiB,
+/* Have the kernel give the pages of memory that is new: what is then read into it, 64 to 512 KiB,
    takes 0.8 to 0.9 of the time. */
 static inline void
 ask_for_pages(void *memory, uint64_t nbytes)

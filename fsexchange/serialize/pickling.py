@@ -345,8 +345,10 @@ def _without(body: Any, values: list[_Value], apart: list[Any]) -> bytes:
     for opcode, start, end in values:
         rest += (view[at:opcode], pickle.NEXT_BUFFER)
         data = view[start:end]
-        is_bytearray = view[opcode] == pickle.BYTEARRAY8[0]
-        apart.append(copied(bytearray, data) if is_bytearray else copied(bytes, data))
+        if view[opcode] == pickle.BYTEARRAY8[0]:
+            apart.append(copied_to_new(bytearray, data))
+        else:
+            apart.append(copied_to_new(bytes, data))
         at = end
     return b"".join((*rest, view[at:]))
 
