@@ -26,7 +26,7 @@ from .cli import environment
 from .processes import ROOT
 
 try:
-    from fsexchange.filesystem._native import read_whole
+    from fsexchange.filesystem._native import create, read_whole
     from fsexchange.serialize import _native
 except ImportError:  # `test_packaging` says if it should be
     pytest.skip("what is in C is not built here", allow_module_level=True)
@@ -231,6 +231,43 @@ def test_a_file_is_read_if_it_is_as_it_should_be(nbytes: int, tmp_path: Path) ->
     assert not [name for name in os.listdir("/proc/self/fd") if _leads_to(name, path)]
 
 
+@pytest.mark.parametrize("count", [0, 1, 8, 9, 3000])
+def test_a_file_is_created_of_all_pieces_or_not_at_all(count: int, tmp_path: Path) -> None:
+    path = tmp_path / "a file \u00e9"
+    choose = random.Random(count)
+    pieces: list[Any] = [choose.randbytes(choose.choice([0, 1, 900])) for _ in range(count)]
+    pieces[1::3] = map(bytearray, pieces[1::3])
+    pieces[2::3] = [np.frombuffer(piece, np.uint8) for piece in pieces[2::3]]
+    whole = b"".join(pieces)
+    os.umask(before := os.umask(0o022))
+    for form in (pieces, tuple(pieces)):
+        create(str(path), form, len(whole))
+        assert path.read_bytes() == whole
+        assert path.stat().st_mode & 0o777 == 0o600 & ~before
+        with pytest.raises(FileExistsError) as there:
+            create(str(path), form, len(whole), 0o640)
+        assert there.value.filename == str(path)
+        assert path.read_bytes() == whole
+        path.unlink()
+    create(str(path), pieces, len(whole), 0o400)
+    assert path.stat().st_mode & 0o777 == 0o400 & ~before
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        create(f"{path}/x", pieces, len(whole))
+    for wrong in (len(whole) - 1, len(whole) + 1):  # another thread had it longer or shorter
+        with pytest.raises(BufferError, match="another length"):
+            create(str(path), pieces, wrong)
+    with pytest.raises(TypeError):
+        create(str(path), [*pieces, None], len(whole))  # type: ignore[list-item]
+    for name in ("a\0b", "\ud800", 1, None):
+        with pytest.raises((TypeError, ValueError)):
+            create(name, pieces, len(whole))  # type: ignore[arg-type]
+    assert os.listdir(tmp_path) == []
+    for piece in pieces[1::3]:
+        piece += b"x"  # no buffer is kept
+    assert not [name for name in os.listdir("/proc/self/fd") if _leads_to(name, path)]
+
+
 def _leads_to(name: str, path: Path) -> bool:
     try:
         return os.readlink(f"/proc/self/fd/{name}") == str(path)
@@ -337,6 +374,7 @@ def test_no_reference_is_lost_or_kept() -> None:
     key = "a key that nobody else has"
     attributes = (("real", 1), ("nothing", NotImplemented))
     small = dumps({"a": 1})
+    array = np.zeros(3, np.uint8)
 
     class Plain:
         pass
@@ -352,10 +390,13 @@ def test_no_reference_is_lost_or_kept() -> None:
         with pytest.raises(SerializationError, match="it was pickled"):
             dumps([Text("a")])
         dumps([np.zeros((2, 2)).T[:1], np.zeros(5000)[::2], np.ma.zeros(600)])
+        for pieces, nbytes in (([small, array], 0), ([small] * 9, 9 * len(small))):
+            with pytest.raises((BufferError, FileExistsError)):
+                create(__file__, pieces, nbytes)
 
     def counts() -> tuple[int, ...]:
         gc.collect()
-        given = key, attributes, small, Plain, instances.reduce_plain
+        given = key, attributes, small, array, Plain, instances.reduce_plain
         each = (*given, *COUNTED)
         return (*map(sys.getrefcount, each), sys.getallocatedblocks())
 

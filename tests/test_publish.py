@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -184,11 +185,11 @@ def test_names_in_a_listing(way: Publication, base_dir: Path) -> None:
 
 
 @both
-@pytest.mark.parametrize("call", ["rename", "link", "pwritev"])
+@pytest.mark.parametrize("call", ["rename", "link", "write"])
 def test_what_fails_leaves_the_earlier_file_or_none(
     way: Publication, call: str, base_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A full disk, by any call."""
+    """A full disk, by any call; for `write` a limit on the length of files."""
     path = base_dir / "file"
     once = call == "link"
     if not once:
@@ -198,14 +199,21 @@ def test_what_fails_leaves_the_earlier_file_or_none(
     def refuse(*_: object, **__: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, call, refuse)
-    if call == "link" and way is MARKERS:
-        put(way, path, b"content", once=once)  # needs no links
-        assert get(way, path) == b"content"
-        return
-    with pytest.raises(OSError, match="No space"):
-        put(way, path, b"content", once=once)
-    monkeypatch.undo()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if call == "write":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(b"cont"), limits[1]))
+    else:
+        monkeypatch.setattr(os, call, refuse)
+    try:
+        if call == "link" and way is MARKERS:
+            put(way, path, b"content", once=once)  # needs no links
+            assert get(way, path) == b"content"
+            return
+        with pytest.raises(OSError, match=r"No space|File too large"):
+            put(way, path, b"content", once=once)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        monkeypatch.undo()
     if call == "rename" and way is MARKERS:
         before.remove("file.ready")  # too late for a marker; but a full disk does not get there
     else:

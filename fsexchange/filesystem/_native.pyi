@@ -1,1 +1,6 @@
+from collections.abc import Sequence
+
+from typing_extensions import Buffer
+
+def create(path: str, pieces: Sequence[Buffer], nbytes: int, mode: int = 0o600, /) -> None: ...
 def read_whole(path: str, nbytes: int, uid: int, /) -> bytearray | None: ...

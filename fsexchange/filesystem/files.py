@@ -122,29 +122,33 @@ def flatten(obj: Buffers) -> tuple[list[Buffer], int]:
     return pieces, total
 
 
-def create(path: str, pieces: Sequence[Buffer], nbytes: int, mode: int = 0o600) -> None:
-    """Write `pieces`, `nbytes` in all, to a file that must not exist yet: all of them, or no file.
+try:
+    from fsexchange.filesystem._native import create as create
+except ImportError:
 
-    Three system calls, if one `pwritev` takes everything. Not synced to disk.
-    """
-    (fd,) = map(os.open, (path,), _CREATES, (mode,))
-    try:
+    def create(path: str, pieces: Sequence[Buffer], nbytes: int, mode: int = 0o600, /) -> None:
+        """Write `pieces`, `nbytes` in all, to a file that must not exist yet: all, or no file.
+
+        Three system calls, if one `pwritev` takes everything. Not synced to disk.
+        """
+        (fd,) = map(os.open, (path,), _CREATES, (mode,))
         try:
-            if nbytes:
-                write(fd, pieces, nbytes)
+            try:
+                if nbytes:
+                    write(fd, pieces, nbytes)
+            except BaseException:
+                os.closerange(fd, fd + 1)  # raises nothing: the first error says more
+                raise
+            # Write errors may show only here (NFS, quotas); the descriptor is gone either way,
+            # so close is checked but never repeated: close(2).
+            os.close(fd)
         except BaseException:
-            os.closerange(fd, fd + 1)  # raises nothing: the first error says more
+            # Ctrl-C counts: nobody will ever have the key of half a file.
+            try:
+                os.unlink(path)
+            except OSError:
+                pass
             raise
-        # Write errors may show only here (NFS, quotas); the descriptor is gone either way,
-        # so close is checked but never repeated: close(2).
-        os.close(fd)
-    except BaseException:
-        # Ctrl-C counts: nobody will ever have the key of half a file.
-        try:
-            os.unlink(path)
-        except OSError:
-            pass
-        raise
 
 
 def write(fd: int, pieces: Sequence[Buffer], nbytes: int, offset: int = 0) -> None:
