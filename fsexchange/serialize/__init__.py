@@ -81,7 +81,6 @@ from fsexchange.serialize.pickling import (
     frames_of,
     load,
     may_name_this,
-    pickled,
     small_or_made,
     unpinned,
 )
@@ -125,18 +124,12 @@ for _loader in (
 _head_of = HEAD_OF.get
 _array_of = ARRAY_OF.get
 
-_dumps, _loads = pickle.dumps, pickle.loads
+_loads = pickle.loads
 
 _ARRAY = np.ndarray
 
-# Types whose objects consist of one value -> the kind of their objects, -1 if always pickled.
-_SIMPLE: dict[type, int] = {
-    **dict.fromkeys((type(None), bool, int, float), -1),
-    bytes: BYTES,
-    bytearray: BYTEARRAY,
-    str: STR,
-    memoryview: MEMORYVIEW,
-}
+# Types whose long objects are not pickled -> the kind of these.
+_LONG: dict[type, int] = {bytes: BYTES, bytearray: BYTEARRAY, str: STR}
 
 # An object of so many bytes is worth some copies, so that its small parts do not keep all of it.
 _PINNED_FROM = 1 << 20
@@ -184,22 +177,25 @@ def serialize(obj: Any, *, checksum: bool = False) -> Frames:
                 return [head, obj.data.cast("B")]
         if is_plain(dtype) and not is_broadcast(obj):
             return array_frames(obj, checksum)
-    elif kind in _SIMPLE:
-        code = _SIMPLE[kind]
-        if code < 0 or (code != MEMORYVIEW and len(obj) <= _PICKLED_UP_TO):
-            body = _dumps(obj, 5)
-            size = len(body)
-            return [pack_small(SMALL_START, crc32(body, size), size, size) + body]
-        if code != MEMORYVIEW:
+    body = simple_pickle(obj, _SIMPLE_UP_TO)
+    if body is None:
+        code = _LONG.get(kind)
+        if code is not None and len(obj) > _PICKLED_UP_TO:
             data = obj.encode("utf-8", "surrogatepass") if kind is str else obj
             if checksum:
                 return frames(code, b"", [memoryview(data)], checksum)
             return plain_frames(code, data)
-        array = as_array(obj)
-        if is_plain(array.dtype):
-            shape, elements = array_body(array)
-            return frames(MEMORYVIEW, shape, [elements], checksum)
-    return frames_of(pickled(obj), checksum)
+        if kind is memoryview:
+            array = as_array(obj)
+            if is_plain(array.dtype):
+                shape, elements = array_body(array)
+                return frames(MEMORYVIEW, shape, [elements], checksum)
+        made = small_or_made(obj)
+        if not isinstance(made, bytes):
+            return frames_of(made, checksum)
+        body = made
+    size = len(body)
+    return [pack_small(SMALL_START, crc32(body, size), size, size) + body]
 
 
 def dumps(obj: Any, *, checksum: bool = False) -> bytes:
@@ -212,7 +208,7 @@ def dumps(obj: Any, *, checksum: bool = False) -> bytes:
     body = simple_pickle(obj, _SIMPLE_UP_TO)
     if body is None:
         kind = type(obj)
-        if kind is _ARRAY or kind in _SIMPLE:
+        if kind is _ARRAY or kind is memoryview or kind in _LONG:
             return b"".join(serialize(obj, checksum=checksum))
         made = small_or_made(obj)
         if not isinstance(made, bytes):

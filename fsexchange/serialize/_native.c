@@ -83,6 +83,8 @@ fits(PyObject *obj, struct left *left)
         n = PyBytes_Size(obj);
         n += around(n);
     }
+    else if (PyByteArray_CheckExact(obj))
+        n = PyByteArray_Size(obj) + around(PY_SSIZE_T_MAX);
     else if (PyTuple_CheckExact(obj)) {
         if (!all_fit(obj, PyTuple_Size(obj), PyTuple_GetItem, left))
             return 0;

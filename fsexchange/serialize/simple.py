@@ -1,4 +1,4 @@
-"""Simple objects: None, numbers, text, bytes, and tuples, lists and dicts of simple objects.
+"""Simple objects: None, numbers, text, bytes, bytearrays, and tuples, lists and dicts of these.
 
 They name no function or class and hold no array, so plain pickle does all that is needed. To see
 this takes a tenth of the time of their pickle in C, but longer than it saves in Python. So where
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 _NUMBERS = frozenset({type(None), bool, float})
-_SCALARS = frozenset({*_NUMBERS, int, str, bytes})
+_SCALARS = frozenset({*_NUMBERS, int, str, bytes, bytearray})
 
 # Those of one list that are looked at.
 _MOST = 8
@@ -39,7 +39,7 @@ def is_simple_in_python(obj: Any, most: int, /) -> bool:
             room -= _NUMBER
         elif kind is str:
             room -= _AROUND + (len(each) if each.isascii() else 4 * len(each))
-        elif kind is bytes:
+        elif kind is bytes or kind is bytearray:
             room -= _AROUND + len(each)
         else:
             return False
