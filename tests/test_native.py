@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import pickletools
 import random
 import subprocess
 import sys
@@ -186,6 +187,36 @@ def test_copies_to_new_memory() -> None:
         _native.copied_to_new(bytes, memoryview(b"abcd")[::2])
     with pytest.raises(TypeError):
         _native.copied_to_new(bytes, "text")  # type: ignore[arg-type]
+
+
+def test_a_name_is_found_in_a_pickle_but_not_in_its_long_values() -> None:
+    choose = random.Random(2)
+    found = 0
+    for _ in range(3000):
+        made = value(choose)
+        if not _native.is_simple(made, 1 << 14):
+            continue
+        obj = [made, np.zeros(choose.randrange(5)), choose.randbytes(9 << 13), Two]
+        body = pickle.dumps(obj, choose.choice([4, 5]))
+        said = [arg for opcode, arg, _ in pickletools.genops(body) if "UNICODE" in opcode.name]
+        names = {*choose.sample(said, min(3, len(said))), "tests.test_native", "not there"}
+        for name in names:
+            there = name in said
+            found += there
+            encoded = name.encode("utf-8", "surrogatepass")
+            assert _native.may_name(body, encoded) == there
+            assert there or not _native.may_name(memoryview(bytearray(body)), encoded)
+    assert found > 6000
+    for late in ([b"x" * 70_000, "name"], {"name": "n" * 300}, "name" * 70, ["\u00e9" * 9, "name"]):
+        name = "name" * 70 if isinstance(late, str) else "name"
+        assert _native.may_name(pickle.dumps(late, 5), name.encode())
+    # What it cannot tell, it says may be: many values, lines of text, half a pickle.
+    assert _native.may_name(pickle.dumps([1] * 9000, 5), b"name")
+    assert _native.may_name(pickle.dumps(Two, 2), b"name")
+    body = pickle.dumps(["x" * 300, b"y" * 300], 5)
+    assert not _native.may_name(body, b"name")
+    assert all(_native.may_name(body[:end], b"name") for end in range(len(body)))
+    assert all(_native.may_name(bytes((code,)) * 9, b"name") or code == 46 for code in range(256))
 
 
 def test_buffers_are_left_out_from_a_length_on() -> None:

@@ -9,6 +9,7 @@
 #if PY_VERSION_HEX >= 0x030b0000
 #define Py_LIMITED_API 0x030b0000
 #endif
+#define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <string.h>
 
@@ -165,10 +166,13 @@ enum { SMALL_HEAD = 20 };
 /* Bytes from which on a copy takes longer than a view. */
 enum { VIEWED = 1 << 14 };
 
-static unsigned long
-number_at(const unsigned char *at)
+static uint64_t
+number_of(const unsigned char *at, int width)
 {
-    return at[0] | at[1] << 8 | at[2] << 16 | (unsigned long)at[3] << 24;
+    uint64_t number = 0; /* little-endian */
+    while (width-- > 0)
+        number = number << 8 | at[width];
+    return number;
 }
 
 PyDoc_STRVAR(small_body_doc, "small_body(buffer, crc32, /)\n--\n\n\
@@ -196,8 +200,8 @@ small_body(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
     if (nbytes < SMALL_HEAD || memcmp(data, SMALL_START, sizeof SMALL_START) != 0)
         return Py_NewRef(Py_None);
     const unsigned char *head = (const unsigned char *)data + sizeof SMALL_START;
-    unsigned long wanted = number_at(head), size = number_at(head + 4);
-    unsigned long total = number_at(head + 8);
+    uint64_t wanted = number_of(head, 4), size = number_of(head + 4, 4);
+    uint64_t total = number_of(head + 8, 4);
     if (total != (size_t)nbytes - SMALL_HEAD || size > total)
         return Py_NewRef(Py_None);
     PyObject *body;
@@ -205,10 +209,10 @@ small_body(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
         body = PyBytes_FromStringAndSize(data + SMALL_HEAD, (Py_ssize_t)size);
     else {
         PyObject *whole = PyMemoryView_FromObject(args[0]);
-        body = whole == NULL ? NULL : PySequence_GetSlice(whole, SMALL_HEAD, SMALL_HEAD + size);
+        body = whole == NULL ? NULL : PySequence_GetSlice(whole, SMALL_HEAD, SMALL_HEAD + (Py_ssize_t)size);
         Py_XDECREF(whole);
     }
-    PyObject *start = PyLong_FromUnsignedLong(size);
+    PyObject *start = PyLong_FromUnsignedLongLong(size);
     PyObject *crc = NULL;
     if (body != NULL && start != NULL)
         crc = PyObject_CallFunctionObjArgs(args[1], body, start, NULL);
@@ -222,6 +226,80 @@ small_body(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
         return Py_NewRef(Py_None);
     }
     return body;
+}
+
+/* ---- names in pickles ----------------------------------------------------------------------- */
+
+/* To look at more opcodes takes longer than to load by an unpickler that asks about each name. */
+enum { MOST_OPCODES = 1 << 12 };
+
+/* Return how many bytes follow an opcode: of text, bytes and long numbers, those of their length, as
+   a negative number; WHO_KNOWS if it is a line of text, or no opcode of protocol 5. */
+enum { WHO_KNOWS = 99 };
+
+static int
+follow(unsigned char opcode)
+{
+    switch (opcode) {
+    case 'K': case 'h': case 'q': case 0x80: case 0x82: /* BININT1 BINGET BINPUT PROTO EXT1 */
+        return 1;
+    case 'M': case 0x83: /* BININT2 EXT2 */
+        return 2;
+    case 'J': case 'j': case 'r': case 0x84: /* BININT LONG_BINGET LONG_BINPUT EXT4 */
+        return 4;
+    case 'G': case 0x95: /* BINFLOAT FRAME */
+        return 8;
+    case 'C': case 'U': case 0x8a: case 0x8c: /* SHORT_BINBYTES _BINSTRING LONG1 _BINUNICODE */
+        return -1;
+    case 'B': case 'T': case 'X': case 0x8b: /* BINBYTES BINSTRING BINUNICODE LONG4 */
+        return -4;
+    case 0x8d: case 0x8e: case 0x96: /* BINUNICODE8 BINBYTES8 BYTEARRAY8 */
+        return -8;
+    case '(': case ')': case '.': case '0': case '1': case '2': case 'N': case 'Q': case 'R':
+    case ']': case 'a': case 'b': case 'd': case 'e': case 'l': case 'o': case 's': case 't':
+    case 'u': case '}': case 0x81: case 0x85: case 0x86: case 0x87: case 0x88: case 0x89:
+    case 0x8f: case 0x90: case 0x91: case 0x92: case 0x93: case 0x94: case 0x97: case 0x98:
+        return 0;
+    default:
+        return WHO_KNOWS;
+    }
+}
+
+static int
+may_be_in(const char *name, uint64_t length, const unsigned char *at, const unsigned char *end)
+{
+    for (int left = MOST_OPCODES; left > 0 && at < end; left--) {
+        unsigned char opcode = *at++;
+        int width = follow(opcode), before = width < 0 ? -width : 0;
+        if (opcode == '.')
+            return 0;
+        if (width == WHO_KNOWS || end - at < before)
+            return 1;
+        uint64_t size = before ? number_of(at, before) : (uint64_t)width;
+        at += before;
+        if (size > (uint64_t)(end - at) ||
+            (before && size == length && memcmp(at, name, length) == 0))
+            return 1;
+        at += size;
+    }
+    return 1;
+}
+
+PyDoc_STRVAR(may_name_doc, "may_name(body, name, /)\n--\n\n\
+Return whether a text of a pickle may be `name`, in UTF-8. It is not looked for in long ones.");
+
+static PyObject *
+may_name(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    Py_buffer body;
+    const char *name;
+    Py_ssize_t length;
+    if (!PyArg_ParseTuple(args, "y*y#", &body, &name, &length))
+        return NULL;
+    const unsigned char *start = body.buf;
+    int may = may_be_in(name, (uint64_t)length, start, start + body.len);
+    PyBuffer_Release(&body);
+    return PyBool_FromLong(may);
 }
 
 /* ---- picklers ------------------------------------------------------------------------------- */
@@ -471,6 +549,7 @@ static PyMethodDef functions[] = {
     {"simple_pickle", (PyCFunction)(void (*)(void))simple_pickle, METH_FASTCALL,
      simple_pickle_doc},
     {"small_body", (PyCFunction)(void (*)(void))small_body, METH_FASTCALL, small_body_doc},
+    {"may_name", may_name, METH_VARARGS, may_name_doc},
     {"has_attributes", (PyCFunction)(void (*)(void))has_attributes, METH_FASTCALL,
      has_attributes_doc},
     {"asking", asking, METH_VARARGS, asking_doc},

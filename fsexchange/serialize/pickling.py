@@ -15,6 +15,8 @@ from fsexchange.serialize.kinds import Asking
 from fsexchange.serialize.reasons import PASSED_ON, is_of_handler, loading_error, pickling_error
 
 if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
     from fsexchange.serialize.format import Frames
 
 #: A pickle in pieces, the buffers that it leaves out, and the functions and classes of the script
@@ -33,7 +35,7 @@ _LONG_FROM = 1 << 16
 # To guard all of a pickle of fewer bytes takes less time than to tell its values apart.
 _GUARDED_BELOW = 1 << 17
 
-# In a pickle of up to this many bytes the name of the script is looked for.
+# To look for a name in Python in a longer pickle takes longer than to load that by `Foreign`.
 _SEARCHED_UP_TO = 1 << 12
 
 # Bytes of so many bytes are copied to memory for which the kernel is asked before: 1 to 64 MiB in
@@ -67,7 +69,7 @@ _MEMO_UP_TO = 512
 
 
 try:
-    from fsexchange.serialize._native import copied_to_new, keeper
+    from fsexchange.serialize._native import copied_to_new, keeper, may_name
 except ImportError:
 
     def copied_to_new(kind: type[_B], data: memoryview, /) -> _B:
@@ -88,6 +90,11 @@ except ImportError:
             return False
 
         return keep
+
+    def may_name(body: Buffer, name: bytes, /) -> bool:
+        """Return whether a pickle may have a name in it."""
+        view = memoryview(body)
+        return view.nbytes > _SEARCHED_UP_TO or name in bytes(view)
 
 
 class Pickler(Asking):  # type: ignore[misc]
@@ -299,10 +306,7 @@ def load(
 
 def may_name_this(body: Any) -> bool:
     """Return whether a pickle may name the script as what `python -m` was told to run."""
-    if not script.this_script().module:
-        return False
-    # To look for it in a longer one takes longer than to load that by `Foreign`.
-    return len(body) > _SEARCHED_UP_TO or script.importable in bytes(body)
+    return bool(script.this_script().module) and may_name(body, script.importable)
 
 
 def copied(kind: type[_B], data: memoryview) -> _B:
