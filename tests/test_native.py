@@ -20,7 +20,7 @@ import pytest
 
 from fsexchange.errors import CorruptObjectError, SerializationError
 from fsexchange.serialize import dumps, instances
-from fsexchange.serialize.format import proven_small, small_pickle
+from fsexchange.serialize.format import PICKLE, _frames, parse, proven_small, small_pickle
 from fsexchange.serialize.simple import is_simple_in_python, simple_pickle_in_python
 
 from .cli import environment
@@ -29,6 +29,7 @@ from .processes import ROOT
 try:
     from fsexchange.filesystem._native import create, read_whole
     from fsexchange.serialize import _native
+    from fsexchange.serialize._native import framed
 except ImportError:  # `test_packaging` says if it should be
     pytest.skip("what is in C is not built here", allow_module_level=True)
 
@@ -187,6 +188,35 @@ def test_copies_to_new_memory() -> None:
         _native.copied_to_new(bytes, memoryview(b"abcd")[::2])
     with pytest.raises(TypeError):
         _native.copied_to_new(bytes, "text")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [1, 31, 32, 1000, 70_000])
+@pytest.mark.parametrize("sizes", [[5000], [0, 1, 63, 64, 65, 0], [4096] * 700])
+def test_frames_of_a_pickle_and_its_buffers(size: int, sizes: list[int]) -> None:
+    choose = random.Random(size)
+    body = choose.randbytes(size)
+    buffers = [memoryview(choose.randbytes(nbytes)) for nbytes in sizes]
+    frames = framed(body, buffers, zlib.crc32)
+    assert b"".join(frames) == b"".join(_frames(PICKLE, [body], buffers, checksum=False))
+    assert [frame for frame in frames if type(frame) is memoryview] == buffers
+    assert all(frame is data for frame, data in zip(frames[1::2], buffers, strict=True))
+    _, parsed, again, section, _ = parse(memoryview(b"".join(frames)))
+    assert parsed == body
+    assert again == buffers
+    assert not section
+
+    def fails(*_: Any) -> int:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        framed(body, buffers, fails)
+    for wrong in (lambda *_: "7", lambda *_: 1 << 80, None):
+        with pytest.raises((TypeError, OverflowError)):
+            framed(body, buffers, wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        framed(body, [*buffers, 5], zlib.crc32)  # type: ignore[list-item]
+    with pytest.raises(TypeError):
+        framed(bytearray(body), buffers, zlib.crc32)  # type: ignore[arg-type]
 
 
 def test_a_name_is_found_in_a_pickle_but_not_in_its_long_values() -> None:
@@ -405,7 +435,7 @@ def test_no_reference_is_lost_or_kept() -> None:
     key = "a key that nobody else has"
     attributes = (("real", 1), ("nothing", NotImplemented))
     small = dumps({"a": 1})
-    array = np.zeros(3, np.uint8)
+    array: Any = np.zeros(3, np.uint8)
 
     class Plain:
         pass
@@ -421,7 +451,14 @@ def test_no_reference_is_lost_or_kept() -> None:
         with pytest.raises(SerializationError, match="it was pickled"):
             dumps([Text("a")])
         dumps([np.zeros((2, 2)).T[:1], np.zeros(5000)[::2], np.ma.zeros(600)])
-        for pieces, nbytes in (([small, array], 0), ([small] * 9, 9 * len(small))):
+        framed(small, [memoryview(small), memoryview(array)], zlib.crc32)
+        with pytest.raises(TypeError):
+            framed(small, [memoryview(array), None], zlib.crc32)  # type: ignore[list-item]
+        calls_of_create: list[tuple[Any, int]] = [
+            ([small, array], 0),
+            ([small] * 9, 9 * len(small)),
+        ]
+        for pieces, nbytes in calls_of_create:
             with pytest.raises((BufferError, FileExistsError)):
                 create(__file__, pieces, nbytes)
 

@@ -228,6 +228,82 @@ small_body(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
     return body;
 }
 
+/* ---- pickles with buffers ------------------------------------------------------------------- */
+
+enum { HEAD = 32, CRC_AT = 28, ALIGNMENT = 64 };
+
+static void
+put_number(char *at, uint64_t number, int width)
+{
+    for (; width-- > 0; number >>= 8)
+        *at++ = (char)(number & 0xff);
+}
+
+/* Return the CRC of bytes, begun at that of others; NULL for an error, which may be there before. */
+static PyObject *
+crc_of(PyObject *crc32, const char *data, Py_ssize_t nbytes, PyObject *begun)
+{
+    PyObject *bytes = PyErr_Occurred() ? NULL : PyBytes_FromStringAndSize(data, nbytes);
+    PyObject *crc = bytes == NULL ? NULL : PyObject_CallFunctionObjArgs(crc32, bytes, begun, NULL);
+    Py_XDECREF(bytes);
+    return crc;
+}
+
+PyDoc_STRVAR(framed_doc, "framed(body, buffers, crc32, /)\n--\n\n\
+Return the frames of a pickle and its buffers, bytes and a list of memoryviews of bytes.");
+
+static PyObject *
+framed(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *body, *buffers, *crc32;
+    if (!PyArg_ParseTuple(args, "O!O!O", &PyBytes_Type, &body, &PyList_Type, &buffers, &crc32))
+        return NULL;
+    Py_ssize_t count = PyList_Size(buffers), size = PyBytes_Size(body);
+    Py_ssize_t behind = HEAD + 8 * count + size;
+    PyObject *first = PyBytes_FromStringAndSize(NULL, behind + (-behind & (ALIGNMENT - 1)));
+    PyObject *made = PyList_New(2 * count);
+    if (first == NULL || made == NULL)
+        goto failed;
+    /* Nobody else has seen it. */
+    char *head = PyBytes_AsString(first);
+    memset(head + behind, 0, (size_t)(PyBytes_Size(first) - behind));
+    memcpy(head + HEAD + 8 * count, PyBytes_AsString(body), (size_t)size);
+    static const char zeros[ALIGNMENT];
+    uint64_t end = (uint64_t)behind;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *data = PyList_GetItem(buffers, i);
+        Py_ssize_t nbytes = PyObject_Size(data), padding = (Py_ssize_t)(-end & (ALIGNMENT - 1));
+        PyObject *before = i ? PyBytes_FromStringAndSize(zeros, padding) : Py_NewRef(first);
+        if (nbytes < 0 || before == NULL) {
+            Py_XDECREF(before);
+            goto failed;
+        }
+        put_number(head + HEAD + 8 * i, (uint64_t)nbytes, 8);
+        end += (uint64_t)padding + (uint64_t)nbytes;
+        PyList_SetItem(made, 2 * i, before);
+        PyList_SetItem(made, 2 * i + 1, Py_NewRef(data));
+    }
+    memcpy(head, SMALL_START, 4);
+    put_number(head + 4, 1, 4); /* version, kind, flags */
+    put_number(head + 8, end, 8);
+    put_number(head + 16, (uint64_t)size, 8);
+    put_number(head + 24, (uint64_t)count, 4);
+    PyObject *begun = crc_of(crc32, head, CRC_AT, NULL);
+    PyObject *crc = crc_of(crc32, head + HEAD, behind - HEAD, begun);
+    Py_XDECREF(begun);
+    if (crc != NULL)
+        put_number(head + CRC_AT, PyLong_AsUnsignedLong(crc), 4);
+    Py_XDECREF(crc);
+    if (!PyErr_Occurred()) {
+        Py_DECREF(first);
+        return made;
+    }
+failed:
+    Py_XDECREF(first);
+    Py_XDECREF(made);
+    return NULL;
+}
+
 /* ---- names in pickles ----------------------------------------------------------------------- */
 
 /* To look at more opcodes takes longer than to load by an unpickler that asks about each name. */
@@ -549,6 +625,7 @@ static PyMethodDef functions[] = {
     {"simple_pickle", (PyCFunction)(void (*)(void))simple_pickle, METH_FASTCALL,
      simple_pickle_doc},
     {"small_body", (PyCFunction)(void (*)(void))small_body, METH_FASTCALL, small_body_doc},
+    {"framed", framed, METH_VARARGS, framed_doc},
     {"may_name", may_name, METH_VARARGS, may_name_doc},
     {"has_attributes", (PyCFunction)(void (*)(void))has_attributes, METH_FASTCALL,
      has_attributes_doc},

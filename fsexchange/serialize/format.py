@@ -133,6 +133,8 @@ def frames_of_pieces(
             flags = CHECKSUM if checksum else 0
             head = _pack_start(MAGIC, 1, PICKLE, flags, _HEAD.size + size, size, 0)
             return [head + crc32(body, crc32(head)).to_bytes(4, "little"), body]
+        if len(pieces) == 1 and isinstance(pieces[0], bytes) and not checksum:
+            return framed(pieces[0], list(buffers), crc32)
         return _frames(PICKLE, pieces, buffers, checksum)
     numbers = [len(long)]
     if long:
@@ -178,6 +180,15 @@ def _frames(
     if len(pieces) == 1:
         return [b"".join((head, crc.to_bytes(4, "little"), table, *pieces, *rest[:1])), *rest[1:]]
     return [b"".join((head, crc.to_bytes(4, "little"), table)), *pieces, *rest]
+
+
+try:
+    from fsexchange.serialize._native import framed as framed
+except ImportError:
+
+    def framed(body: bytes, buffers: list[memoryview], crc32: Callable[..., int], /) -> Frames:
+        """Return the frames of a pickle and its buffers."""
+        return _frames(PICKLE, [body], buffers, checksum=False)
 
 
 def small_pickle(body: bytes, section: bytes = b"") -> bytes:
