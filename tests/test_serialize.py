@@ -749,6 +749,22 @@ def test_memoryviews_in_containers_keep_format_and_shape() -> None:
             serialize(bad)
 
 
+@pytest.mark.parametrize("size", [0, 10, 1000])
+@pytest.mark.parametrize("kind", ["f8", ">f8", "i4,f8", "U3"])
+def test_masked_arrays_keep_all_that_they_are(size: int, kind: str) -> None:
+    """Pickle loses a hard mask, and that there is none."""
+    for mask, hard in ((np.ma.nomask, False), (np.ma.nomask, True), (False, False), (True, True)):
+        array: Any = np.ma.MaskedArray(np.zeros(size, kind), mask=mask, hard_mask=hard)
+        got = deserialize(bytearray(dumps(array)))
+        assert type(got) is type(array)
+        assert got.dtype == array.dtype
+        assert got.hardmask == hard
+        assert (got.mask is np.ma.nomask) == (array.mask is np.ma.nomask)
+        assert got.fill_value == array.fill_value
+        assert np.array_equal(np.ma.getmaskarray(got), np.ma.getmaskarray(array))
+        assert got.flags.writeable
+
+
 def test_masked_arrays_are_not_copied() -> None:
     array: Any = np.ma.MaskedArray(np.zeros(1 << 17), mask=np.zeros(1 << 17, bool), hard_mask=True)
     assert len(serialize(array)[0]) < 2000

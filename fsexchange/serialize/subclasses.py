@@ -21,8 +21,8 @@ _PICKLING = ("__reduce__", "__reduce_ex__", "__setstate__")
 _COPIED_UP_TO = 4096
 
 # Arrays of subclasses of fewer bytes are pickled as numpy or their class does it, both copies and
-# their CRC included in half the time. Not those of which pickle loses something: the hard mask of a
-# masked array, the order of swapped bytes.
+# their CRC included in half the time; masked arrays only if they are copied anyway. Not those of
+# which pickle loses something: the order of swapped bytes, a hard mask, that there is no mask.
 _SUBCLASS_FROM = 1 << 17
 
 
@@ -48,7 +48,8 @@ def reduce_array(pickler: Pickler, obj: Any) -> Any:
     if dtype.hasobject or dtype.kind not in "biufcmMSUV":
         return NotImplemented
     if kind is not np.ndarray:
-        if obj.nbytes < _SUBCLASS_FROM and dtype.isnative and kind.__name__ != "MaskedArray":
+        small = obj.nbytes < (_COPIED_UP_TO if _is_masked(kind) else _SUBCLASS_FROM)
+        if small and dtype.isnative and not (_is_masked(kind) and _is_changed_by_pickle(obj)):
             return NotImplemented
         return _reduce_subclass(obj)
     if obj.nbytes < _COPIED_UP_TO and obj.flags.c_contiguous:
@@ -62,9 +63,19 @@ def reduce_array(pickler: Pickler, obj: Any) -> Any:
     return _ndarray, (pickle.PickleBuffer(elements.obj), dtype, obj.shape, order)
 
 
+def _is_masked(kind: type) -> bool:
+    ma: Any = np.ma if kind.__name__ == "MaskedArray" else None  # importing it: 10 ms
+    return ma is not None and kind is ma.MaskedArray
+
+
+def _is_changed_by_pickle(masked: Any) -> bool:
+    ma: Any = np.ma  # not typed before numpy 2.3
+    return masked.hardmask or ma.getmask(masked) is ma.nomask
+
+
 def _reduce_subclass(obj: Any) -> Any:
     kind = type(obj)
-    if kind.__name__ == "MaskedArray" and kind is np.ma.MaskedArray:  # importing numpy.ma: 10 ms
+    if _is_masked(kind):
         ma: Any = np.ma  # not typed before numpy 2.3
         mask = ma.getmask(obj)
         mask = None if mask is ma.nomask else mask
