@@ -306,63 +306,11 @@ failed:
 
 /* ---- names in pickles ----------------------------------------------------------------------- */
 
-/* To look at more opcodes takes longer than to load by an unpickler that asks about each name. */
-enum { MOST_OPCODES = 1 << 12 };
-
-/* Return how many bytes follow an opcode: of text, bytes and long numbers, those of their length, as
-   a negative number; WHO_KNOWS if it is a line of text, or no opcode of protocol 5. */
-enum { WHO_KNOWS = 99 };
-
-static int
-follow(unsigned char opcode)
-{
-    switch (opcode) {
-    case 'K': case 'h': case 'q': case 0x80: case 0x82: /* BININT1 BINGET BINPUT PROTO EXT1 */
-        return 1;
-    case 'M': case 0x83: /* BININT2 EXT2 */
-        return 2;
-    case 'J': case 'j': case 'r': case 0x84: /* BININT LONG_BINGET LONG_BINPUT EXT4 */
-        return 4;
-    case 'G': case 0x95: /* BINFLOAT FRAME */
-        return 8;
-    case 'C': case 'U': case 0x8a: case 0x8c: /* SHORT_BINBYTES _BINSTRING LONG1 _BINUNICODE */
-        return -1;
-    case 'B': case 'T': case 'X': case 0x8b: /* BINBYTES BINSTRING BINUNICODE LONG4 */
-        return -4;
-    case 0x8d: case 0x8e: case 0x96: /* BINUNICODE8 BINBYTES8 BYTEARRAY8 */
-        return -8;
-    case '(': case ')': case '.': case '0': case '1': case '2': case 'N': case 'Q': case 'R':
-    case ']': case 'a': case 'b': case 'd': case 'e': case 'l': case 'o': case 's': case 't':
-    case 'u': case '}': case 0x81: case 0x85: case 0x86: case 0x87: case 0x88: case 0x89:
-    case 0x8f: case 0x90: case 0x91: case 0x92: case 0x93: case 0x94: case 0x97: case 0x98:
-        return 0;
-    default:
-        return WHO_KNOWS;
-    }
-}
-
-static int
-may_be_in(const char *name, uint64_t length, const unsigned char *at, const unsigned char *end)
-{
-    for (int left = MOST_OPCODES; left > 0 && at < end; left--) {
-        unsigned char opcode = *at++;
-        int width = follow(opcode), before = width < 0 ? -width : 0;
-        if (opcode == '.')
-            return 0;
-        if (width == WHO_KNOWS || end - at < before)
-            return 1;
-        uint64_t size = before ? number_of(at, before) : (uint64_t)width;
-        at += before;
-        if (size > (uint64_t)(end - at) ||
-            (before && size == length && memcmp(at, name, length) == 0))
-            return 1;
-        at += size;
-    }
-    return 1;
-}
+/* To look for a name in more takes longer than to load by an unpickler that asks about each. */
+enum { SEARCHED_UP_TO = 1 << 17 };
 
 PyDoc_STRVAR(may_name_doc, "may_name(body, name, /)\n--\n\n\
-Return whether a text of a pickle may be `name`, in UTF-8. It is not looked for in long ones.");
+Return whether a pickle may have a name in it, which is in UTF-8.");
 
 static PyObject *
 may_name(PyObject *Py_UNUSED(module), PyObject *args)
@@ -372,8 +320,8 @@ may_name(PyObject *Py_UNUSED(module), PyObject *args)
     Py_ssize_t length;
     if (!PyArg_ParseTuple(args, "y*y#", &body, &name, &length))
         return NULL;
-    const unsigned char *start = body.buf;
-    int may = may_be_in(name, (uint64_t)length, start, start + body.len);
+    int may = body.len > SEARCHED_UP_TO ||
+              memmem(body.buf, (size_t)body.len, name, (size_t)length) != NULL;
     PyBuffer_Release(&body);
     return PyBool_FromLong(may);
 }

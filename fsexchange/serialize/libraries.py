@@ -46,8 +46,10 @@ def reduce_bytes_io(pickler: Pickler, obj: io.BytesIO) -> Any:
 
 def _bytes_io(data: bytes, position: int, attributes: dict[str, Any] | None) -> io.BytesIO:
     made = io.BytesIO(data)
-    made.seek(position)
-    vars(made).update(attributes or {})
+    if position:
+        made.seek(position)
+    if attributes:
+        vars(made).update(attributes)
     return made
 
 
