@@ -189,8 +189,39 @@ def test_copies_to_new_memory() -> None:
         _native.copied_to_new(bytes, "text")  # type: ignore[arg-type]
 
 
+def test_what_a_finalizer_changes_is_not_framed_as_simple() -> None:
+    """Python up to 3.11 may collect garbage when it makes a pickler."""
+    values: list[Any] = []
+
+    class Cycle:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            values.append(Two(1, 2))
+
+    was = gc.get_threshold()
+    try:
+        for threshold in range(1, 40):
+            gc.collect()
+            values[:] = [1, 2]
+            gc.disable()
+            Cycle()
+            gc.set_threshold(threshold, 1, 1)
+            gc.enable()
+            made = _native.simple_pickle(values, 5000)
+            assert gc.isenabled()
+            assert made is None or pickle.loads(made) == [1, 2]
+            gc.disable()
+            assert _native.simple_pickle([1], 5000)
+            assert not gc.isenabled()
+    finally:
+        gc.set_threshold(*was)
+        gc.enable()
+
+
 @pytest.mark.parametrize("size", [1, 31, 32, 1000, 70_000])
-@pytest.mark.parametrize("sizes", [[5000], [0, 1, 63, 64, 65, 0], [4096] * 700])
+@pytest.mark.parametrize("sizes", [[], [5000], [0, 1, 63, 64, 65, 0], [4096] * 700])
 def test_frames_of_a_pickle_and_its_buffers(size: int, sizes: list[int]) -> None:
     choose = random.Random(size)
     body = choose.randbytes(size)
@@ -199,6 +230,7 @@ def test_frames_of_a_pickle_and_its_buffers(size: int, sizes: list[int]) -> None
     assert b"".join(frames) == b"".join(_frames(PICKLE, [body], buffers, checksum=False))
     assert [frame for frame in frames if type(frame) is memoryview] == buffers
     assert all(frame is data for frame, data in zip(frames[1::2], buffers, strict=True))
+    assert type(frames[0]) is bytes
     _, parsed, again, section, _ = parse(memoryview(b"".join(frames)))
     assert parsed == body
     assert again == buffers

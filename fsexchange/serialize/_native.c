@@ -148,8 +148,12 @@ simple_pickle(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t cou
         return NULL;
     if (!is)
         return Py_NewRef(Py_None);
-    /* At once: no other thread runs between, which could put into it what is not simple. */
+    /* At once: no other thread runs between, which could put into it what is not simple, and no
+       finalizer, as the collector of Python up to 3.11 would run them when the pickler is made. */
+    int collects = PyGC_Disable();
     PyObject *made = PyObject_CallFunctionObjArgs(dumps, args[0], protocol, NULL);
+    if (collects)
+        PyGC_Enable();
     if (made == NULL && PyErr_ExceptionMatches(PyExc_RecursionError)) {
         PyErr_Clear(); /* whoever else pickles it says more */
         return Py_NewRef(Py_None);
@@ -260,28 +264,31 @@ framed(PyObject *Py_UNUSED(module), PyObject *args)
         return NULL;
     Py_ssize_t count = PyList_Size(buffers), size = PyBytes_Size(body);
     Py_ssize_t behind = HEAD + 8 * count + size;
-    PyObject *first = PyBytes_FromStringAndSize(NULL, behind + (-behind & (ALIGNMENT - 1)));
-    PyObject *made = PyList_New(2 * count);
+    Py_ssize_t whole = count ? (behind + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT : behind;
+    PyObject *first = PyBytes_FromStringAndSize(NULL, whole);
+    PyObject *made = PyList_New(count ? 2 * count : 1);
     if (first == NULL || made == NULL)
         goto failed;
+    PyList_SetItem(made, 0, Py_NewRef(first));
     /* Nobody else has seen it. */
     char *head = PyBytes_AsString(first);
-    memset(head + behind, 0, (size_t)(PyBytes_Size(first) - behind));
+    memset(head + behind, 0, (size_t)(whole - behind));
     memcpy(head + HEAD + 8 * count, PyBytes_AsString(body), (size_t)size);
     static const char zeros[ALIGNMENT];
     uint64_t end = (uint64_t)behind;
     for (Py_ssize_t i = 0; i < count; i++) {
         PyObject *data = PyList_GetItem(buffers, i);
         Py_ssize_t nbytes = PyObject_Size(data), padding = (Py_ssize_t)(-end & (ALIGNMENT - 1));
-        PyObject *before = i ? PyBytes_FromStringAndSize(zeros, padding) : Py_NewRef(first);
-        if (nbytes < 0 || before == NULL) {
-            Py_XDECREF(before);
+        if (nbytes < 0)
             goto failed;
-        }
         put_number(head + HEAD + 8 * i, (uint64_t)nbytes, 8);
         end += (uint64_t)padding + (uint64_t)nbytes;
-        PyList_SetItem(made, 2 * i, before);
         PyList_SetItem(made, 2 * i + 1, Py_NewRef(data));
+        PyObject *before = i ? PyBytes_FromStringAndSize(zeros, padding) : NULL;
+        if (before != NULL)
+            PyList_SetItem(made, 2 * i, before);
+        else if (i)
+            goto failed;
     }
     memcpy(head, SMALL_START, 4);
     put_number(head + 4, 1, 4); /* version, kind, flags */

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import pickle
 import sys
 from collections.abc import Callable, Sequence
@@ -95,6 +96,10 @@ except ImportError:
         """Return whether a pickle may have a name in it."""
         view = memoryview(body)
         return view.nbytes > _SEARCHED_UP_TO or name in bytes(view)
+
+
+# Of `copyreg.add_extension`: by their numbers pickles name classes without a text.
+_EXTENSIONS: dict[int, Any] = getattr(copyreg, "_inverted_registry")  # noqa: B009  (not typed)
 
 
 class Pickler(Asking):  # type: ignore[misc]
@@ -306,7 +311,9 @@ def load(
 
 def may_name_this(body: Any) -> bool:
     """Return whether a pickle may name the script as what `python -m` was told to run."""
-    return bool(script.this_script().module) and may_name(body, script.importable)
+    if not script.this_script().module:
+        return False
+    return bool(_EXTENSIONS) or may_name(body, script.importable)
 
 
 def copied(kind: type[_B], data: memoryview) -> _B:
