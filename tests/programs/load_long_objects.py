@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copyreg
 import dataclasses
+import pickle
 import tracemalloc
 
 from fsexchange.serialize import deserialize, dumps, script
+from fsexchange.serialize.format import small_pickle
 
 
 @dataclasses.dataclass
@@ -24,6 +27,9 @@ def main() -> None:
     assert first is second
     # Else the name of the script would not have been looked for.
     assert script.importable == b"tests.programs.load_long_objects"
+    # A pickle that names a class by a number has no text of it.
+    copyreg.add_extension("tests.programs.load_long_objects", "Run", 0x30)
+    assert deserialize(small_pickle(pickle.PROTO + b"\4" + pickle.EXT1 + b"\x30.")) is Run
 
 
 if __name__ == "__main__":
