@@ -129,8 +129,8 @@ write_on(int fd, struct pieces *pieces, off_t *offset)
     return 0;
 }
 
-/* Write all pieces to a file that must not exist yet, or leave none. Handlers of signals run between
-   the calls. 0, an errno, or -1 if a handler has raised an error. */
+/* Write all pieces to a file that must not exist yet, or leave none. Handlers of signals run
+   between the calls. 0, an errno, or -1 if a handler has raised an error. */
 static int
 write_new(const char *path, struct pieces *pieces, mode_t mode)
 {

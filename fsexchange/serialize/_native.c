@@ -212,8 +212,9 @@ small_body(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
     if (size < VIEWED)
         body = PyBytes_FromStringAndSize(data + SMALL_HEAD, (Py_ssize_t)size);
     else {
+        Py_ssize_t end = SMALL_HEAD + (Py_ssize_t)size;
         PyObject *whole = PyMemoryView_FromObject(args[0]);
-        body = whole == NULL ? NULL : PySequence_GetSlice(whole, SMALL_HEAD, SMALL_HEAD + (Py_ssize_t)size);
+        body = whole == NULL ? NULL : PySequence_GetSlice(whole, SMALL_HEAD, end);
         Py_XDECREF(whole);
     }
     PyObject *start = PyLong_FromUnsignedLongLong(size);
@@ -243,7 +244,7 @@ put_number(char *at, uint64_t number, int width)
         *at++ = (char)(number & 0xff);
 }
 
-/* Return the CRC of bytes, begun at that of others; NULL for an error, which may be there before. */
+/* Return the CRC of bytes, begun at that of others; NULL for an error, which may be older. */
 static PyObject *
 crc_of(PyObject *crc32, const char *data, Py_ssize_t nbytes, PyObject *begun)
 {
