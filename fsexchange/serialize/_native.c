@@ -9,7 +9,6 @@
 #if PY_VERSION_HEX >= 0x030b0000
 #define Py_LIMITED_API 0x030b0000
 #endif
-#define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <string.h>
 
@@ -323,14 +322,14 @@ Return whether a pickle may have a name in it, which is in UTF-8.");
 static PyObject *
 may_name(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    Py_buffer body;
-    const char *name;
-    Py_ssize_t length;
-    if (!PyArg_ParseTuple(args, "y*y#", &body, &name, &length))
+    /* Not "y#", which headers from 3.13 on compile to what earlier Pythons refuse. */
+    Py_buffer body, name;
+    if (!PyArg_ParseTuple(args, "y*y*", &body, &name))
         return NULL;
     int may = body.len > SEARCHED_UP_TO ||
-              memmem(body.buf, (size_t)body.len, name, (size_t)length) != NULL;
+              memmem(body.buf, (size_t)body.len, name.buf, (size_t)name.len) != NULL;
     PyBuffer_Release(&body);
+    PyBuffer_Release(&name);
     return PyBool_FromLong(may);
 }
 
