@@ -1,8 +1,8 @@
 """Slab: memory of one rank, shared with the ranks of its host, through which bodies pass.
 
 It is reused, and so soon in memory: a body costs a copy in and a copy out, at the same time where
-the receiver is there already, and no page faults. In C both copies go past the cores' caches, which
-the two ranks may not share. It has no name in any file system and ends with its rank. This module
+the receiver is there already, and no page faults. In C both copies go past the cores' caches where
+that is faster, as the two ranks may not share these. It has no name in any file system and ends with its rank. This module
 needs no MPI.
 
 The sender owns the slab. For each message it takes a record, and for each piece of the body a slot;
@@ -146,7 +146,7 @@ class Slab:
     def take_slot(self, held: list[int]) -> bool:
         """Take a slot, and append its number to those that are held; False if none is free."""
         # In turn. To write again the one that its receiver has just read took up to three times as
-        # long, as another core has it in its cache.
+        # long, as another core has it in its cache. In C it depends on the processor: see there.
         memory = self._memory
         if _native is not None:
             return _native.take_slot(memory, held)
