@@ -11,6 +11,7 @@ import sys
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -303,6 +304,59 @@ def test_a_file_is_read_if_it_is_as_it_should_be(nbytes: int, tmp_path: Path) ->
         with pytest.raises((TypeError, ValueError)):
             read_whole(wrong, nbytes, uid)  # type: ignore[arg-type]
     assert not [name for name in os.listdir("/proc/self/fd") if _leads_to(name, path)]
+
+
+def test_memory_that_is_read_into_is_used_again_only_if_nobody_has_it(tmp_path: Path) -> None:
+    choose = random.Random(1)
+    sizes = (1000, 16_384, 30_000, 40_000, 65_536, 70_000, 1 << 19)
+    paths = {}
+    for nbytes in sizes:
+        paths[nbytes] = path = tmp_path / str(nbytes)
+        path.write_bytes(choose.randbytes(nbytes))
+    held: list[tuple[Any, bytes]] = []
+    again = 0
+    before = 0
+    for _ in range(5000):
+        nbytes = choose.choice(sizes)
+        wanted = paths[nbytes].read_bytes()
+        data = read_whole(str(paths[nbytes]), nbytes, -1)
+        assert data == wanted
+        again += id(data) == before
+        before = id(data)
+        way = choose.randrange(8)
+        if way == 0:
+            held.append((data, wanted))
+        elif way == 1:
+            held.append((memoryview(data)[5:], wanted[5:]))
+        elif way == 2:
+            held.append((np.frombuffer(data, "u1", nbytes - 7, 7), wanted[7:]))
+        elif way == 3:  # it is the caller's own
+            data.clear()
+        elif way == 4:
+            del data[:9]
+        elif way == 5:
+            data += b"more"
+        del data
+        if len(held) > 8:
+            assert [bytes(each) for each, _ in held] == [kept for _, kept in held]
+            del held[: choose.randrange(9)]
+    assert again > 100
+
+
+def test_threads_read_into_memory_of_their_own(tmp_path: Path) -> None:
+    paths = []
+    for n in range(4):
+        paths.append(tmp_path / str(n))
+        paths[-1].write_bytes(bytes([n]) * 60_000)
+
+    def read(n: int) -> int:
+        wrong = 0
+        for _ in range(2000):
+            wrong += read_whole(str(paths[n]), 60_000, -1) != bytes([n]) * 60_000
+        return wrong
+
+    with ThreadPoolExecutor(4) as threads:
+        assert [*threads.map(read, range(4))] == [0] * 4
 
 
 @pytest.mark.parametrize("count", [0, 1, 8, 9, 3000])

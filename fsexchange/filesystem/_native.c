@@ -21,6 +21,53 @@
 
 /* ---- read ----------------------------------------------------------------------------------- */
 
+/* Memory that was returned last, of so many bytes at first. It is used again if nobody else has it:
+   what is loaded from it is often a copy. New memory, with a fault for each page, takes longer than
+   to read 64 KiB. */
+struct memory {
+    PyObject *bytearray;
+    Py_ssize_t capacity;
+};
+
+static struct memory last;
+
+enum { USED_AGAIN_FROM = 1 << 14 }; /* bytes: of fewer malloc has some that is not new */
+
+/* Get memory of so many bytes; -1 for an error. */
+static int
+get_memory(struct memory *memory, Py_ssize_t nbytes)
+{
+    *memory = (struct memory){NULL, nbytes};
+    if (nbytes >= USED_AGAIN_FROM) {
+        *memory = last; /* no other thread gets the same */
+        last.bytearray = NULL;
+    }
+    if (memory->bytearray != NULL) {
+        /* Within these bounds it is not moved. */
+        if (Py_REFCNT(memory->bytearray) == 1 && nbytes <= memory->capacity &&
+            nbytes > memory->capacity / 2 && PyByteArray_Resize(memory->bytearray, nbytes) == 0)
+            return 0;
+        PyErr_Clear();
+        Py_DECREF(memory->bytearray);
+    }
+    /* Not filled with zeros. */
+    *memory = (struct memory){PyByteArray_FromStringAndSize(NULL, nbytes), nbytes};
+    return memory->bytearray == NULL ? -1 : 0;
+}
+
+/* Return the bytearray. */
+static PyObject *
+keep(struct memory memory)
+{
+    if (memory.capacity >= USED_AGAIN_FROM) {
+        PyObject *before = last.bytearray;
+        last = memory;
+        Py_INCREF(memory.bytearray);
+        Py_XDECREF(before);
+    }
+    return memory.bytearray;
+}
+
 PyDoc_STRVAR(read_whole_doc, "read_whole(path, nbytes, uid, /)\n--\n\n\
 Return a file of `nbytes` bytes, of the user `uid` unless that is -1; None for any other.\n\
 \n\
@@ -36,15 +83,14 @@ read_whole(PyObject *Py_UNUSED(module), PyObject *args)
         !PyUnicode_FSConverter(path, &encoded))
         return NULL;
     const char *name = PyBytes_AsString(encoded);
-    PyObject *data = PyByteArray_FromStringAndSize(NULL, nbytes); /* not filled with zeros */
-    if (name == NULL || data == NULL) {
+    struct memory memory;
+    if (name == NULL || get_memory(&memory, nbytes) < 0) {
         Py_DECREF(encoded);
-        Py_XDECREF(data);
         return NULL;
     }
     /* One byte more than there should be: so a longer file is noticed. */
     char beyond;
-    struct iovec into[] = {{PyByteArray_AsString(data), (size_t)nbytes}, {&beyond, 1}};
+    struct iovec into[] = {{PyByteArray_AsString(memory.bytearray), (size_t)nbytes}, {&beyond, 1}};
     struct stat status;
     int is_whole = 0, refused = 0;
     Py_BEGIN_ALLOW_THREADS
@@ -62,8 +108,8 @@ read_whole(PyObject *Py_UNUSED(module), PyObject *args)
     Py_END_ALLOW_THREADS
     Py_DECREF(encoded);
     if (is_whole)
-        return data;
-    Py_DECREF(data);
+        return keep(memory);
+    Py_DECREF(memory.bytearray);
     if (refused && refused != EINTR) { /* with that, Python runs the signal's handler first */
         errno = refused;
         return PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, path);

@@ -2,8 +2,8 @@
 
 It is reused, and so soon in memory: a body costs a copy in and a copy out, at the same time where
 the receiver is there already, and no page faults. In C both copies go past the cores' caches where
-that is faster, as the two ranks may not share these. It has no name in any file system and ends with its rank. This module
-needs no MPI.
+that is faster, as the two ranks may not share these. It has no name in any file system and ends
+with its rank. This module needs no MPI.
 
 The sender owns the slab. For each message it takes a record, and for each piece of the body a slot;
 it fills the slot, writes its number into the record, and then counts up the pieces that are ready.
