@@ -73,7 +73,7 @@ def send(slab: Slab, buffers: list[bytes]) -> int:
 
 def is_empty(slab: Slab) -> bool:
     """Return whether all slots and records are free."""
-    return not any(slab._memory[module._SLOT_BYTES : module._LOANS_AT])
+    return not any(slab.memory[module._SLOT_BYTES : module._LOANS_AT])
 
 
 def test_random_bodies(slab: Slab) -> None:
@@ -184,8 +184,8 @@ def test_sender_that_is_interrupted_at_any_place(slab: Slab) -> None:
         fill()  # as whoever calls it does
         with contextlib.suppress(BrokenBodyError):
             assert slab.empty(record, 40 * SLOT, [], no_rest) == buffers[0]
-        lost += sum(slab._memory[module._SLOT_BYTES : module._LOANS_AT])
-        slab._memory[module._SLOT_BYTES : module._LOANS_AT] = bytes(SLOTS + module.RECORDS)
+        lost += sum(slab.memory[module._SLOT_BYTES : module._LOANS_AT])
+        slab.memory[module._SLOT_BYTES : module._LOANS_AT] = bytes(SLOTS + module.RECORDS)
     assert lost == 0 or module._native is None
 
 

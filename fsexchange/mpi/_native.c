@@ -23,10 +23,13 @@
 #include <emmintrin.h>
 #endif
 
-/* As `slab` has them: bytes of a slot; how many there are; where in the slab is at which of them to
-   look first, and which are taken; where in a record is how many pieces were copied out, and the
-   slot of each piece. */
-enum { SLOT = 1 << 16, SLOTS = 128, NEXT = 1, TAKEN = 64, OUT = 3, PIECES = 256 };
+/* As `slab` has them: bytes of a slot, and of a record; how many there are; where in the slab is at
+   which slot to look first, which slots and records are taken, the first record, and the first slot;
+   where in a record is whether the rest is elsewhere, how many pieces were copied out, and the slot
+   of each piece. */
+enum { SLOT = 1 << 16, RECORD = 512, SLOTS = 128, RECORDS = 64 };
+enum { NEXT = 1, TAKEN = 64, RECORDS_TAKEN = 192, RECORD_AT = 384, FIRST = SLOT };
+enum { OVER = 1, OUT = 3, PIECES = 256 };
 
 enum {
     LINE = 64,       /* bytes of a cache's line */
@@ -35,6 +38,7 @@ enum {
     WIDE = 8 << 20,  /* bytes of a body, from which on its receiver's do, too */
     LOOKS = 100,     /* at whether the next piece is ready */
     AT_A_TIME = 16,  /* slots of a call, so that a signal's handler runs soon */
+    PAGE = 4096,
     WARM = 16,       /* slots that are used in turn, if these are free, where caches hold them */
 };
 
@@ -159,22 +163,103 @@ take_slot(PyObject *Py_UNUSED(module), PyObject *args)
     return failed ? NULL : PyBool_FromLong(count);
 }
 
-PyDoc_STRVAR(fill_doc, "fill(slab, record, slots, buffers, starts, start, /)\n--\n\n\
+/* As `bodies` has it, what a placeholder says: family and rank, kind of place, how many buffers;
+   slot, bytes of the body, and of its one buffer. The pickle of the object follows. */
+enum { FROM = 12, KIND = 12, COUNT = 14, NUMBER = 16, NBYTES = 24, SAID = 40 };
+
+static uint64_t
+number_of(const unsigned char *at, int width)
+{
+    uint64_t number = 0; /* little-endian */
+    while (width-- > 0)
+        number = number << 8 | at[width];
+    return number;
+}
+
+static char *
+put_number(char *at, uint64_t number, int width)
+{
+    for (; width-- > 0; number >>= 8)
+        *at++ = (char)(number & 0xff);
+    return at;
+}
+
+static char *
+put_bytes(char *at, PyObject *bytes)
+{
+    size_t nbytes = (size_t)PyBytes_Size(bytes);
+    memcpy(at, PyBytes_AsString(bytes), nbytes);
+    return at + nbytes;
+}
+
+PyDoc_STRVAR(place_doc, "place(slab, held, before, sender, body, buffer, after, /)\n--\n\n\
+Copy a buffer into a slot, append its number to a list, and return the placeholder; None if no slot\n\
+is free.\n\
+\n\
+What is before and after it in every placeholder; family and rank of the sender; the pickle.");
+
+static PyObject *
+place(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *memory, *held, *before, *from, *body, *buffer, *after;
+    Py_buffer slab, data;
+    if (!PyArg_ParseTuple(args, "OO!SSSOS", &memory, &PyList_Type, &held, &before, &from, &body,
+                          &buffer, &after) ||
+        PyObject_GetBuffer(memory, &slab, PyBUF_WRITABLE) < 0)
+        return NULL;
+    if (PyObject_GetBuffer(buffer, &data, PyBUF_SIMPLE) < 0) {
+        PyBuffer_Release(&slab);
+        return NULL;
+    }
+    PyObject *placeholder = NULL;
+    int count = 0, slot = 0;
+    uint64_t size = SAID + (uint64_t)PyBytes_Size(body);
+    if (PyBytes_Size(from) != FROM || data.len > SLOT)
+        PyErr_SetString(PyExc_ValueError, "no sender, or too long a buffer");
+    else {
+        placeholder = PyBytes_FromStringAndSize(
+            NULL, PyBytes_Size(before) + 8 + (Py_ssize_t)size + PyBytes_Size(after));
+        slot = take(slab.buf, placeholder != NULL, &count);
+    }
+    if (count) {
+        char *at = put_number(put_bytes(PyBytes_AsString(placeholder), before), size, 8);
+        at = put_number(put_number(put_bytes(at, from), 0, 2), 1, 2);
+        at = put_number(put_number(at, (uint64_t)slot, 8), (uint64_t)data.len, 8);
+        put_bytes(put_bytes(put_number(at, (uint64_t)data.len, 8), body), after);
+        PyObject *number = PyLong_FromLong(slot);
+        if (number == NULL || PyList_Append(held, number) < 0) {
+            ((unsigned char *)slab.buf)[TAKEN + slot] = 0;
+            Py_CLEAR(placeholder);
+        }
+        else
+            memcpy((char *)slab.buf + FIRST + (size_t)slot * SLOT, data.buf, (size_t)data.len);
+        Py_XDECREF(number);
+    }
+    else if (placeholder != NULL) {
+        Py_DECREF(placeholder);
+        placeholder = Py_NewRef(Py_None);
+    }
+    PyBuffer_Release(&data);
+    PyBuffer_Release(&slab);
+    return placeholder;
+}
+
+PyDoc_STRVAR(fill_doc, "fill(slab, record, buffers, starts, start, /)\n--\n\n\
 Copy a body, from `start` on, into free slots, count up its pieces, and return how far that went.\n\
 \n\
-Where in the slab are the record, and all slots; the body is a list of buffers, and of where they\n\
-start in it, and its length.");
+Where in the slab the record is; the body is a list of buffers, and of where they start in it, and\n\
+its length.");
 
 static PyObject *
 fill(PyObject *Py_UNUSED(module), PyObject *args)
 {
     PyObject *memory, *buffers, *starts;
-    Py_ssize_t record, slots;
+    Py_ssize_t record;
     unsigned long long start;
     Py_buffer slab;
     struct part parts[BUFFERS];
-    if (!PyArg_ParseTuple(args, "OnnO!O!K", &memory, &record, &slots, &PyList_Type, &buffers,
-                          &PyList_Type, &starts, &start) ||
+    if (!PyArg_ParseTuple(args, "OnO!O!K", &memory, &record, &PyList_Type, &buffers, &PyList_Type,
+                          &starts, &start) ||
         PyObject_GetBuffer(memory, &slab, PyBUF_WRITABLE) < 0)
         return NULL;
     Py_ssize_t count = get_parts(buffers, starts, parts);
@@ -188,7 +273,7 @@ fill(PyObject *Py_UNUSED(module), PyObject *args)
         Py_BEGIN_ALLOW_THREADS
         for (; free; free--, slot++) {
             uint64_t n = start / SLOT, nbytes = stop - start < SLOT ? stop - start : SLOT;
-            collect((char *)slab.buf + slots + (size_t)slot * SLOT, parts, count, start, nbytes);
+            collect((char *)slab.buf + FIRST + (size_t)slot * SLOT, parts, count, start, nbytes);
             at[PIECES + n % 256] = (unsigned char)slot;
             __atomic_store_n(at, (unsigned char)(n + 1), __ATOMIC_RELEASE);
             start += nbytes;
@@ -201,31 +286,14 @@ fill(PyObject *Py_UNUSED(module), PyObject *args)
     return count < 0 ? NULL : PyLong_FromUnsignedLongLong(start);
 }
 
-PyDoc_STRVAR(empty_doc, "empty(slab, record, slots, into, start, /)\n--\n\n\
-Copy a body, from `start` on, out of its slots, free these, and return how far it was ready.\n\
-\n\
-Where in the slab are the record, and all slots.");
-
-static PyObject *
-empty(PyObject *Py_UNUSED(module), PyObject *args)
+/* Copy of a body what is ready, from `start` on, out of its slots, and free these; return how far that
+   went. */
+static uint64_t
+copy_out(unsigned char *slab, Py_ssize_t record, const Py_buffer *into, uint64_t start)
 {
-    PyObject *memory, *body;
-    Py_ssize_t record, slots;
-    unsigned long long start;
-    Py_buffer slab, into;
-    if (!PyArg_ParseTuple(args, "OnnOK", &memory, &record, &slots, &body, &start) ||
-        PyObject_GetBuffer(memory, &slab, PyBUF_WRITABLE) < 0)
-        return NULL;
-    if (PyObject_GetBuffer(body, &into, PyBUF_WRITABLE) < 0) {
-        PyBuffer_Release(&slab);
-        return NULL;
-    }
-    unsigned char *at = (unsigned char *)slab.buf + record;
-    unsigned char *taken = (unsigned char *)slab.buf + TAKEN;
-    unsigned long long stop = (unsigned long long)into.len;
-    int past = stop >= WIDE;
+    unsigned char *at = slab + record;
+    uint64_t stop = (uint64_t)into->len;
     int looks = 0, copied = 0;
-    Py_BEGIN_ALLOW_THREADS
     while (start < stop && looks < LOOKS && copied < AT_A_TIME) {
         uint64_t n = start / SLOT;
         if (__atomic_load_n(at, __ATOMIC_ACQUIRE) == (unsigned char)n) {
@@ -235,45 +303,167 @@ empty(PyObject *Py_UNUSED(module), PyObject *args)
         }
         size_t nbytes = stop - start < SLOT ? stop - start : SLOT;
         unsigned char slot = at[PIECES + n % 256] % SLOTS;
-        copy((char *)into.buf + start, (const char *)slab.buf + slots + (size_t)slot * SLOT, nbytes,
-             past);
+        copy((char *)into->buf + start, (const char *)slab + FIRST + (size_t)slot * SLOT, nbytes,
+             stop >= WIDE);
         at[OUT] = (unsigned char)(n + 1);
-        __atomic_store_n(taken + slot, 0, __ATOMIC_RELEASE);
+        __atomic_store_n(slab + TAKEN + slot, 0, __ATOMIC_RELEASE);
         start += nbytes;
         looks = 0;
         copied++;
     }
+    return start;
+}
+
+PyDoc_STRVAR(empty_doc, "empty(slab, record, into, start, /)\n--\n\n\
+Copy a body, from `start` on, out of its slots, free these, and return how far it was ready.\n\
+\n\
+Where in the slab the record is.");
+
+static PyObject *
+empty(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *memory, *body;
+    Py_ssize_t record;
+    unsigned long long start;
+    Py_buffer slab, into;
+    if (!PyArg_ParseTuple(args, "OnOK", &memory, &record, &body, &start) ||
+        PyObject_GetBuffer(memory, &slab, PyBUF_WRITABLE) < 0)
+        return NULL;
+    if (PyObject_GetBuffer(body, &into, PyBUF_WRITABLE) < 0) {
+        PyBuffer_Release(&slab);
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    start = copy_out(slab.buf, record, &into, start);
     Py_END_ALLOW_THREADS
     PyBuffer_Release(&into);
     PyBuffer_Release(&slab);
     return PyLong_FromUnsignedLongLong(start);
 }
 
-PyDoc_STRVAR(guard_doc, "guard(take, drop, what, /)\n--\n\n\
-Return `take(held)`, of a list of what; if that raises, `drop(held)` unless the list is empty.");
+/* ---- arrays --------------------------------------------------------------------------------- */
+
+static PyObject *its_nbytes;
+
+/* Copy a body out of its slot or record, and free that; return how far it went. Less than all of it
+   if a signal's handler has raised an error, or the rest is elsewhere. */
+static uint64_t
+take_out(unsigned char *slab, int is_record, uint64_t number, const Py_buffer *into)
+{
+    uint64_t start = 0, before, nbytes = (uint64_t)into->len;
+    unsigned char *taken = slab + TAKEN + number;
+    if (!is_record) {
+        memcpy(into->buf, slab + FIRST + number * SLOT, (size_t)nbytes);
+        start = nbytes;
+    }
+    else {
+        Py_ssize_t record = RECORD_AT + (Py_ssize_t)number * RECORD;
+        taken = slab + RECORDS_TAKEN + number;
+        do {
+            before = start;
+            Py_BEGIN_ALLOW_THREADS
+            start = copy_out(slab, record, into, start);
+            Py_END_ALLOW_THREADS
+        } while (start < nbytes && PyErr_CheckSignals() == 0 &&
+                 (start > before || !slab[record + OVER]));
+    }
+    if (start == nbytes)
+        __atomic_store_n(taken, 0, __ATOMIC_RELEASE);
+    return start;
+}
+
+/* Return the array of a body in the slab. NULL for all else, and for an error: then `held` has what
+   is to be taken, or dropped, and if some of it was copied, the array and how much. */
+static PyObject *
+array_in_slab(PyObject *senders, PyObject *arrays, PyObject *ndarray, PyObject *what,
+              PyObject *held)
+{
+    const unsigned char *said = (const unsigned char *)PyBytes_AsString(what);
+    Py_ssize_t size = PyBytes_Size(what);
+    if (size <= SAID)
+        return NULL;
+    uint64_t kind = number_of(said + KIND, 2), number = number_of(said + NUMBER, 8);
+    if (kind > 1 || number >= (kind ? RECORDS : SLOTS) || number_of(said + COUNT, 2) != 1)
+        return NULL;
+    PyObject *from = PyBytes_FromStringAndSize((const char *)said, FROM);
+    PyObject *body = PyBytes_FromStringAndSize((const char *)said + SAID, size - SAID);
+    PyObject *sender = from == NULL ? NULL : PyDict_GetItemWithError(senders, from);
+    PyObject *array = body == NULL ? NULL : PyDict_GetItemWithError(arrays, body);
+    Py_XDECREF(from);
+    Py_XDECREF(body);
+    /* What was lent is to be looked at when something comes. */
+    if (sender == NULL || array == NULL || PyDict_Size(PyTuple_GetItem(sender, 3)) != 0)
+        return NULL;
+    Py_buffer slab, into, waits;
+    if (PyObject_GetBuffer(PyTuple_GetItem(sender, 0), &slab, PyBUF_WRITABLE) < 0)
+        return NULL;
+    uint64_t nbytes = number_of(said + NBYTES, 8), start = 0;
+    PyObject *done = NULL, *arrived = PyLong_FromUnsignedLongLong((uint64_t)size + nbytes);
+    PyObject *made = PyObject_CallFunctionObjArgs(ndarray, PyTuple_GetItem(array, 1),
+                                                  PyTuple_GetItem(array, 0), NULL);
+    if (arrived != NULL && made != NULL &&
+        PyObject_SetAttr(PyTuple_GetItem(sender, 1), its_nbytes, arrived) == 0 &&
+        PyObject_GetBuffer(PyTuple_GetItem(sender, 2), &waits, PyBUF_WRITABLE) == 0) {
+        *(unsigned char *)waits.buf = 0; /* no longer for a message */
+        PyBuffer_Release(&waits);
+        if (PyObject_GetBuffer(made, &into, PyBUF_WRITABLE) == 0) {
+            /* Not just after a page: see `message.empty`. */
+            uintptr_t after = (uintptr_t)into.buf % PAGE;
+            if (into.len == (Py_ssize_t)nbytes && (nbytes <= SLOT || !after || after >= LINE))
+                start = take_out(slab.buf, kind == 1, number, &into);
+            PyBuffer_Release(&into);
+        }
+    }
+    Py_XDECREF(arrived);
+    PyBuffer_Release(&slab);
+    if (made != NULL && start == nbytes)
+        return made;
+    if (start) {
+        PyObject *type, *error, *traceback;
+        PyErr_Fetch(&type, &error, &traceback);
+        done = PyLong_FromUnsignedLongLong(start);
+        if (done == NULL || PyList_Append(held, made) < 0 || PyList_Append(held, done) < 0)
+            PyErr_Clear(); /* its sender will not get the memory back */
+        PyErr_Restore(type, error, traceback);
+        Py_XDECREF(done);
+    }
+    Py_XDECREF(made);
+    return NULL;
+}
+
+PyDoc_STRVAR(arrive_doc, "arrive(senders, arrays, ndarray, take, drop, said, /)\n--\n\n\
+Return the object of a placeholder: an array, or what `take(held)` returns.\n\
+\n\
+That gets a list of what the placeholder says, and if some of an array was copied, of this and how\n\
+many bytes. If something raises, `drop(held)` is called unless the list is empty.");
 
 static PyObject *
-guard(PyObject *Py_UNUSED(module), PyObject *args)
+arrive(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    PyObject *take_it, *drop_it, *what;
-    if (!PyArg_ParseTuple(args, "OOO", &take_it, &drop_it, &what))
+    PyObject *senders, *arrays, *ndarray, *take_it, *drop_it, *what;
+    if (!PyArg_ParseTuple(args, "O!O!OOOS", &PyDict_Type, &senders, &PyDict_Type, &arrays,
+                          &ndarray, &take_it, &drop_it, &what))
         return NULL;
     PyObject *held = Py_BuildValue("[O]", what);
     if (held == NULL)
         return NULL;
-    PyObject *result = PyObject_CallFunctionObjArgs(take_it, held, NULL);
-    if (result == NULL && PyList_Size(held) > 0) {
-        PyObject *type, *error, *traceback;
-        PyErr_Fetch(&type, &error, &traceback);
-        PyObject *dropped = PyObject_CallFunctionObjArgs(drop_it, held, NULL);
-        if (dropped != NULL) {
-            Py_DECREF(dropped);
-            PyErr_Restore(type, error, traceback);
-        }
-        else { /* that of another handler is the one to raise */
-            Py_XDECREF(type);
-            Py_XDECREF(error);
-            Py_XDECREF(traceback);
+    PyObject *result = array_in_slab(senders, arrays, ndarray, what, held);
+    if (result == NULL) {
+        if (!PyErr_Occurred())
+            result = PyObject_CallFunctionObjArgs(take_it, held, NULL);
+        if (result == NULL && PyList_Size(held) > 0) {
+            PyObject *type, *error, *traceback;
+            PyErr_Fetch(&type, &error, &traceback);
+            PyObject *dropped = PyObject_CallFunctionObjArgs(drop_it, held, NULL);
+            if (dropped != NULL) {
+                Py_DECREF(dropped);
+                PyErr_Restore(type, error, traceback);
+            }
+            else { /* that of another handler is the one to raise */
+                Py_XDECREF(type);
+                Py_XDECREF(error);
+                Py_XDECREF(traceback);
+            }
         }
     }
     Py_DECREF(held);
@@ -282,9 +472,10 @@ guard(PyObject *Py_UNUSED(module), PyObject *args)
 
 static PyMethodDef functions[] = {
     {"take_slot", take_slot, METH_VARARGS, take_slot_doc},
+    {"place", place, METH_VARARGS, place_doc},
     {"fill", fill, METH_VARARGS, fill_doc},
     {"empty", empty, METH_VARARGS, empty_doc},
-    {"guard", guard, METH_VARARGS, guard_doc},
+    {"arrive", arrive, METH_VARARGS, arrive_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -298,6 +489,7 @@ static struct PyModuleDef definition = {
 PyMODINIT_FUNC
 PyInit__native(void)
 {
+    its_nbytes = PyUnicode_InternFromString("nbytes");
 #ifdef __SSE2__
     __builtin_cpu_init();
     streams = __builtin_cpu_is("amd") != 0;

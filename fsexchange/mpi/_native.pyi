@@ -1,19 +1,37 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from fsexchange.mpi.codec import Memory
+from fsexchange.mpi.room import HostRoom
 
 def take_slot(slab: memoryview, held: list[int], /) -> bool: ...
+def place(
+    slab: memoryview,
+    held: list[int],
+    before: bytes,
+    sender: bytes,
+    body: bytes,
+    buffer: Memory,
+    after: bytes,
+    /,
+) -> bytes | None: ...
 def fill(
     slab: memoryview,
     record: int,
-    slots: int,
     buffers: list[Memory],
     starts: list[int],
     start: int,
     /,
 ) -> int: ...
-def empty(slab: memoryview, record: int, slots: int, into: memoryview, start: int, /) -> int: ...
-def guard(
-    take: Callable[[list[bytes]], Any], drop: Callable[[list[bytes]], object], what: bytes, /
+def empty(slab: memoryview, record: int, into: memoryview, start: int, /) -> int: ...
+def arrive(
+    senders: dict[bytes, tuple[memoryview, object, memoryview, dict[int, HostRoom]]],
+    arrays: dict[bytes, tuple[np.dtype[Any], tuple[int, ...]]],
+    ndarray: type,
+    take: Callable[[list[Any]], Any],
+    drop: Callable[[list[Any]], object],
+    said: bytes,
+    /,
 ) -> Any: ...

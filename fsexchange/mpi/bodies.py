@@ -15,8 +15,10 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial, update_wrapper
 from itertools import starmap
-from typing import Any
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from mpi4py import MPI
 
 from fsexchange.connector.connector import FileConnector
@@ -26,6 +28,7 @@ from fsexchange.mpi.codec import (
     COPIES,
     END_1,
     OUT_OF_IT,
+    OUTSIDE,
     Memory,
     called,
     decode,
@@ -37,6 +40,9 @@ from fsexchange.mpi.message import Pieces
 from fsexchange.mpi.slab import KEEPS_ORDER, SLOT, BrokenBodyError, Slab, order
 from fsexchange.mpi.way import Sent, Way
 from fsexchange.mpi.ways import NumberedMessages, StoredFiles
+
+if TYPE_CHECKING:
+    from fsexchange.mpi.room import HostRoom
 
 try:
     from fsexchange.mpi import _native as _native
@@ -67,11 +73,17 @@ _MOST_BUFFERS = 64
 
 _LENGTH = struct.Struct("<Q")
 
-# What a placeholder says of one buffer in a slot: its own length, and as above.
-_ONE = struct.Struct("<Q8sIHHQQQ")
+_nbytes_of = attrgetter("nbytes")
+
+# Of whom a body is, in a placeholder: family, and rank in it.
+_SENDER = struct.Struct("<8sI")
 
 # The exchanges of this process by what placeholders call them.
 _families: dict[bytes, Bodies] = {}
+
+# The slabs of those who have sent to this process; what says that something has arrived, and that
+# this process waits; what waits for its receivers.
+_senders: dict[bytes, tuple[memoryview, object, memoryview, dict[int, HostRoom]]] = {}
 
 
 class _Arrived(threading.local):
@@ -111,6 +123,7 @@ class Bodies:
         self._slabs: dict[int, Slab] = {} if slab is None else {internal.rank: slab}
         self._family = family
         self._rank = internal.rank
+        self._sender = _SENDER.pack(family, internal.rank)
         self._inline_limit = inline_limit
         self._messages = NumberedMessages(internal)
         self._ways: dict[int, Way] = {_MESSAGE: self._messages, _FILE: StoredFiles(connector)}
@@ -126,7 +139,7 @@ class Bodies:
 
     def place(self, placed: Placed, body: Memory, buffers: Sequence[Memory], dest: int) -> None:
         """Get the body of a message to a rank to its place, or ready to go there by `finish`."""
-        if self._lent is not None:
+        if self._lent is not None and self._lent.rooms:
             self._lent.look()
         if len(body) > SMALL - 1024 or len(buffers) > _MOST_BUFFERS:
             buffers, body = [body, *buffers], b""
@@ -134,18 +147,16 @@ class Bodies:
                 buffers, body = [gathered.packed(buffers)], called(_unpacked, OUT_OF_IT)
         slab = self._slab if self._paths[dest] is not None else None
         held: list[int] = []
-        if slab is not None and len(buffers) == 1 and SMALL <= len(buffers[0]) <= SLOT:
-            # One buffer, which most messages have, in less time.
-            placed.withdraw = lambda: any(map(slab.free_slot, held))
-            if slab.take_slot(held):
-                nbytes = len(buffers[0])
-                slab.slot(held[0], nbytes)[:] = buffers[0]
-                length = _ONE.size - _LENGTH.size + len(body)
-                said = _ONE.pack(
-                    length, self._family, self._rank, _SLOT, 1, held[0], nbytes, nbytes
+        if _native is not None and slab is not None and len(buffers) == 1:
+            data = buffers[0]
+            if SMALL <= len(data) <= SLOT:  # most messages, in less time
+                placed.withdraw = lambda: any(map(slab.free_slot, held))
+                said = _native.place(
+                    slab.memory, held, PLACEHOLDER, self._sender, bytes(body), data, END_1
                 )
-                placed.placeholder = b"".join((PLACEHOLDER, said, body, END_1))
-                return
+                if said is not None:
+                    placed.placeholder = said
+                    return
         sizes = [len(each) for each in buffers]
         starts = gathered.starts_of(sizes)
         nbytes = starts[-1]
@@ -219,12 +230,15 @@ class Bodies:
         return self._waiting() > CROWD
 
     def _waiting(self) -> int:
-        return sum([way.nbytes for way in self._ways.values()])
+        return sum(map(_nbytes_of, self._ways.values()))
 
     def _slab_of(self, rank: int) -> Slab:
         slab = self._slabs.get(rank)
         if slab is None:
             slab = self._slabs[rank] = Slab(self._paths[rank])
+            rooms = {} if self._lent is None else self._lent.rooms
+            sender = slab.memory, self.arrived, self.receiving, rooms
+            _senders[_SENDER.pack(self._family, rank)] = sender
         return slab
 
     # ---- receiver -------------------------------------------------------------------------------
@@ -232,7 +246,7 @@ class Bodies:
     # A body is held until a `try` is entered that frees its place.
 
     def loaded_in_slot(
-        self, rank: int, slot: int, nbytes: int, body: Memory, held: list[bytes]
+        self, rank: int, slot: int, nbytes: int, body: Memory, held: list[Any]
     ) -> Any:
         """Return an object whose pickle is in a slot, or whose buffer is and is copied."""
         self.receiving[0] = 0
@@ -248,7 +262,7 @@ class Bodies:
             slab.slots[slot] = 0
 
     def fetch(
-        self, rank: int, kind: int, number: int, nbytes: int, place: bytes, held: list[bytes]
+        self, rank: int, kind: int, number: int, nbytes: int, place: bytes, held: list[Any]
     ) -> Memory:
         """Return the body that another rank has placed."""
         self.receiving[0] = 0
@@ -303,6 +317,8 @@ class Bodies:
     def close(self) -> None:
         """End all bodies: nobody sends or receives any more."""
         del _families[self._family]
+        for rank in self._slabs:
+            _senders.pop(_SENDER.pack(self._family, rank), None)
         for way in self._ways.values():
             way.close()
         if self._slab is not None:
@@ -312,7 +328,7 @@ class Bodies:
 # ---- what placeholders call ---------------------------------------------------------------------
 
 
-def _take(held: list[bytes]) -> Any:
+def _take(held: list[Any]) -> Any:
     """Return the object of a placeholder; its body is held no more when its place is sure of."""
     said = held[0]
     family, rank, kind, count, number, nbytes = _SAID.unpack_from(said)
@@ -333,7 +349,7 @@ def _take(held: list[bytes]) -> Any:
     return _loaded(body, *gathered.cut(memoryview(memory), sizes))
 
 
-def _drop(held: list[bytes]) -> None:
+def _drop(held: list[Any]) -> None:
     """Free the place of a body that nobody gets any more."""
     said = held[0]
     family, rank, kind, count, number, nbytes = _SAID.unpack_from(said)
@@ -345,7 +361,7 @@ def _drop(held: list[bytes]) -> None:
 
 
 def _guarded(function: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """Have C drop a body that is still held when an error comes.
+    """Have C take arrays out of slots, and drop a body that is still held when an error comes.
 
     A signal that comes while MPI waits is handled as the first function starts that runs after it,
     and that is the placeholder's: before it can do anything. Without C such a body stays with its
@@ -353,7 +369,9 @@ def _guarded(function: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     """
     if _native is None:
         return function
-    return update_wrapper(partial(_native.guard, _take, _drop), function)
+    return update_wrapper(
+        partial(_native.arrive, _senders, OUTSIDE, np.ndarray, _take, _drop), function
+    )
 
 
 @_guarded

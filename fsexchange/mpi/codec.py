@@ -76,10 +76,10 @@ _OF_BUFFER = {
 #: Pickles that keep nothing of their buffer, but copy it.
 COPIES = frozenset(_OF_BUFFER.values())
 
-# What the start says of the array -> its dtype and shape; and the same by the whole pickle of an
-# array that is out of it, which then need not be loaded.
+# What the start says of the array -> its dtype and shape.
 _shapes: dict[bytes, tuple[np.dtype[Any], tuple[int, ...]]] = {}
-_outside: dict[bytes, tuple[np.dtype[Any], tuple[int, ...]]] = {}
+#: The same by the whole pickle of an array that is out of it, which then need not be loaded.
+OUTSIDE: dict[bytes, tuple[np.dtype[Any], tuple[int, ...]]] = {}
 _OUTSIDE_UP_TO = 256
 
 
@@ -148,7 +148,7 @@ class Codec:
 def decode(body: Memory, buffers: Sequence[Memory] = ()) -> Any:
     """Return the object, whose arrays are views of the buffers; raise what its own class raises."""
     if len(buffers) == 1 and len(body) <= _OUTSIDE_UP_TO:
-        known = _outside.get(bytes(body))
+        known = OUTSIDE.get(bytes(body))
         if known is not None:
             return _ARRAY(known[1], known[0], buffers[0])
     return _loads(body, buffers=buffers)
@@ -185,9 +185,9 @@ def _array(said: bytes, data: Memory) -> Any:
         shape = struct.unpack_from(f"<{len(said) // 8}Q", said, 1)
         if len(_shapes) >= 256:
             _shapes.clear()
-            _outside.clear()
+            OUTSIDE.clear()
         known = _shapes[said] = np.dtype(said[:1].decode()), shape
-        _outside[_start_of(said) + OUT_OF_IT + _END_2] = known
+        OUTSIDE[_start_of(said) + OUT_OF_IT + _END_2] = known
     return _ARRAY(known[1], known[0], data)
 
 

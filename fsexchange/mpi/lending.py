@@ -43,13 +43,14 @@ class LentMemory:
         self._hosts = hosts
         self._lent = lent
         self._free = list(range(len(lent)))
-        self._rooms: dict[int, HostRoom] = {}
+        #: What waits for receivers, as far as is known.
+        self.rooms: dict[int, HostRoom] = {}
         _lenders.add(self)
 
     @property
     def nbytes(self) -> int:
         """The bytes that wait for receivers, as far as is known."""
-        return sum([room.nbytes for room in tuple(self._rooms.values())])
+        return sum([room.nbytes for room in tuple(self.rooms.values())])
 
     def put(self, pieces: Pieces, nbytes: int, dest: int) -> Sent | None:
         """Fill memory; None if the host has none, or too many pieces wait."""
@@ -59,8 +60,8 @@ class LentMemory:
             held.extend(map(self._free.pop, (-1,)))  # with no moment between
             (number,) = held
             self._lent[number] = 1  # before another thread sees the room, and takes it back
-            self._rooms.update(zip(held, map(HostRoom.make, (nbytes,)), strict=True))  # as above
-            room = self._rooms[number]
+            self.rooms.update(zip(held, map(HostRoom.make, (nbytes,)), strict=True))  # as above
+            room = self.rooms[number]
             most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
             if room.fd > most * 7 // 8 > 0:  # the last ones are for the program itself
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
@@ -68,7 +69,7 @@ class LentMemory:
             return Sent(number, room.place, lambda: self._end(number, room))
         except BaseException as error:
             for number in held:
-                made = self._rooms.get(number)
+                made = self.rooms.get(number)
                 if made is None:
                     self._free.append(number)
                 else:
@@ -91,22 +92,22 @@ class LentMemory:
 
     def look(self) -> None:
         """Let go of what receivers have mapped; they keep theirs."""
-        for number in tuple(self._rooms):
-            room = self._rooms.get(number)
+        for number in tuple(self.rooms):
+            room = self.rooms.get(number)
             if room is not None and not self._lent[number]:
                 self._end(number, room)
 
     def _end(self, number: int, room: HostRoom) -> None:
         room.close()
         # Else another thread, or a signal's handler, has done it, and the number may be used again.
-        if number in self._rooms and self._rooms[number] is room:
-            del self._rooms[number]
+        if number in self.rooms and self.rooms[number] is room:
+            del self.rooms[number]
             self._free.append(number)
 
     def close(self) -> None:
         """End it, whatever still waits."""
-        while self._rooms:
-            self._rooms.popitem()[1].close()
+        while self.rooms:
+            self.rooms.popitem()[1].close()
 
 
 _lenders: weakref.WeakSet[LentMemory] = weakref.WeakSet()

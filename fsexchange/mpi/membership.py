@@ -159,7 +159,8 @@ class Membership:
                 slab.close()
             self._free()  # all ranks are here, as they all raise this error
             raise
-        self._ranks: Sequence[int] = range(self.size)
+        #: Of each rank its number in the Exchange that the directory belongs to.
+        self.ranks_above: Sequence[int] = range(self.size)
         self._left = False
         self._pid = os.getpid()
 
@@ -187,7 +188,7 @@ class Membership:
         made.hosts = self.hosts.among(ranks)
         made.rooms = Rooms(made.internal, self.connector, made.hosts)
         made.root = ranks.index(self.root) if self.root in ranks else 0
-        made._ranks = [self._ranks[rank] for rank in ranks]
+        made.ranks_above = [self.ranks_above[rank] for rank in ranks]
         made._above = self._above or self
         made._left = False
         return made
@@ -207,10 +208,6 @@ class Membership:
             raise ArgumentError(
                 MPI.ERR_RANK, f"dest is {dest}; there are ranks 0 to {self.size - 1}"
             )
-
-    def rank_above(self, rank: int) -> int:
-        """Return a rank's number in the Exchange that the directory belongs to."""
-        return self._ranks[rank]
 
     @property
     def has_left(self) -> bool:

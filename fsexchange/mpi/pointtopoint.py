@@ -79,6 +79,7 @@ class PointToPoint(Communicator):
         self._bodies = members.bodies
         self._receiving = members.bodies.receiving
         self._rank = members.rank
+        self._ranks_above = members.ranks_above
         # Sends that MPI has not taken yet, each alone in a list, which keep their memory: a program
         # may drop a request.
         self._underway: dict[int, list[MPI.Request]] = {}
@@ -205,7 +206,7 @@ class PointToPoint(Communicator):
             self._check(dest=dest)
             if post is _Send and self._bodies.is_crowded():
                 post = _Ssend
-            self._bodies.place(placed, body, buffers, self._members.rank_above(dest))
+            self._bodies.place(placed, body, buffers, self._ranks_above[dest])
             if not KEEPS_ORDER:
                 placed.finish()
             (request,) = starmap(post, ((self, placed.placeholder, dest, tag),))

@@ -23,7 +23,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fsexchange.mpi import gathered
 from fsexchange.mpi.message import empty
@@ -119,7 +119,8 @@ class Slab:
         self.slots = memory[_SLOT_BYTES : _SLOT_BYTES + SLOTS]
         self.records = memory[_RECORD_BYTES : _RECORD_BYTES + RECORDS]
         self.lent = memory[_LOANS_AT : _LOANS_AT + LOANS]
-        self._memory = memory
+        #: All of it.
+        self.memory = memory
 
     @property
     def path(self) -> str:
@@ -133,7 +134,7 @@ class Slab:
     def slot(self, slot: int, nbytes: int) -> memoryview:
         """Return the memory of a slot."""
         begin = _SLOTS_AT + slot * SLOT
-        return self._memory[begin : begin + nbytes]
+        return self.memory[begin : begin + nbytes]
 
     def free_slot(self, slot: int) -> None:
         """Free a slot, after all that was done with its memory."""
@@ -147,7 +148,7 @@ class Slab:
         """Take a slot, and append its number to those that are held; False if none is free."""
         # In turn. To write again the one that its receiver has just read took up to three times as
         # long, as another core has it in its cache. In C it depends on the processor: see there.
-        memory = self._memory
+        memory = self.memory
         if _native is not None:
             return _native.take_slot(memory, held)
         first, end = _SLOT_BYTES + memory[_NEXT], _SLOT_BYTES + SLOTS
@@ -170,7 +171,7 @@ class Slab:
 
         Its number is appended to those that are held.
         """
-        memory = self._memory
+        memory = self.memory
         free = self._map[_SLOT_BYTES : _SLOT_BYTES + SLOTS].count(0)
         if nbytes > free * SLOT and not (KEEPS_ORDER and receiver.comes(nbytes)):
             return False
@@ -196,7 +197,7 @@ class Slab:
     def give_back(self, record: int) -> None:
         """Free a record of which nobody was told, and the slots that were filled."""
         at = _RECORDS_AT + record * _RECORD
-        for slot in self._memory[at + _PIECES : at + _PIECES + self._memory[at]]:
+        for slot in self.memory[at + _PIECES : at + _PIECES + self.memory[at]]:
             self.free_slot(slot)
         self.records[record] = 0
 
@@ -212,7 +213,7 @@ class Slab:
         What the receiver leaves no slots for, `spill` sends elsewhere, which it appends to a list,
         and returns where. It is withdrawn if the receiver is not told.
         """
-        memory = self._memory
+        memory = self.memory
         at = _RECORDS_AT + record * _RECORD
         if memory[at + _BEGUN]:
             return
@@ -238,7 +239,7 @@ class Slab:
     ) -> None:
         # A function of its own, as CPython 3.12 and 3.13 have the end of a loop outside the `try`
         # around it: there a signal's handler may raise, and nothing catches that.
-        memory = self._memory
+        memory = self.memory
         start, nbytes = 0, starts[-1]
         late = 0.0
         while start < nbytes:
@@ -246,7 +247,7 @@ class Slab:
             if _native is None:
                 start = self._copy_in(at, buffers, starts, start)
             else:
-                start = _native.fill(memory, at, _SLOTS_AT, buffers, starts, start)
+                start = _native.fill(memory, at, buffers, starts, start)
             if start > before:
                 late = 0.0
             elif not late:
@@ -262,7 +263,7 @@ class Slab:
 
     def _copy_in(self, at: int, buffers: list[Memory], starts: list[int], start: int) -> int:
         """Copy the next piece of a body into a slot, count it up, and return how far that went."""
-        memory = self._memory
+        memory = self.memory
         held: list[int] = []
         try:
             if not self.take_slot(held):
@@ -283,19 +284,24 @@ class Slab:
         self,
         record: int,
         nbytes: int,
-        held: list[bytes],
+        held: list[Any],
         rest: Callable[[bytes, int], Memory],
     ) -> memoryview:
         """Copy a body out, as it becomes ready, and free its slots and record, whatever is raised.
 
-        Its placeholder is held no more once that is sure. What is elsewhere `rest` returns, of
-        where it is and how many bytes.
+        Its placeholder is held no more once that is sure; behind it is what C has copied of an
+        array. What is elsewhere `rest` returns, of where it is and how many bytes.
         """
         at = _RECORDS_AT + record * _RECORD
         done, goes_on = [0], False
         try:
+            begun = held[1:]
             held.clear()
-            into = empty(nbytes)
+            if begun:
+                into = memoryview(begun[0]).cast("B")
+                done[0] = begun[1]
+            else:
+                into = empty(nbytes)
             elsewhere = self._empty(at, nbytes, done, into)
         except BrokenBodyError:
             raise
@@ -322,7 +328,7 @@ class Slab:
         Return where that is, and how many bytes. Without memory to copy to, what comes is dropped;
         `TimeoutError` if the sender does nothing for long.
         """
-        memory = self._memory
+        memory = self.memory
         patience = _ENDS_WITHIN if into is None else math.inf
         late = time.monotonic() + patience
         # Pieces that were copied when a signal's handler raised, before `done` was set.
@@ -331,7 +337,7 @@ class Slab:
             if _native is None or into is None:
                 done[0] = self._copy_out(at, nbytes, into, start)
             else:
-                done[0] = _native.empty(memory, at, _SLOTS_AT, into, start)
+                done[0] = _native.empty(memory, at, into, start)
             if done[0] > start:
                 late = time.monotonic() + patience
                 continue
@@ -349,7 +355,7 @@ class Slab:
 
     def _copy_out(self, at: int, nbytes: int, into: memoryview | None, start: int) -> int:
         """Copy or drop the next piece of a body, if it is ready, and return how far that went."""
-        memory = self._memory
+        memory = self.memory
         n = start // SLOT
         if memory[at] == n % 256:
             return start
