@@ -7,13 +7,16 @@ import os
 import random
 import resource
 import signal
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fsexchange.mpi import gathered
@@ -299,3 +302,153 @@ def test_threads_share_a_slab(slab: Slab) -> None:
         thread.join()
     assert not failed
     assert is_empty(slab)
+
+
+# ---- arrays in C --------------------------------------------------------------------------------
+
+FAMILY, RANK, PICKLE = b"a family", 3, b"the pickle of an array"
+IN_SLOT, IN_RECORD = range(2)
+
+
+class Arriving:
+    """What arrives of one sender, whose slab has arrays."""
+
+    def __init__(self) -> None:
+        self.slab = Slab()
+        self.status = SimpleNamespace(nbytes=0)
+        self.lent: dict[int, Any] = {}
+        self.taken: list[list[Any]] = []
+        self.dropped: list[list[Any]] = []
+
+    def __call__(self, kind: int, number: int, nbytes: int, body: bytes = PICKLE) -> Any:
+        said = struct.pack("<8sIHHQQQ", FAMILY, RANK, kind, 1, number, nbytes, nbytes) + body
+        senders: Any = {said[:12]: (self.slab.memory, self.status, self.slab.receiving, self.lent)}
+        arrays: Any = {PICKLE: (np.dtype("u1"), (nbytes,))}
+
+        def take(held: list[Any]) -> str:
+            self.taken.append([*held])
+            held.clear()
+            return "taken"
+
+        def drop(held: list[Any]) -> None:
+            self.dropped.append([*held])
+
+        return module._native.arrive(senders, arrays, np.ndarray, take, drop, said)
+
+
+@pytest.fixture
+def arriving() -> Iterator[Arriving]:
+    if module._native is None:
+        pytest.skip("what is in C is not built here")
+    made = Arriving()
+    yield made
+    made.slab.close()
+    vars(made).clear()  # as above
+
+
+def test_array_in_a_slot(arriving: Arriving) -> None:
+    slab = arriving.slab
+    for nbytes in (1, 6072, SLOT - 1, SLOT):
+        data = random.Random(nbytes).randbytes(nbytes)
+        held: list[int] = []
+        said = module._native.place(slab.memory, held, b"<", b"of so many: ", PICKLE, data, b">")
+        (slot,) = held
+        length = struct.pack("<Q", 40 + len(PICKLE))
+        says = struct.pack("<HHQQQ", IN_SLOT, 1, slot, nbytes, nbytes)
+        assert said == b"<" + length + b"of so many: " + says + PICKLE + b">"
+        slab.receiving[0] = 1
+        array = arriving(IN_SLOT, slot, nbytes)
+        assert array.tobytes() == data
+        assert array.flags.writeable
+        assert array.flags.owndata
+        assert arriving.status.nbytes == 40 + len(PICKLE) + nbytes
+        assert slab.receiving[0] == 0
+        assert is_empty(slab)
+    assert arriving.taken == arriving.dropped == []
+
+
+def test_no_slot_is_taken_for_what_cannot_be_placed(arriving: Arriving) -> None:
+    slab = arriving.slab
+    place = partial(module._native.place, slab.memory)
+    for wrong in ([b"<", b"short", PICKLE, b"", b">"], [b"<", bytes(12), PICKLE, bytes(SLOT + 1)]):
+        with pytest.raises((TypeError, ValueError)):
+            place([], *wrong)
+    with pytest.raises(TypeError):
+        place([], b"<", bytes(12), PICKLE, "text", b">")  # type: ignore[arg-type]
+    assert is_empty(slab)
+    held: list[int] = []
+    for _ in range(SLOTS):
+        assert place(held, b"<", bytes(12), PICKLE, b"data", b">")
+    assert place(held, b"<", bytes(12), PICKLE, b"data", b">") is None
+    assert sorted(held) == [*range(SLOTS)]
+    assert arriving(IN_SLOT, 5, 4).tobytes() == b"data"
+    assert place(held, b"<", bytes(12), PICKLE, b"data", b">")
+
+
+def test_array_of_many_slots(arriving: Arriving) -> None:
+    slab = arriving.slab
+    for nbytes in (SLOT + 1, 20 * SLOT, 100 * SLOT + 7):
+        data = random.Random(nbytes).randbytes(nbytes)
+        record = send(slab, [data])
+        assert arriving(IN_RECORD, record, nbytes).tobytes() == data
+        assert is_empty(slab)
+    assert arriving.taken == arriving.dropped == []
+
+
+def test_array_whose_rest_is_elsewhere_is_taken_from_where_it_goes_on(arriving: Arriving) -> None:
+    slab = arriving.slab
+    nbytes = (SLOTS + 5) * SLOT + 9
+    data = random.Random(1).randbytes(nbytes)
+    slab.receiving[0] = 1
+    record = taken(slab, nbytes)
+    slab.fill(record, [data], [0, nbytes], lambda start, sent: b"elsewhere")
+    assert arriving(IN_RECORD, record, nbytes) == "taken"
+    ((_, array, copied),) = held = arriving.taken
+    assert copied == SLOTS * SLOT
+    assert not any(slab.slots)
+    into = slab.empty(record, nbytes, held[0], lambda place, left: data[-left:])
+    assert into == array.data == data
+    assert is_empty(slab)
+
+
+def test_handler_that_raises_while_an_array_comes(arriving: Arriving) -> None:
+    slab = arriving.slab
+    nbytes = 8 * SLOT
+    record = send(slab, [bytes(nbytes)])
+    at = module._RECORDS_AT + record * module._RECORD
+    slab.memory[at] = 5  # as if its sender had got so far
+
+    def handler(number: int, frame: Any) -> None:
+        raise KeyError("a handler")
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(KeyError, match="a handler"):
+            arriving(IN_RECORD, record, nbytes)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    ((_, _, copied),) = held = arriving.dropped
+    assert copied == 5 * SLOT
+    slab.memory[at] = 8
+    slab.empty(record, nbytes, held[0], no_rest)
+    assert is_empty(slab)
+
+
+@pytest.mark.parametrize("wrong", ["pickle", "kind", "number", "lent", "short"])
+def test_all_but_arrays_in_the_slab_is_taken_in_python(arriving: Arriving, wrong: str) -> None:
+    if wrong == "lent":
+        arriving.lent[1] = "memory"
+    kind = 2 if wrong == "kind" else IN_SLOT
+    number = SLOTS if wrong == "number" else 0
+    body = {"pickle": b"of something else", "short": b""}.get(wrong, PICKLE)
+    assert arriving(kind, number, 100, body) == "taken"
+    assert [len(held) for held in arriving.taken] == [1]
+
+
+def test_receiver_without_memory_for_an_array_drops_it(arriving: Arriving) -> None:
+    record = send(arriving.slab, [bytes(3 * SLOT)])
+    with pytest.raises((MemoryError, ValueError)):
+        arriving(IN_RECORD, record, 1 << 62)
+    assert [len(held) for held in arriving.dropped] == [1]
