@@ -7,7 +7,7 @@ native = [
     Extension(
         f"fsexchange.{layer}._native",
         [f"fsexchange/{layer}/_native.c"],
-        depends=["fsexchange/filesystem/pages.h"],
+        depends=["fsexchange/filesystem/limited.h", "fsexchange/filesystem/pages.h"],
         py_limited_api=True,
         optional=True,
     )

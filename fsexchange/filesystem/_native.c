@@ -1,14 +1,6 @@
-/* A file in one call: see `files`. Beside a busy thread each call that gives up the GIL takes 5 ms.
+/* A file in one call: see `files`. Each that gives up the GIL takes 5 ms beside a busy thread. */
 
-   Only what CPython's limited API of 3.11 has is used, so that one file serves all later versions,
-   and 3.10: that has the buffer protocol in the same form, but did not promise to keep it. No
-   Py_RETURN_NONE: as headers from 3.12 on have it, it takes no reference, which 3.10 needs. */
-
-#include <patchlevel.h>
-#if PY_VERSION_HEX >= 0x030b0000
-#define Py_LIMITED_API 0x030b0000
-#endif
-#include <Python.h>
+#include "limited.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -4,20 +4,11 @@
    all where the two share no cache: what is in the first one's must be fetched from there. So there
    the sender's stores go past its caches, and the receiver asks for what it will read soon; 1 MiB
    in 0.2 to 0.6 of the time. On Intel's both make it slower: 64 KiB to 4 MiB take 1.3 to 2.5 times
-   as long. There few slots are used, which stay in the caches, in turn.
+   as long. There few slots are used, which stay in the caches, in turn. */
 
-   Only what CPython's limited API of 3.11 has is used, so that one file serves all later versions,
-   and 3.10: that has the buffer protocol in the same form, but did not promise to keep it. No
-   Py_RETURN_NONE: as headers from 3.12 on have it, it takes no reference, which 3.10 needs. */
-
-#include <patchlevel.h>
-#if PY_VERSION_HEX >= 0x030b0000
-#define Py_LIMITED_API 0x030b0000
-#endif
-#include <Python.h>
+#include "../filesystem/limited.h"
 
 #include <sched.h>
-#include <stdint.h>
 #include <string.h>
 #ifdef __SSE2__
 #include <emmintrin.h>
@@ -166,23 +157,6 @@ take_slot(PyObject *Py_UNUSED(module), PyObject *args)
 /* As `bodies` has it, what a placeholder says: family and rank, kind of place, how many buffers;
    slot, bytes of the body, and of its one buffer. The pickle of the object follows. */
 enum { FROM = 12, KIND = 12, COUNT = 14, NUMBER = 16, NBYTES = 24, SAID = 40 };
-
-static uint64_t
-number_of(const unsigned char *at, int width)
-{
-    uint64_t number = 0; /* little-endian */
-    while (width-- > 0)
-        number = number << 8 | at[width];
-    return number;
-}
-
-static char *
-put_number(char *at, uint64_t number, int width)
-{
-    for (; width-- > 0; number >>= 8)
-        *at++ = (char)(number & 0xff);
-    return at;
-}
 
 static char *
 put_bytes(char *at, PyObject *bytes)

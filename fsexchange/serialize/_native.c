@@ -1,15 +1,9 @@
 /* What is asked about every object of a pickle, in C: see `simple`, `format`, `instances`, `kinds`.
 
-   These modules have the same in Python, for where there was no C compiler. Only what CPython's
-   limited API of 3.11 has is used, so that one file serves all later versions, and 3.10: that has
-   the buffer protocol in the same form, but did not promise to keep it. No Py_RETURN_NONE: as
-   headers from 3.12 on have it, it takes no reference, which 3.10 needs. */
+   These modules have the same in Python, for where there was no C compiler. */
 
-#include <patchlevel.h>
-#if PY_VERSION_HEX >= 0x030b0000
-#define Py_LIMITED_API 0x030b0000
-#endif
-#include <Python.h>
+#include "../filesystem/limited.h"
+
 #include <string.h>
 
 #include "../filesystem/pages.h"
@@ -169,15 +163,6 @@ enum { SMALL_HEAD = 20 };
 /* Bytes from which on a copy takes longer than a view. */
 enum { VIEWED = 1 << 14 };
 
-static uint64_t
-number_of(const unsigned char *at, int width)
-{
-    uint64_t number = 0; /* little-endian */
-    while (width-- > 0)
-        number = number << 8 | at[width];
-    return number;
-}
-
 PyDoc_STRVAR(small_body_doc, "small_body(buffer, crc32, /)\n--\n\n\
 Return the pickle of a whole small object in bytes or a bytearray; None for everything else.");
 
@@ -235,13 +220,6 @@ small_body(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 /* ---- pickles with buffers ------------------------------------------------------------------- */
 
 enum { HEAD = 32, CRC_AT = 28, ALIGNMENT = 64 };
-
-static void
-put_number(char *at, uint64_t number, int width)
-{
-    for (; width-- > 0; number >>= 8)
-        *at++ = (char)(number & 0xff);
-}
 
 /* Return the CRC of bytes, begun at that of others; NULL for an error, which may be older. */
 static PyObject *
@@ -322,7 +300,6 @@ Return whether a pickle may have a name in it, which is in UTF-8.");
 static PyObject *
 may_name(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    /* Not "y#", which headers from 3.13 on compile to what earlier Pythons refuse. */
     Py_buffer body, name;
     if (!PyArg_ParseTuple(args, "y*y*", &body, &name))
         return NULL;
