@@ -97,6 +97,7 @@ class Store:
                 connector = FileConnector(connector, clear=clear)
         self.connector = connector
         self._cache = Cache(cache) if cache else None
+        self._read = self._cached if cache else connector.get  # once: each get pays
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.connector!r})"
@@ -318,7 +319,7 @@ class Store:
         ...     store.get("nothing/at all"), store.get("something", default="else")
         (None, 'else')
         """
-        found = self._find(key)
+        found = key if type(key) is FileKey else self._find(key)
         data = None if found is None else self._read(found)
         while data is None:
             again = self._find(key) if isinstance(key, str) else found
@@ -331,10 +332,9 @@ class Store:
             data = None if found is None else self._read(found)
         return self._load(data, found)
 
-    def _read(self, key: FileKey) -> BytesLike | None:
+    def _cached(self, key: FileKey) -> BytesLike | None:
         cache = self._cache
-        if cache is None:
-            return self.connector.get(key)
+        assert cache is not None
         self.connector.check_open()
         key = checked(key)
         data: BytesLike | None = cache.get(key)
