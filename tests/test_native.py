@@ -8,6 +8,7 @@ import pickle
 import random
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable
@@ -342,6 +343,22 @@ def test_memory_that_is_read_into_is_used_again_only_if_nobody_has_it(tmp_path: 
             assert [bytes(each) for each, _ in held] == [kept for _, kept in held]
             del held[: choose.randrange(9)]
     assert again > 100
+
+
+def test_memory_that_its_owner_has_made_longer_is_not_kept(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(70_000))
+    (tmp_path / "small").write_bytes(b"small")
+    tracemalloc.start()
+    try:
+        data = read_whole(str(path), 70_000, -1)
+        assert data is not None
+        data.extend(bytes(32 << 20))
+        del data
+        read_whole(str(tmp_path / "small"), 5, -1)
+        assert tracemalloc.get_traced_memory()[0] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_threads_read_into_memory_of_their_own(tmp_path: Path) -> None:

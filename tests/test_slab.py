@@ -403,11 +403,38 @@ def test_array_whose_rest_is_elsewhere_is_taken_from_where_it_goes_on(arriving: 
     record = taken(slab, nbytes)
     slab.fill(record, [data], [0, nbytes], lambda start, sent: b"elsewhere")
     assert arriving(IN_RECORD, record, nbytes) == "taken"
-    ((_, array, copied),) = held = arriving.taken
+    ((_, (array, copied)),) = held = arriving.taken
     assert copied == SLOTS * SLOT
     assert not any(slab.slots)
     into = slab.empty(record, nbytes, held[0], lambda place, left: data[-left:])
     assert into == array.data == data
+    assert is_empty(slab)
+
+
+def test_handler_that_raises_when_python_takes_over(arriving: Arriving) -> None:
+    """It is not lost how much was copied, of which the record has only the last byte."""
+    slab = arriving.slab
+    nbytes = (2 * SLOTS + 80) * SLOT
+    data = bytes(nbytes)
+    slab.receiving[0] = 1
+    record = taken(slab, nbytes)
+
+    class Cleared(list[Any]):
+        def clear(self) -> None:
+            super().clear()
+            raise KeyError("a handler")
+
+    filling = threading.Thread(
+        target=slab.fill, args=(record, [data], [0, nbytes], lambda start, sent: b"elsewhere")
+    )
+    filling.start()
+    array, copied = np.empty(nbytes, np.uint8), 0
+    while copied < (2 * SLOTS + 70) * SLOT:
+        at = module._RECORDS_AT + record * module._RECORD
+        copied = module._native.empty(slab.memory, at, array.data, copied)
+    filling.join()
+    with pytest.raises(KeyError, match="a handler"):
+        slab.empty(record, nbytes, Cleared([b"said", (array, copied)]), no_rest)
     assert is_empty(slab)
 
 
@@ -429,7 +456,7 @@ def test_handler_that_raises_while_an_array_comes(arriving: Arriving) -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    ((_, _, copied),) = held = arriving.dropped
+    ((_, (_, copied)),) = held = arriving.dropped
     assert copied == 5 * SLOT
     slab.memory[at] = 8
     slab.empty(record, nbytes, held[0], no_rest)

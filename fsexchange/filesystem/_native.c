@@ -30,13 +30,14 @@ static int
 get_memory(struct memory *memory, Py_ssize_t nbytes)
 {
     *memory = (struct memory){NULL, nbytes};
-    if (nbytes >= USED_AGAIN_FROM) {
+    int is_longer = last.bytearray != NULL && PyByteArray_Size(last.bytearray) > last.capacity;
+    if (nbytes >= USED_AGAIN_FROM || is_longer) { /* whoever got it has made it so */
         *memory = last; /* no other thread gets the same */
         last.bytearray = NULL;
     }
     if (memory->bytearray != NULL) {
         /* Within these bounds it is not moved. */
-        if (Py_REFCNT(memory->bytearray) == 1 && nbytes <= memory->capacity &&
+        if (!is_longer && Py_REFCNT(memory->bytearray) == 1 && nbytes <= memory->capacity &&
             nbytes > memory->capacity / 2 && PyByteArray_Resize(memory->bytearray, nbytes) == 0)
             return 0;
         PyErr_Clear();

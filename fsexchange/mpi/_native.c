@@ -347,7 +347,7 @@ take_out(unsigned char *slab, int is_record, uint64_t number, const Py_buffer *i
 }
 
 /* Return the array of a body in the slab. NULL for all else, and for an error: then `held` has what
-   is to be taken, or dropped, and if some of it was copied, the array and how much. */
+   is to be taken, or dropped, and if some of it was copied, a tuple of the array and how much. */
 static PyObject *
 array_in_slab(PyObject *senders, PyObject *arrays, PyObject *ndarray, PyObject *what,
               PyObject *held)
@@ -371,8 +371,10 @@ array_in_slab(PyObject *senders, PyObject *arrays, PyObject *ndarray, PyObject *
     Py_buffer slab, into, waits;
     if (PyObject_GetBuffer(PyTuple_GetItem(sender, 0), &slab, PyBUF_WRITABLE) < 0)
         return NULL;
+    Py_INCREF(sender);
+    Py_INCREF(array);
     uint64_t nbytes = number_of(said + NBYTES, 8), start = 0;
-    PyObject *done = NULL, *arrived = PyLong_FromUnsignedLongLong((uint64_t)size + nbytes);
+    PyObject *arrived = PyLong_FromUnsignedLongLong((uint64_t)size + nbytes);
     PyObject *made = PyObject_CallFunctionObjArgs(ndarray, PyTuple_GetItem(array, 1),
                                                   PyTuple_GetItem(array, 0), NULL);
     if (arrived != NULL && made != NULL &&
@@ -389,17 +391,19 @@ array_in_slab(PyObject *senders, PyObject *arrays, PyObject *ndarray, PyObject *
         }
     }
     Py_XDECREF(arrived);
+    Py_DECREF(array);
+    Py_DECREF(sender);
     PyBuffer_Release(&slab);
     if (made != NULL && start == nbytes)
         return made;
     if (start) {
         PyObject *type, *error, *traceback;
         PyErr_Fetch(&type, &error, &traceback);
-        done = PyLong_FromUnsignedLongLong(start);
-        if (done == NULL || PyList_Append(held, made) < 0 || PyList_Append(held, done) < 0)
-            PyErr_Clear(); /* its sender will not get the memory back */
+        PyObject *begun = Py_BuildValue("(OK)", made, (unsigned long long)start);
+        if (begun == NULL || PyList_Append(held, begun) < 0)
+            PyErr_Clear(); /* what was copied is then found by the record */
+        Py_XDECREF(begun);
         PyErr_Restore(type, error, traceback);
-        Py_XDECREF(done);
     }
     Py_XDECREF(made);
     return NULL;
@@ -408,8 +412,8 @@ array_in_slab(PyObject *senders, PyObject *arrays, PyObject *ndarray, PyObject *
 PyDoc_STRVAR(arrive_doc, "arrive(senders, arrays, ndarray, take, drop, said, /)\n--\n\n\
 Return the object of a placeholder: an array, or what `take(held)` returns.\n\
 \n\
-That gets a list of what the placeholder says, and if some of an array was copied, of this and how\n\
-many bytes. If something raises, `drop(held)` is called unless the list is empty.");
+That gets a list of what the placeholder says, and if some of an array was copied, of a tuple of\n\
+this and how many bytes. If something raises, `drop(held)` is called unless the list is empty.");
 
 static PyObject *
 arrive(PyObject *Py_UNUSED(module), PyObject *args)

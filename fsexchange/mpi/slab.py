@@ -293,14 +293,14 @@ class Slab:
         array. What is elsewhere `rest` returns, of where it is and how many bytes.
         """
         at = _RECORDS_AT + record * _RECORD
+        into: memoryview | None = None
         done, goes_on = [0], False
+        if len(held) > 1:
+            array, done[0] = held[1]
+            into = memoryview(array).cast("B")
         try:
-            begun = held[1:]
             held.clear()
-            if begun:
-                into = memoryview(begun[0]).cast("B")
-                done[0] = begun[1]
-            else:
+            if into is None:
                 into = empty(nbytes)
             elsewhere = self._empty(at, nbytes, done, into)
         except BrokenBodyError:
