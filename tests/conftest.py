@@ -4,6 +4,7 @@ import gc
 import itertools
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from multiprocessing import forkserver, resource_tracker
@@ -24,6 +25,13 @@ collect_ignore = ["ranks", "programs", "proxystore_plugin.py"]
 
 # Directories on other file systems to run the contract on as well, separated by colons.
 EXTRA = [name for name in os.environ.get("FSEXCHANGE_TEST_DIRS", "").split(":") if name]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if (
+        signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    ):  # a shell starts jobs in the background so
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -1,5 +1,17 @@
 """Ranks of an MPI job: exchange objects of any size.
 
+    exchange        what users call; communicator: how it is one of MPI
+    membership      joining and leaving together; sharing: one directory for all
+    pointtopoint    verbs between two ranks; MPI does the matching
+        bodies      which way a large object takes there
+        slab        memory of the host that is used again; lending: memory that is not
+        ways        messages to other hosts, and files
+    collectives     verbs of all ranks, over packets, in messages; carriers move small ones
+        rooms       which way a large object takes there
+        room        what ranks share: memory of a host, or a file; relay: from host to host
+    reductions      operations over objects; assembly, blocks: one array of all ranks
+    codec           an object as a pickle and buffers; wire: every kind of message, and every tag
+
 `from fsexchange.mpi import Exchange` initialises MPI. The modules of this package that plan and
 encode (blocks, message, wire) do not, and work where mpi4py is not installed.
 """
