@@ -6,6 +6,7 @@ import gc
 import multiprocessing
 import os
 import pickle
+import resource
 import threading
 import time
 from pathlib import Path
@@ -269,16 +270,18 @@ def test_store_that_ends_ends_the_wait(store: Store) -> None:
 
 @pytest.mark.slow
 def test_waiting_is_idle(store: Store) -> None:
-    """Under a hundredth of a core after the first second; counted by the kernel."""
+    """It seldom wakes, as the kernel counts. A look takes up to 5 ms on a machine that has slept."""
     future = store.future()
     with pytest.raises(WaitTimeoutError):
         future.result(timeout=1)
     gc.freeze()  # to look through what pytest has collected takes the garbage collector 40 ms
     try:
-        before = time.thread_time()
+        before, started = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw, time.thread_time()
         with pytest.raises(WaitTimeoutError):
             future.result(timeout=3)
-        assert time.thread_time() - before < 0.03
+        wakes = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before
+        assert wakes < 60
+        assert time.thread_time() - started < 0.3
     finally:
         gc.unfreeze()
 
