@@ -270,7 +270,7 @@ def test_store_that_ends_ends_the_wait(store: Store) -> None:
 
 @pytest.mark.slow
 def test_waiting_is_idle(store: Store) -> None:
-    """It seldom wakes, as the kernel counts. A look takes up to 5 ms on a machine that has slept."""
+    """It seldom wakes, as the kernel counts. A machine that slept may take 5 ms for a look."""
     future = store.future()
     with pytest.raises(WaitTimeoutError):
         future.result(timeout=1)

@@ -8,11 +8,13 @@ import pickle
 import random
 import subprocess
 import sys
+import threading
 import tracemalloc
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +22,8 @@ import numpy as np
 import pytest
 
 from fsexchange.errors import CorruptObjectError, SerializationError
-from fsexchange.serialize import dumps, instances
-from fsexchange.serialize.format import PICKLE, _frames, parse, proven_small, small_pickle
+from fsexchange.serialize import dumps, instances, pickling
+from fsexchange.serialize.format import PICKLE, _frames, parse, proven_small, small_frames
 from fsexchange.serialize.simple import is_simple_in_python, simple_pickle_in_python
 
 from .cli import environment
@@ -136,8 +138,10 @@ def test_wrong_arguments_are_errors(function: str) -> None:
 @pytest.mark.parametrize("section", [b"", b"a section"])
 def test_a_small_pickle_is_read_if_it_is_whole(section: bytes) -> None:
     body = pickle.dumps({"a": 1.5}, 5)
-    whole = small_pickle(body, section)
+    whole = b"".join(small_frames([body], len(body), section))
     crc32 = zlib.crc32
+    if not section:
+        assert _native.small_frame(body, crc32) == whole
     for kind in (bytes, bytearray):
         assert _native.small_body(kind(whole), crc32) == body == proven_small(kind(whole))
         for damaged in (
@@ -156,9 +160,46 @@ def test_a_small_pickle_is_read_if_it_is_whole(section: bytes) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
+        _native.small_frame(body, fails)
+    with pytest.raises(TypeError):
+        _native.small_frame(bytearray(body), crc32)  # type: ignore[arg-type]
+    with pytest.raises(ZeroDivisionError):
         _native.small_body(whole, fails)
     with pytest.raises(TypeError):
         _native.small_body(whole, lambda data, start: "no number")  # type: ignore[arg-type, return-value]
+
+
+def test_a_pickler_that_made_a_small_pickle_is_as_good_as_new() -> None:
+    taken = pickling._new()
+    pieces, more = taken[3:5]
+    names = [str(n) for n in range(100)]
+    kinds: tuple[tuple[Any, bool], ...] = (
+        (Decimal("1.5"), True),
+        (names, True),  # after which the memo is made anew, by whoever needs it
+        ((Decimal(2), names[5]), False),
+        (np.zeros(10_000), False),
+        ([Decimal(3), bytes(2000)], False),
+    )
+    for obj, is_small in kinds:
+        body = _native.dump_small(taken, obj, 1000, 100)
+        assert (body is not None) == is_small
+        if body is not None:
+            assert pickle.loads(body) == obj
+            assert pieces == more == []
+            assert taken[-1] == (len(body) > 100)
+        else:
+            made = b"".join(pieces)
+            assert len(made) > 1000 or len(more) == 1 or taken[-1]
+            assert np.array_equal(pickle.loads(made, buffers=more), obj)
+            pickling._put_back(taken, len(made))
+            taken = pickling._idle.pop()
+            pieces, more = taken[3:5]
+    wrongs: tuple[Any, ...] = ((), ([], 1, 2, 3), (taken, 1, 2), (taken, Decimal(1), "a", 2))
+    for wrong in wrongs:
+        with pytest.raises(TypeError):
+            _native.dump_small(*wrong)
+    with pytest.raises(TypeError, match="cannot pickle"):
+        _native.dump_small(taken, [threading.Lock()], 1000, 100)
 
 
 def test_attributes_are_compared_as_in_python() -> None:

@@ -60,12 +60,12 @@ from fsexchange.serialize.format import (
     STR,
     Frames,
     frames,
-    pack_small,
     parse,
     plain_data,
     plain_frames,
     proven_small,
     small_body,
+    small_frame,
 )
 from fsexchange.serialize.libraries import (
     _array_array,
@@ -194,8 +194,7 @@ def serialize(obj: Any, *, checksum: bool = False) -> Frames:
         if not isinstance(made, bytes):
             return frames_of(made, checksum)
         body = made
-    size = len(body)
-    return [pack_small(SMALL_START, crc32(body, size), size, size) + body]
+    return [small_frame(body, crc32)]
 
 
 def dumps(obj: Any, *, checksum: bool = False) -> bytes:
@@ -214,8 +213,7 @@ def dumps(obj: Any, *, checksum: bool = False) -> bytes:
         if not isinstance(made, bytes):
             return b"".join(frames_of(made, checksum))
         body = made
-    size = len(body)
-    return pack_small(SMALL_START, crc32(body, size), size, size) + body
+    return small_frame(body, crc32)
 
 
 def deserialize(buffer: Buffer) -> Any:

@@ -217,6 +217,35 @@ small_body(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
     return body;
 }
 
+PyDoc_STRVAR(small_frame_doc, "small_frame(body, crc32, /)\n--\n\n\
+Return a pickle as the one frame of a small object.");
+
+static PyObject *
+small_frame(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 2 || !PyBytes_CheckExact(args[0])) {
+        PyErr_SetString(PyExc_TypeError, "small_frame takes bytes and a function");
+        return NULL;
+    }
+    Py_ssize_t nbytes = PyBytes_Size(args[0]);
+    PyObject *size = PyLong_FromSsize_t(nbytes);
+    PyObject *crc = NULL, *frame = PyBytes_FromStringAndSize(NULL, SMALL_HEAD + nbytes);
+    if (size != NULL && frame != NULL)
+        crc = PyObject_CallFunctionObjArgs(args[1], args[0], size, NULL);
+    Py_XDECREF(size);
+    if (crc != NULL) {
+        char *at = PyBytes_AsString(frame); /* nobody else has seen it */
+        memcpy(at, SMALL_START, sizeof SMALL_START);
+        at = put_number(at + sizeof SMALL_START, PyLong_AsUnsignedLong(crc), 4);
+        at = put_number(put_number(at, (uint64_t)nbytes, 4), (uint64_t)nbytes, 4);
+        memcpy(at, PyBytes_AsString(args[0]), (size_t)nbytes);
+        Py_DECREF(crc);
+    }
+    if (PyErr_Occurred())
+        Py_CLEAR(frame);
+    return frame;
+}
+
 /* ---- pickles with buffers ------------------------------------------------------------------- */
 
 enum { HEAD = 32, CRC_AT = 28, ALIGNMENT = 64 };
@@ -491,6 +520,47 @@ asking(PyObject *Py_UNUSED(module), PyObject *args)
     return made;
 }
 
+/* As in `pickling`: a pickler, its `dump` and `clear_memo`, its `pieces` and `more`, and whether its
+   memo has grown. */
+enum { PICKLER, DUMP, CLEAR_MEMO, PIECES, MORE, GROWN };
+
+PyDoc_STRVAR(dump_small_doc, "dump_small(taken, obj, small, memo, /)\n--\n\n\
+Return the pickle of an object by a pickler that was taken, which is then as good as new.\n\
+\n\
+None for one of more than `small` bytes or one piece, or for which the memo, which holds what has\n\
+`memo` bytes without growing, is to be made anew; then the pickler has it.");
+
+static PyObject *
+dump_small(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 4 || !PyList_Check(args[0]) || PyList_Size(args[0]) != GROWN + 1) {
+        PyErr_SetString(PyExc_TypeError, "dump_small takes a pickler, an object and two numbers");
+        return NULL;
+    }
+    PyObject *taken = args[0];
+    Py_ssize_t small = PyLong_AsSsize_t(args[2]), memo = PyLong_AsSsize_t(args[3]);
+    PyObject *done = NULL;
+    if (!PyErr_Occurred())
+        done = PyObject_CallFunctionObjArgs(PyList_GetItem(taken, DUMP), args[1], NULL);
+    if (done == NULL)
+        return NULL;
+    Py_DECREF(done);
+    PyObject *pieces = PyList_GetItem(taken, PIECES);
+    if (PyList_Size(PyList_GetItem(taken, MORE)) || PyList_Size(pieces) != 1)
+        return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+    PyObject *body = PyList_GetItem(pieces, 0);
+    Py_ssize_t size = PyBytes_CheckExact(body) ? PyBytes_Size(body) : PY_SSIZE_T_MAX;
+    if (size > small || (size <= memo && PyList_GetItem(taken, GROWN) == Py_True))
+        return Py_NewRef(Py_None);
+    Py_INCREF(body);
+    if (PyList_SetSlice(pieces, 0, 1, NULL) == 0 &&
+        PyList_SetItem(taken, GROWN, PyBool_FromLong(size > memo)) == 0)
+        Py_XDECREF(PyObject_CallFunctionObjArgs(PyList_GetItem(taken, CLEAR_MEMO), NULL));
+    if (PyErr_Occurred())
+        Py_CLEAR(body);
+    return body;
+}
+
 /* ---- buffers -------------------------------------------------------------------------------- */
 
 static PyObject *its_raw;
@@ -557,11 +627,13 @@ static PyMethodDef functions[] = {
     {"simple_pickle", (PyCFunction)(void (*)(void))simple_pickle, METH_FASTCALL,
      simple_pickle_doc},
     {"small_body", (PyCFunction)(void (*)(void))small_body, METH_FASTCALL, small_body_doc},
+    {"small_frame", (PyCFunction)(void (*)(void))small_frame, METH_FASTCALL, small_frame_doc},
     {"framed", framed, METH_VARARGS, framed_doc},
     {"may_name", may_name, METH_VARARGS, may_name_doc},
     {"has_attributes", (PyCFunction)(void (*)(void))has_attributes, METH_FASTCALL,
      has_attributes_doc},
     {"asking", asking, METH_VARARGS, asking_doc},
+    {"dump_small", (PyCFunction)(void (*)(void))dump_small, METH_FASTCALL, dump_small_doc},
     {"keeper", keeper, METH_VARARGS, keeper_doc},
     {"copied_to_new", copied_to_new, METH_VARARGS, copied_to_new_doc},
     {NULL, NULL, 0, NULL},

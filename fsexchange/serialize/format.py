@@ -191,11 +191,14 @@ except ImportError:
         return _frames(PICKLE, [body], buffers, checksum=False)
 
 
-def small_pickle(body: bytes, section: bytes = b"") -> bytes:
-    """Return a pickle as the one frame of a small object."""
-    size = len(body)
-    head = pack_small(SMALL_START, crc32(body, size), size, size + len(section))
-    return b"".join((head, body, section))
+try:
+    from fsexchange.serialize._native import small_frame as small_frame
+except ImportError:
+
+    def small_frame(body: bytes, crc32: Callable[..., int], /) -> bytes:
+        """Return a pickle as the one frame of a small object."""
+        size = len(body)
+        return pack_small(SMALL_START, crc32(body, size), size, size) + body
 
 
 def small_frames(pieces: Pieces, size: int, section: bytes) -> Frames:

@@ -70,7 +70,7 @@ _MEMO_UP_TO = 512
 
 
 try:
-    from fsexchange.serialize._native import copied_to_new, keeper, may_name
+    from fsexchange.serialize._native import copied_to_new, dump_small, keeper, may_name
 except ImportError:
 
     def copied_to_new(kind: type[_B], data: memoryview, /) -> _B:
@@ -91,6 +91,24 @@ except ImportError:
             return False
 
         return keep
+
+    def dump_small(taken: list[Any], obj: Any, small: int, memo: int, /) -> bytes | None:
+        """Return the pickle of an object by a pickler that was taken, which is then as good as new.
+
+        None for one of more than `small` bytes or one piece, or for which the memo, which holds
+        what has `memo` bytes without growing, is to be made anew; then the pickler has it.
+        """
+        _, dump, clear_memo, pieces, more, grown = taken
+        dump(obj)
+        if more or len(pieces) > 1:
+            return None
+        size = len(pieces[0])
+        if size > small or (grown and size <= memo):
+            return None
+        body: bytes = pieces.pop()
+        taken[-1] = size > memo
+        clear_memo()
+        return body
 
     def may_name(body: Buffer, name: bytes, /) -> bool:
         """Return whether a pickle may have a name in it."""
@@ -165,22 +183,15 @@ def small_or_made(obj: Any) -> bytes | Made:
         taken = _idle.pop()
     except IndexError:
         taken = _new()
-    _, dump, clear_memo, pieces, more, grown = taken
     try:
-        dump(obj)
+        small = dump_small(taken, obj, _SMALL_UP_TO, _MEMO_UP_TO)
     except Exception as error:  # a class's own __reduce__ may raise anything
         if isinstance(error, MemoryError) or is_of_handler(error):
             raise
         raise pickling_error(obj, error) from error
-    if more or len(pieces) > 1 or len(pieces[0]) > _SMALL_UP_TO:
+    if small is None:
         return _made_by(taken)
-    small: bytes = pieces.pop()
-    if grown and len(small) <= _MEMO_UP_TO:
-        _put_back(taken, len(small))
-    else:  # as there, in less time
-        taken[-1] = len(small) > _MEMO_UP_TO
-        clear_memo()
-        _idle.append(taken)
+    _idle.append(taken)
     return small
 
 

@@ -8,7 +8,8 @@ import pickle
 import tracemalloc
 
 from fsexchange.serialize import deserialize, dumps, script
-from fsexchange.serialize.format import small_pickle
+from fsexchange.serialize.crc import crc32
+from fsexchange.serialize.format import small_frame
 
 
 @dataclasses.dataclass
@@ -29,7 +30,7 @@ def main() -> None:
     assert script.importable == b"tests.programs.load_long_objects"
     # A pickle that names a class by a number has no text of it.
     copyreg.add_extension("tests.programs.load_long_objects", "Run", 0x30)
-    assert deserialize(small_pickle(pickle.PROTO + b"\4" + pickle.EXT1 + b"\x30.")) is Run
+    assert deserialize(small_frame(pickle.PROTO + b"\4" + pickle.EXT1 + b"\x30.", crc32)) is Run
 
 
 if __name__ == "__main__":
