@@ -209,7 +209,8 @@ class Bodies:
         is_near = self._slab is not None and self._paths[dest] is not None
         by_file = is_near or nbytes > self._inline_limit
         for kind in (_MEMORY,) * is_near + (_FILE,) * by_file:
-            sent = self._ways[kind].put(pieces, nbytes, dest)
+            # By `starmap`, as 3.10 runs handlers where a function has returned: none is lost.
+            (sent,) = starmap(self._ways[kind].put, ((pieces, nbytes, dest),))
             if sent is not None:
                 return kind, sent
         return _MESSAGE, self._messages.put(pieces, nbytes, dest)
