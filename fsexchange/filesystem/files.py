@@ -99,7 +99,7 @@ def flatten(obj: Buffers) -> tuple[list[Buffer], int]:
     if type(obj) is bytes:
         return ([obj], len(obj)) if obj else ([], 0)
     if type(obj) is list and len(obj) == 1 and type(obj[0]) is bytes and obj[0]:
-        return obj, len(obj[0])  # most objects, in less time
+        return [obj[0]], len(obj[0])  # most objects, in less time
     pieces: list[Buffer] = []
     total = 0
     for buffer in obj if isinstance(obj, (list, tuple)) else (obj,):

@@ -15,7 +15,6 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial, update_wrapper
 from itertools import starmap
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,8 +71,6 @@ _REST = struct.Struct("<HQ")
 _MOST_BUFFERS = 64
 
 _LENGTH = struct.Struct("<Q")
-
-_nbytes_of = attrgetter("nbytes")
 
 # Of whom a body is, in a placeholder: family, and rank in it.
 _SENDER = struct.Struct("<8sI")
@@ -231,7 +228,7 @@ class Bodies:
         return self._waiting() > CROWD
 
     def _waiting(self) -> int:
-        return sum(map(_nbytes_of, self._ways.values()))
+        return sum([way.nbytes for way in self._ways.values()])
 
     def _slab_of(self, rank: int) -> Slab:
         slab = self._slabs.get(rank)

@@ -97,7 +97,6 @@ class Store:
                 connector = FileConnector(connector, clear=clear)
         self.connector = connector
         self._cache = Cache(cache) if cache else None
-        self._read = self._cached if cache else connector.get  # once: each get pays
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.connector!r})"
@@ -319,7 +318,7 @@ class Store:
         ...     store.get("nothing/at all"), store.get("something", default="else")
         (None, 'else')
         """
-        found = key if type(key) is FileKey else self._find(key)
+        found = self._find(key)
         data = None if found is None else self._read(found)
         while data is None:
             again = self._find(key) if isinstance(key, str) else found
@@ -332,9 +331,10 @@ class Store:
             data = None if found is None else self._read(found)
         return self._load(data, found)
 
-    def _cached(self, key: FileKey) -> BytesLike | None:
+    def _read(self, key: FileKey) -> BytesLike | None:
         cache = self._cache
-        assert cache is not None
+        if cache is None:
+            return self.connector.get(key)
         self.connector.check_open()
         key = checked(key)
         data: BytesLike | None = cache.get(key)
