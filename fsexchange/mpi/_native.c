@@ -383,7 +383,7 @@ array_in_slab(PyObject *senders, PyObject *arrays, PyObject *ndarray, PyObject *
         *(unsigned char *)waits.buf = 0; /* no longer for a message */
         PyBuffer_Release(&waits);
         if (PyObject_GetBuffer(made, &into, PyBUF_WRITABLE) == 0) {
-            /* Not just after a page: see `message.empty`. */
+            /* Not just after a page: see `message`, whose memory is aligned. */
             uintptr_t after = (uintptr_t)into.buf % PAGE;
             if (into.len == (Py_ssize_t)nbytes && (nbytes <= SLOT || !after || after >= LINE))
                 start = take_out(slab.buf, kind == 1, number, &into);

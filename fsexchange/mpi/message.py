@@ -62,9 +62,7 @@ _HUGE_PAGES_FROM = 1 << 22
 # From this many bytes on malloc may map memory, which then starts 16 bytes after a page; shared
 # memory starts at one. From there some processors copy to such memory seven times slower, as they
 # take the next load for one of what they are about to store (4 KiB aliasing). So ours is aligned.
-# Not what malloc had, as it has that for what is as long as the program's own arrays.
-_MAPPED_FROM = 1 << 17
-_PAGE = 4096
+_ALIGNED_FROM = 1 << 17
 
 
 # ---- sender -------------------------------------------------------------------------------------
@@ -186,9 +184,8 @@ def _copy(data: Memory) -> Memory:
 
 def empty(nbytes: int) -> memoryview:
     """Return writable memory, which unlike a bytearray is not filled with zeros."""
-    memory = np.empty(nbytes, np.uint8)
-    if nbytes < _MAPPED_FROM or not 0 < memory.ctypes.data % _PAGE < ALIGNMENT:
-        return memory.data
+    if nbytes < _ALIGNED_FROM:
+        return np.empty(nbytes, np.uint8).data
     memory = np.empty(nbytes + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
     return memory[start : start + nbytes].data
