@@ -474,6 +474,21 @@ def test_all_but_arrays_in_the_slab_is_taken_in_python(arriving: Arriving, wrong
     assert [len(held) for held in arriving.taken] == [1]
 
 
+def test_array_in_memory_that_starts_just_after_a_page_is_taken_in_python(
+    arriving: Arriving,
+) -> None:
+    """Which finds other memory: from a slab some processors copy to such memory for seven times as
+    long. Malloc maps what is so long, and its own head takes the first 16 bytes."""
+    nbytes = 40 << 20
+    if np.empty(nbytes, np.uint8).ctypes.data % 4096 != 16:
+        pytest.skip("another malloc")
+    arriving.slab.receiving[0] = 1
+    record = taken(arriving.slab, nbytes)
+    assert arriving(IN_RECORD, record, nbytes) == "taken"
+    assert [len(held) for held in arriving.taken] == [1]
+    arriving.slab.give_back(record)
+
+
 def test_receiver_without_memory_for_an_array_drops_it(arriving: Arriving) -> None:
     record = send(arriving.slab, [bytes(3 * SLOT)])
     with pytest.raises((MemoryError, ValueError)):
