@@ -12,7 +12,7 @@ import threading
 import tracemalloc
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from fsexchange.errors import CorruptObjectError, SerializationError
-from fsexchange.serialize import dumps, instances, pickling
+from fsexchange.serialize import deserialize, dumps, instances, pickling, subclasses
 from fsexchange.serialize.format import PICKLE, _frames, parse, proven_small, small_frames
 from fsexchange.serialize.simple import is_simple_in_python, simple_pickle_in_python
 
@@ -122,7 +122,10 @@ def test_a_list_in_itself_is_not_simple_nor_looked_at_for_ever() -> None:
     del deep[:]
 
 
-@pytest.mark.parametrize("function", ["is_simple", "simple_pickle", "small_body", "has_attributes"])
+FUNCTIONS = ("is_simple", "simple_pickle", "small_body", "has_attributes", "parsed", "_ndarray")
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
 def test_wrong_arguments_are_errors(function: str) -> None:
     call = getattr(_native, function)
     for wrong in ((), (1,), (1, 2, 3), ("a", "b"), ("a", ((),)), ("a", (("b",),)), ("a", (1,))):
@@ -169,28 +172,146 @@ def test_a_small_pickle_is_read_if_it_is_whole(section: bytes) -> None:
         _native.small_body(whole, lambda data, start: "no number")  # type: ignore[arg-type, return-value]
 
 
+@pytest.mark.parametrize("sizes", [[4096], [5000, 0, 1], [0], [], [4097] * 9])
+def test_an_object_with_buffers_is_read_if_it_is_whole(sizes: list[int]) -> None:
+    body, crc32 = pickle.dumps(["an object", 1.5], 5), zlib.crc32
+    data = [memoryview(os.urandom(size)) for size in sizes]
+    whole = b"".join(framed(body, data, crc32))
+    found = _native.parsed(memoryview(whole), crc32)
+    assert found is not None
+    assert found == (body, data)
+    assert tuple(parse(memoryview(whole))[1:3]) == found
+    assert all(each.obj is whole for each in found[1])
+    proven = 32 + 8 * len(sizes) + len(body)
+    for damaged in (
+        *[whole[:n] + bytes([whole[n] ^ 1]) + whole[n + 1 :] for n in range(proven)],
+        *[whole[:n] for n in range(proven)],
+        whole[:-1],
+        whole + b"more",
+    ):
+        assert _native.parsed(memoryview(damaged), crc32) is None
+        with pytest.raises((CorruptObjectError, SerializationError)):
+            parse(memoryview(damaged))
+    # What the CRC guards may have been made by somebody who means harm.
+    if sizes:
+        for lie in (0, 1 << 40, 2**64 - 1, len(whole)):
+            wrong = bytearray(whole)
+            wrong[32:40] = lie.to_bytes(8, "little")
+            wrong[28:32] = crc32(wrong[:28] + wrong[32:proven]).to_bytes(4, "little")
+            if lie != sizes[0]:
+                assert _native.parsed(memoryview(wrong), crc32) is None
+    for count in (1 << 20, 2**32 - 1):
+        wrong = bytearray(whole)
+        wrong[24:28] = count.to_bytes(4, "little")
+        assert _native.parsed(memoryview(wrong), crc32) is None
+    strided: Any = memoryview(whole)[::2]
+    with pytest.raises(BufferError):
+        _native.parsed(strided, crc32)
+
+    def fails(*_: Any) -> int:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        _native.parsed(memoryview(whole), fails)
+    with pytest.raises(TypeError):
+        _native.parsed(memoryview(whole), lambda data: "no number")  # type: ignore[arg-type, return-value]
+
+
+class Named(np.ndarray):
+    pass
+
+
+def _arrays() -> Iterator[Any]:
+    metadata = np.dtype("f8", metadata={"unit": "m"})
+    dtypes: list[Any] = [*"?bBhHiIlLqQefdgFDGOSUmM", ">f8", [("a", "i4"), ("b", "f8")], metadata]
+    for dtype in dtypes:
+        for shape in ((), (0,), (3,), (40, 50), (100, 200)):
+            array: Any = np.zeros(shape, dtype if dtype not in ("m", "M") else f"{dtype}8[s]")
+            yield array
+            yield array.T
+            yield array[..., ::2] if shape else array
+            yield array.view(Named)
+            yield np.ma.MaskedArray(array) if dtype != "O" else array
+            fixed = array.copy()
+            fixed.flags.writeable = False
+            yield fixed
+    yield np.broadcast_to(np.zeros(3), (4000, 3))
+    yield np.zeros(40_000).view(Named)
+
+
+def test_arrays_are_reduced_as_in_python() -> None:
+    def told(reduced: Any) -> Any:
+        if reduced is NotImplemented:
+            return reduced
+        function, (data, *arguments) = reduced
+        if isinstance(data, pickle.PickleBuffer):
+            raw = data.raw()
+            data = np.frombuffer(raw, np.uint8).ctypes.data if len(raw) else b"", len(raw)
+        elif isinstance(data, np.ndarray):
+            data = data.__array_interface__["data"], data.shape, data.strides, data.dtype
+        return function, type(data), data, str(arguments)
+
+    seen = set()
+    for array in _arrays():
+        pickler: Any = None
+        found = told(subclasses.reduce_array(pickler, array))
+        assert found == told(subclasses._reduce_array(pickler, array))
+        seen.add(found if found is NotImplemented else found[:2])
+    assert len(seen) == 6
+    for wrong in (None, "text", 1.5, np.dtype("f8")):
+        with pytest.raises(AttributeError):
+            subclasses.reduce_array(pickler, wrong)
+
+
+def test_arrays_are_loaded_as_in_python() -> None:
+    dtypes: list[Any] = [*subclasses._NAMES.values(), np.dtype("f8"), np.dtype("i4, f8"), "<M8[s]"]
+    for dtype in dtypes:
+        itemsize = np.dtype(dtype).itemsize
+        data = bytearray(os.urandom(6 * itemsize))
+        orders: tuple[Any, ...] = ("C", "F")
+        for order in orders:
+            array = subclasses._ndarray(data, dtype, (2, 3), order)
+            wanted: Any = np.ndarray((2, 3), dtype, data, order=order)
+            assert array.dtype == wanted.dtype
+            assert array.strides == wanted.strides
+            assert np.shares_memory(array, wanted)
+    with pytest.raises(TypeError, match="not understood|data type"):
+        subclasses._ndarray(data, "no dtype", (2, 3), "C")
+    with pytest.raises(TypeError):
+        subclasses._ndarray(data, "<f8", (1 << 20,), "C")  # more than there is
+
+
 def test_a_pickler_that_made_a_small_pickle_is_as_good_as_new() -> None:
     taken = pickling._new()
     pieces, more = taken[3:5]
     names = [str(n) for n in range(100)]
+    long: list[Any] = [bytes(70_000), "\u00e9" * 50_000, bytearray(80_000)]
     kinds: tuple[tuple[Any, bool], ...] = (
         (Decimal("1.5"), True),
         (names, True),  # after which the memo is made anew, by whoever needs it
         ((Decimal(2), names[5]), False),
-        (np.zeros(10_000), False),
+        (np.zeros(10_000), True),
+        (long, True),
+        (long * 2, True),
         ([Decimal(3), bytes(2000)], False),
+        ([bytes(70_000) for _ in range(10)], False),  # in many pieces
+        ([float(n) for n in range(10_000)], False),  # a long piece that is many values
     )
     for obj, is_small in kinds:
-        body = _native.dump_small(taken, obj, 1000, 100)
-        assert (body is not None) == is_small
-        if body is not None:
-            assert pickle.loads(body) == obj
+        made = _native.dump_small(taken, obj, 1000, 100)
+        assert (made is not None) == is_small
+        if made is not None:
+            parts, buffers, named = ([made], [], ()) if isinstance(made, bytes) else made
+            assert isinstance(made, bytes) == (not buffers and len(parts) == 1)
+            assert named == ()
+            loaded = pickle.loads(b"".join(parts), buffers=buffers)
+            assert np.array_equal(loaded, obj) if isinstance(obj, np.ndarray) else loaded == obj
             assert pieces == more == []
-            assert taken[-1] == (len(body) > 100)
+            assert taken[-1] == (sum(len(each) for each in parts if len(each) < 1 << 16) > 100)
         else:
             made = b"".join(pieces)
-            assert len(made) > 1000 or len(more) == 1 or taken[-1]
-            assert np.array_equal(pickle.loads(made, buffers=more), obj)
+            assert len(made) > 1000 or taken[-1]
+            assert pickle.loads(made, buffers=more) == obj
             pickling._put_back(taken, len(made))
             taken = pickling._idle.pop()
             pieces, more = taken[3:5]
@@ -577,6 +698,11 @@ def test_no_reference_is_lost_or_kept() -> None:
         with pytest.raises(SerializationError, match="it was pickled"):
             dumps([Text("a")])
         dumps([np.zeros((2, 2)).T[:1], np.zeros(5000)[::2], np.ma.zeros(600)])
+        for each in (np.zeros(3), np.zeros(5000), np.zeros(3, object), np.zeros(5, "M8[s]")):
+            deserialize(dumps([each, each.view(Named), bytes(70_000)]))
+            deserialize(dumps({"a": each}))
+        with pytest.raises(CorruptObjectError):
+            deserialize(dumps({"a": np.zeros(5000)})[:-1])
         framed(small, [memoryview(small), memoryview(array)], zlib.crc32)
         with pytest.raises(TypeError):
             framed(small, [memoryview(array), None], zlib.crc32)  # type: ignore[list-item]

@@ -54,6 +54,7 @@ from fsexchange.serialize.format import (
     MEMORYVIEW,
     NDARRAY,
     PICKLE,
+    PICKLE_START,
     PLAIN,
     SMALL_HEAD,
     SMALL_START,
@@ -61,6 +62,7 @@ from fsexchange.serialize.format import (
     Frames,
     frames,
     parse,
+    parsed,
     plain_data,
     plain_frames,
     proven_small,
@@ -97,6 +99,8 @@ from fsexchange.serialize.subclasses import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from typing_extensions import Buffer
 
 __all__ = ["Frames", "deserialize", "dumps", "serialize"]
@@ -248,14 +252,24 @@ def deserialize(buffer: Buffer) -> Any:
             start = bytes(view[:8])
         if start == SMALL_START:
             body = proven_small(view)
-    if body is not None:
+    buffers: Sequence[memoryview] = ()
+    if start == PICKLE_START:
+        view = memoryview(view)
+        found = parsed(view, crc32)
+        if found is not None:
+            body, buffers = found
+            end = len(view)
+            if end >= _PINNED_FROM:
+                buffers = unpinned(buffers)
+    elif body is not None:
         end = SMALL_HEAD + len(body)
+    if body is not None:
         is_new = sys.modules.get("__main__") is not script.known_main
         names = (is_new or script.importable) and may_name_this(body)
         if names or (end != len(view) and not script.is_mine(view, end)):
-            return load(body, (), view[end:])
+            return load(body, buffers, view[end:])
         try:
-            return _loads(body)
+            return _loads(body, buffers=buffers)
         except Exception as error:
             if isinstance(error, PASSED_ON) or is_of_handler(error):
                 raise
@@ -278,8 +292,9 @@ def deserialize(buffer: Buffer) -> Any:
             )
         kind, body, buffers, section, long = parse(view)
         if kind == PICKLE:
-            kept = unpinned(buffers) if len(view) >= _PINNED_FROM else buffers
-            return load(body, kept, section, long)
+            if len(view) >= _PINNED_FROM:
+                buffers = unpinned(buffers)
+            return load(body, buffers, section, long)
         if kind == NDARRAY:
             return load_plain(view, body, buffers[0])
         if kind == MEMORYVIEW:

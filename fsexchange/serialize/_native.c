@@ -318,6 +318,80 @@ failed:
     return NULL;
 }
 
+/* More of an object is parsed in Python: then its data take longer than that. */
+enum { PARSED_UP_TO = 1 << 14 };
+
+PyDoc_STRVAR(parsed_doc, "parsed(view, crc32, /)\n--\n\n\
+Return the pickle and the buffers of a whole object of version 1, a memoryview of bytes; None for\n\
+everything else.");
+
+static PyObject *
+parsed(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    Py_buffer view;
+    if (count != 2 || !PyMemoryView_Check(args[0])) {
+        PyErr_SetString(PyExc_TypeError, "parsed takes a memoryview and a function");
+        return NULL;
+    }
+    if (PyObject_GetBuffer(args[0], &view, PyBUF_SIMPLE) < 0)
+        return NULL;
+    PyObject *made = NULL, *buffers = NULL, *proven = NULL, *crc = NULL;
+    const unsigned char *head = view.buf;
+    uint64_t nbytes = (uint64_t)view.len, n = 0, size = 0, end = 0;
+    if (nbytes >= HEAD && memcmp(head, SMALL_START, 4) == 0 && number_of(head + 4, 4) == 1 &&
+        number_of(head + 8, 8) == nbytes) {
+        size = number_of(head + 16, 8);
+        n = number_of(head + 24, 4);
+        if (n < PARSED_UP_TO && size < PARSED_UP_TO)
+            end = HEAD + 8 * n + size;
+    }
+    if (end == 0 || end > nbytes || end > PARSED_UP_TO) {
+        made = Py_NewRef(Py_None);
+        goto done;
+    }
+    /* What the CRC is of, as one. */
+    proven = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(end - HEAD) + CRC_AT);
+    if (proven == NULL)
+        goto done;
+    char *at = PyBytes_AsString(proven); /* nobody else has seen it */
+    memcpy(at, head, CRC_AT);
+    memcpy(at + CRC_AT, head + HEAD, (size_t)(end - HEAD));
+    crc = PyObject_CallFunctionObjArgs(args[1], proven, NULL);
+    unsigned long found = crc == NULL ? 0 : PyLong_AsUnsignedLong(crc);
+    if (PyErr_Occurred())
+        goto done;
+    buffers = PyList_New((Py_ssize_t)n);
+    int is_whole = buffers != NULL && found == number_of(head + CRC_AT, 4);
+    for (uint64_t i = 0; is_whole && i < n; i++) {
+        /* Of the copy, as the memory may be shared with a process that writes to it. */
+        uint64_t length = number_of((unsigned char *)at + CRC_AT + 8 * i, 8);
+        uint64_t start = (end + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+        is_whole = start <= nbytes && length <= nbytes - start;
+        if (!is_whole)
+            break;
+        end = start + length;
+        PyObject *data = PySequence_GetSlice(args[0], (Py_ssize_t)start, (Py_ssize_t)end);
+        if (data == NULL)
+            goto done;
+        PyList_SetItem(buffers, (Py_ssize_t)i, data);
+    }
+    if (is_whole && end == nbytes) {
+        at += CRC_AT + 8 * n;
+        PyObject *body = PyBytes_FromStringAndSize(at, (Py_ssize_t)size);
+        if (body != NULL)
+            made = PyTuple_Pack(2, body, buffers);
+        Py_XDECREF(body);
+    }
+    else if (buffers != NULL)
+        made = Py_NewRef(Py_None);
+done:
+    Py_XDECREF(crc);
+    Py_XDECREF(proven);
+    Py_XDECREF(buffers);
+    PyBuffer_Release(&view);
+    return made;
+}
+
 /* ---- names in pickles ----------------------------------------------------------------------- */
 
 /* To look for a name in more takes longer than to load by an unpickler that asks about each. */
@@ -524,11 +598,30 @@ asking(PyObject *Py_UNUSED(module), PyObject *args)
    memo has grown. */
 enum { PICKLER, DUMP, CLEAR_MEMO, PIECES, MORE, GROWN };
 
+/* As in `pickling`, bytes from which on a value is a piece; and the most pieces of a small pickle. */
+enum { LONG_FROM = 1 << 16, FEW = 8 };
+
+/* Return whether a piece of so many bytes is one value, as `pickling._opcode` does. */
+static int
+is_value(PyObject *before, Py_ssize_t nbytes)
+{
+    if (!PyBytes_CheckExact(before))
+        return 0;
+    const unsigned char *end = (unsigned char *)PyBytes_AsString(before) + PyBytes_Size(before);
+    Py_ssize_t size = PyBytes_Size(before);
+    if (size >= 5 && (end[-5] == 'B' || end[-5] == 'X') && number_of(end - 4, 4) == (size_t)nbytes)
+        return 1;
+    return size >= 9 && (end[-9] == 0x8e || end[-9] == 0x8d || end[-9] == 0x96) &&
+           number_of(end - 8, 8) == (size_t)nbytes;
+}
+
 PyDoc_STRVAR(dump_small_doc, "dump_small(taken, obj, small, memo, /)\n--\n\n\
-Return the pickle of an object by a pickler that was taken, which is then as good as new.\n\
+Return the pickle of an object by a pickler that was taken, which is then as good as new: one in\n\
+several pieces, or with buffers, as `Made`.\n\
 \n\
-None for one of more than `small` bytes or one piece, or for which the memo, which holds what has\n\
-`memo` bytes without growing, is to be made anew; then the pickler has it.");
+None for one of more than `small` bytes of opcodes, for one that names what is of the script, or for\n\
+which the memo, which holds what has `memo` bytes without growing, is to be made anew; then the\n\
+pickler has it.");
 
 static PyObject *
 dump_small(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
@@ -545,20 +638,33 @@ dump_small(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
     if (done == NULL)
         return NULL;
     Py_DECREF(done);
-    PyObject *pieces = PyList_GetItem(taken, PIECES);
-    if (PyList_Size(PyList_GetItem(taken, MORE)) || PyList_Size(pieces) != 1)
-        return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
-    PyObject *body = PyList_GetItem(pieces, 0);
-    Py_ssize_t size = PyBytes_CheckExact(body) ? PyBytes_Size(body) : PY_SSIZE_T_MAX;
-    if (size > small || (size <= memo && PyList_GetItem(taken, GROWN) == Py_True))
+    PyObject *pieces = PyList_GetItem(taken, PIECES), *more = PyList_GetItem(taken, MORE);
+    Py_ssize_t left_out = PyList_Size(more), few = PyList_Size(pieces), opcodes = 0;
+    int is_small = few && few <= FEW;
+    for (Py_ssize_t i = 0; i < left_out; i++)
+        is_small = is_small && PyMemoryView_Check(PyList_GetItem(more, i));
+    for (Py_ssize_t i = 0; is_small && i < few; i++) {
+        PyObject *piece = PyList_GetItem(pieces, i);
+        Py_ssize_t size = PyObject_Size(piece);
+        if (i == 0 || size < LONG_FROM || !is_value(PyList_GetItem(pieces, i - 1), size))
+            opcodes += size;
+        is_small = few > 1 || PyBytes_CheckExact(piece);
+    }
+    is_small = is_small && opcodes <= small;
+    if (PyErr_Occurred())
+        return NULL;
+    if (!is_small || (opcodes <= memo && PyList_GetItem(taken, GROWN) == Py_True))
         return Py_NewRef(Py_None);
-    Py_INCREF(body);
-    if (PyList_SetSlice(pieces, 0, 1, NULL) == 0 &&
-        PyList_SetItem(taken, GROWN, PyBool_FromLong(size > memo)) == 0)
+    PyObject *made = few > 1 || left_out ? Py_BuildValue("NN()", PyList_GetSlice(pieces, 0, few),
+                                                         PyList_GetSlice(more, 0, left_out))
+                                         : Py_NewRef(PyList_GetItem(pieces, 0));
+    if (made != NULL && PyList_SetSlice(pieces, 0, few, NULL) == 0 &&
+        PyList_SetSlice(more, 0, left_out, NULL) == 0 &&
+        PyList_SetItem(taken, GROWN, PyBool_FromLong(opcodes > memo)) == 0)
         Py_XDECREF(PyObject_CallFunctionObjArgs(PyList_GetItem(taken, CLEAR_MEMO), NULL));
     if (PyErr_Occurred())
-        Py_CLEAR(body);
-    return body;
+        Py_CLEAR(made);
+    return made;
 }
 
 /* ---- buffers -------------------------------------------------------------------------------- */
@@ -597,6 +703,173 @@ keeper(PyObject *Py_UNUSED(module), PyObject *args)
     return PyCFunction_NewEx(&of_keeper, args, NULL);
 }
 
+/* ---- arrays --------------------------------------------------------------------------------- */
+
+/* numpy.ndarray, pickle.PickleBuffer, "C", 0, and names of attributes. */
+static PyObject *ndarray, *pickle_buffer, *c_order, *nothing;
+static PyObject *its_dtype, *its_isbuiltin, *its_char, *its_hasobject, *its_isnative, *its_flags,
+    *its_c_contiguous, *its_writeable, *its_nbytes, *its_shape;
+
+/* Return whether an attribute is true; -1 for an error. */
+static int
+is_true(PyObject *obj, PyObject *name)
+{
+    PyObject *value = PyObject_GetAttr(obj, name);
+    int is = value == NULL ? -1 : PyObject_IsTrue(value);
+    Py_XDECREF(value);
+    return is;
+}
+
+/* Return an attribute that is a number; -1 for an error. */
+static Py_ssize_t
+number(PyObject *obj, PyObject *name)
+{
+    PyObject *value = PyObject_GetAttr(obj, name);
+    Py_ssize_t found = value == NULL ? -1 : PyLong_AsSsize_t(value);
+    Py_XDECREF(value);
+    return found;
+}
+
+/* Return the name of a dtype that is built in, if it is in a dict of characters and names; else NULL,
+   as for an error. */
+static PyObject *
+name_of(PyObject *dtype, PyObject *natives)
+{
+    if (number(dtype, its_isbuiltin) != 1)
+        return NULL;
+    PyObject *letter = PyObject_GetAttr(dtype, its_char);
+    PyObject *name = letter == NULL ? NULL : PyDict_GetItemWithError(natives, letter);
+    Py_XDECREF(letter);
+    return name;
+}
+
+/* What `array_reducer` was given. */
+enum { LOAD, OTHERWISE, NATIVES, MASKED, COPIED, SUBCLASSES };
+
+/* Return how an array of a dtype of this name is reduced. */
+static PyObject *
+as_memory(PyObject *obj, PyObject *dtype_name, PyObject *given)
+{
+    PyObject *data = NULL, *arguments = NULL, *made = NULL;
+    PyObject *shape = PyObject_GetAttr(obj, its_shape);
+    Py_ssize_t nbytes = shape == NULL ? -1 : number(obj, its_nbytes);
+    Py_buffer view;
+    if (nbytes >= PyLong_AsSsize_t(PyTuple_GetItem(given, COPIED)))
+        data = PyObject_CallFunctionObjArgs(pickle_buffer, obj, NULL);
+    else if (nbytes >= 0 && PyObject_GetBuffer(obj, &view, PyBUF_SIMPLE) == 0) {
+        data = PyByteArray_FromStringAndSize(view.buf, view.len);
+        PyBuffer_Release(&view);
+    }
+    if (data != NULL)
+        arguments = PyTuple_Pack(4, data, dtype_name, shape, c_order);
+    if (arguments != NULL)
+        made = PyTuple_Pack(2, PyTuple_GetItem(given, LOAD), arguments);
+    Py_XDECREF(arguments);
+    Py_XDECREF(data);
+    Py_XDECREF(shape);
+    return made;
+}
+
+/* Return whether pickle itself reduces an array, as far as few questions tell; -1 for an error. */
+static int
+is_left_to_pickle(PyObject *obj, PyObject *dtype, PyObject *given)
+{
+    PyObject *kind = (PyObject *)Py_TYPE(obj);
+    int is = is_true(dtype, its_hasobject);
+    if (is || kind == ndarray)
+        return is;
+    /* Of a subclass, but masked arrays, the small ones. */
+    PyObject *name = PyObject_GetAttr(kind, its_name);
+    is = name == NULL ? -1 : PyObject_RichCompareBool(name, PyTuple_GetItem(given, MASKED), Py_NE);
+    Py_XDECREF(name);
+    if (is == 1) {
+        Py_ssize_t nbytes = number(obj, its_nbytes);
+        is = nbytes < PyLong_AsSsize_t(PyTuple_GetItem(given, SUBCLASSES));
+    }
+    return is == 1 && !PyErr_Occurred() ? is_true(dtype, its_isnative) : is;
+}
+
+static PyObject *
+reduce_array(PyObject *given, PyObject *args)
+{
+    PyObject *pickler, *obj, *made = NULL, *dtype_name = NULL;
+    if (!PyArg_ParseTuple(args, "OO", &pickler, &obj))
+        return NULL;
+    PyObject *dtype = PyObject_GetAttr(obj, its_dtype);
+    if (dtype != NULL && (PyObject *)Py_TYPE(obj) == ndarray)
+        dtype_name = name_of(dtype, PyTuple_GetItem(given, NATIVES));
+    int is = 0;
+    if (dtype_name != NULL) {
+        PyObject *flags = PyObject_GetAttr(obj, its_flags);
+        if (flags != NULL && (is = is_true(flags, its_c_contiguous)) == 1)
+            is = is_true(flags, its_writeable);
+        Py_XDECREF(flags);
+        if (is == 1)
+            made = as_memory(obj, dtype_name, given);
+    }
+    else if (!PyErr_Occurred() && (is = is_left_to_pickle(obj, dtype, given)) == 1)
+        made = Py_NewRef(Py_NotImplemented);
+    if (is == 0 && !PyErr_Occurred())
+        made = PyObject_Call(PyTuple_GetItem(given, OTHERWISE), args, NULL);
+    Py_XDECREF(dtype);
+    return made;
+}
+
+static PyMethodDef of_array_reducer = {"reduce_array", reduce_array, METH_VARARGS, NULL};
+
+PyDoc_STRVAR(array_reducer_doc,
+             "array_reducer(load, otherwise, natives, masked, copied, subclasses, /)\n--\n\n\
+Return what does as `otherwise`, `subclasses.reduce_array`, in less time for most arrays.\n\
+\n\
+What makes an array again; names of dtypes by their characters; the name of the class of masked\n\
+arrays; the bytes from which arrays are not copied, and those of subclasses not left to pickle.");
+
+static PyObject *
+array_reducer(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *load, *otherwise, *natives, *masked;
+    Py_ssize_t copied, subclasses;
+    if (!PyArg_ParseTuple(args, "OOO!Unn", &load, &otherwise, &PyDict_Type, &natives,
+                          &masked, &copied, &subclasses))
+        return NULL;
+    return PyCFunction_NewEx(&of_array_reducer, args, NULL);
+}
+
+/* numpy.dtype; names of dtypes that arrays had -> these. */
+static PyObject *dtype_type, *dtypes;
+enum { MOST_DTYPES = 64 };
+
+PyDoc_STRVAR(load_array_doc, "_ndarray(data, dtype, shape, order, /)\n--\n\n\
+Return the array whose elements some memory holds.");
+
+static PyObject *
+load_array(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 4) {
+        PyErr_Format(PyExc_TypeError, "_ndarray takes 4 arguments, not %zd", count);
+        return NULL;
+    }
+    PyObject *dtype = args[1];
+    Py_INCREF(dtype);
+    if (PyUnicode_CheckExact(dtype)) { /* which numpy would parse each time */
+        PyObject *known = PyDict_GetItemWithError(dtypes, dtype);
+        if (known != NULL)
+            Py_INCREF(known);
+        else if (!PyErr_Occurred() &&
+                 (known = PyObject_CallFunctionObjArgs(dtype_type, dtype, NULL)) != NULL &&
+                 PyDict_Size(dtypes) < MOST_DTYPES && PyDict_SetItem(dtypes, dtype, known) < 0)
+            Py_CLEAR(known);
+        Py_DECREF(dtype);
+        dtype = known;
+    }
+    PyObject *made = NULL;
+    if (dtype != NULL)
+        made = PyObject_CallFunctionObjArgs(ndarray, args[2], dtype, args[0], nothing, Py_None,
+                                            args[3], NULL);
+    Py_XDECREF(dtype);
+    return made;
+}
+
 /* ---- copies --------------------------------------------------------------------------------- */
 
 PyDoc_STRVAR(copied_to_new_doc, "copied_to_new(kind, data, /)\n--\n\n\
@@ -629,12 +902,15 @@ static PyMethodDef functions[] = {
     {"small_body", (PyCFunction)(void (*)(void))small_body, METH_FASTCALL, small_body_doc},
     {"small_frame", (PyCFunction)(void (*)(void))small_frame, METH_FASTCALL, small_frame_doc},
     {"framed", framed, METH_VARARGS, framed_doc},
+    {"parsed", (PyCFunction)(void (*)(void))parsed, METH_FASTCALL, parsed_doc},
     {"may_name", may_name, METH_VARARGS, may_name_doc},
     {"has_attributes", (PyCFunction)(void (*)(void))has_attributes, METH_FASTCALL,
      has_attributes_doc},
     {"asking", asking, METH_VARARGS, asking_doc},
     {"dump_small", (PyCFunction)(void (*)(void))dump_small, METH_FASTCALL, dump_small_doc},
     {"keeper", keeper, METH_VARARGS, keeper_doc},
+    {"array_reducer", array_reducer, METH_VARARGS, array_reducer_doc},
+    {"_ndarray", (PyCFunction)(void (*)(void))load_array, METH_FASTCALL, load_array_doc},
     {"copied_to_new", copied_to_new, METH_VARARGS, copied_to_new_doc},
     {NULL, NULL, 0, NULL},
 };
@@ -646,6 +922,15 @@ static struct PyModuleDef definition = {
     .m_methods = functions,
 };
 
+static PyObject *
+attribute_of(const char *module, const char *name)
+{
+    PyObject *imported = PyImport_ImportModule(module);
+    PyObject *found = imported == NULL ? NULL : PyObject_GetAttrString(imported, name);
+    Py_XDECREF(imported);
+    return found;
+}
+
 PyMODINIT_FUNC
 PyInit__native(void)
 {
@@ -656,9 +941,22 @@ PyInit__native(void)
     its_raw = PyUnicode_InternFromString("raw");
     its_getstate = PyUnicode_InternFromString("__getstate__");
     protocol = PyLong_FromLong(5);
-    PyObject *pickle = PyImport_ImportModule("pickle");
-    if (pickle != NULL)
-        dumps = PyObject_GetAttrString(pickle, "dumps");
-    Py_XDECREF(pickle);
+    its_dtype = PyUnicode_InternFromString("dtype");
+    its_isbuiltin = PyUnicode_InternFromString("isbuiltin");
+    its_char = PyUnicode_InternFromString("char");
+    its_hasobject = PyUnicode_InternFromString("hasobject");
+    its_isnative = PyUnicode_InternFromString("isnative");
+    its_flags = PyUnicode_InternFromString("flags");
+    its_c_contiguous = PyUnicode_InternFromString("c_contiguous");
+    its_writeable = PyUnicode_InternFromString("writeable");
+    its_nbytes = PyUnicode_InternFromString("nbytes");
+    its_shape = PyUnicode_InternFromString("shape");
+    c_order = PyUnicode_InternFromString("C");
+    nothing = PyLong_FromLong(0);
+    dumps = attribute_of("pickle", "dumps");
+    pickle_buffer = attribute_of("pickle", "PickleBuffer");
+    ndarray = attribute_of("numpy", "ndarray");
+    dtype_type = attribute_of("numpy", "dtype");
+    dtypes = PyDict_New();
     return PyErr_Occurred() ? NULL : PyModule_Create(&definition);
 }

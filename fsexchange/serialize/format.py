@@ -98,6 +98,9 @@ _pack_lengths = struct.Struct("<QQ").pack
 #: The first bytes of bytes and text without a checksum -> their kind.
 PLAIN = {MAGIC + bytes((1, kind, 0, 0)): kind for kind in (BYTES, BYTEARRAY, STR)}
 
+#: The first bytes of pickles of version 1 without a checksum.
+PICKLE_START = MAGIC + bytes((1, PICKLE, 0, 0))
+
 #: The first bytes of arrays without a checksum.
 ARRAY_START = MAGIC + bytes((1, NDARRAY, 0, 0))
 
@@ -133,8 +136,6 @@ def frames_of_pieces(
             flags = CHECKSUM if checksum else 0
             head = _pack_start(MAGIC, 1, PICKLE, flags, _HEAD.size + size, size, 0)
             return [head + crc32(body, crc32(head)).to_bytes(4, "little"), body]
-        if len(pieces) == 1 and isinstance(pieces[0], bytes) and not checksum:
-            return framed(pieces[0], list(buffers), crc32)
         return _frames(PICKLE, pieces, buffers, checksum)
     numbers = [len(long)]
     if long:
@@ -230,6 +231,17 @@ except ImportError:
 
     def small_body(buffer: object, crc32: Callable[[Any, int], int], /) -> Any:
         """Return None: `proven_small` finds out as much."""
+        return None
+
+
+try:
+    from fsexchange.serialize._native import parsed as parsed
+except ImportError:
+
+    def parsed(
+        view: memoryview, crc32: Callable[..., int], /
+    ) -> tuple[bytes, list[memoryview]] | None:
+        """Return None: `parse` finds out as much."""
         return None
 
 

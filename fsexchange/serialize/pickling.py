@@ -10,7 +10,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from fsexchange.serialize import script
-from fsexchange.serialize.format import frames_of_pieces, small_frames
+from fsexchange.serialize.crc import crc32
+from fsexchange.serialize.format import framed, frames_of_pieces, small_frames
 from fsexchange.serialize.instances import INSTANCES, pickle_of_plain
 from fsexchange.serialize.kinds import Asking
 from fsexchange.serialize.reasons import PASSED_ON, is_of_handler, loading_error, pickling_error
@@ -92,11 +93,12 @@ except ImportError:
 
         return keep
 
-    def dump_small(taken: list[Any], obj: Any, small: int, memo: int, /) -> bytes | None:
+    def dump_small(taken: list[Any], obj: Any, small: int, memo: int, /) -> bytes | Made | None:
         """Return the pickle of an object by a pickler that was taken, which is then as good as new.
 
-        None for one of more than `small` bytes or one piece, or for which the memo, which holds
-        what has `memo` bytes without growing, is to be made anew; then the pickler has it.
+        None for one of more than `small` bytes or one piece, for one with buffers or that names
+        what is of the script, or for which the memo, which holds what has `memo` bytes without
+        growing, is to be made anew; then the pickler has it.
         """
         _, dump, clear_memo, pieces, more, grown = taken
         dump(obj)
@@ -219,6 +221,8 @@ def frames_of(made: Made, checksum: bool) -> Frames:
     """Return the frames of an object that was pickled."""
     pieces, buffers, named = made
     section = script.section(named) if named else b""
+    if len(pieces) == 1 and buffers and not (section or checksum) and type(pieces[0]) is bytes:
+        return framed(pieces[0], [*buffers], crc32)
     size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
     if not buffers and size < _GUARDED_BELOW:
         return small_frames(pieces, size, section)

@@ -11,6 +11,8 @@ import numpy as np
 from fsexchange.serialize.arrays import NATIVE, array_bytes, as_array, is_broadcast
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy.typing as npt
 
     from fsexchange.serialize.pickling import Pickler
@@ -25,13 +27,28 @@ _COPIED_UP_TO = 4096
 # which pickle loses something: the order of swapped bytes, a hard mask, that there is no mask.
 _SUBCLASS_FROM = 1 << 17
 
+# The names of dtypes that most arrays have, which pickle in less time than the dtypes.
+_NAMES = {char: np.dtype(char).str for char in NATIVE}
+
+# The name of their class, and maybe of others.
+_MASKED = "MaskedArray"
+
+
+try:
+    from fsexchange.serialize._native import _ndarray as _ndarray
+except ImportError:
+
+    def _ndarray(data: Any, dtype: Any, shape: tuple[int, ...], order: Any, /) -> Any:
+        """Return the array whose elements some memory holds."""
+        return np.ndarray(shape, dtype, buffer=data, order=order)
+
 
 def reduce_memoryview(pickler: Pickler, obj: memoryview) -> Any:
     """Reduce a memoryview to the array that shows the same memory."""
     return _memoryview, (as_array(obj),)
 
 
-def reduce_array(pickler: Pickler, obj: Any) -> Any:
+def _reduce_array(pickler: Pickler, obj: Any) -> Any:
     """Reduce an array to one out-of-band buffer.
 
     This works for any strides, dtype and subclass. numpy itself does it only for contiguous arrays
@@ -39,12 +56,12 @@ def reduce_array(pickler: Pickler, obj: Any) -> Any:
     """
     kind = type(obj)
     dtype = obj.dtype
-    if kind is np.ndarray and dtype.isbuiltin == 1 and dtype.char in NATIVE:
+    if kind is np.ndarray and dtype.isbuiltin == 1 and dtype.char in _NAMES:
         flags = obj.flags
         if flags.c_contiguous and flags.writeable:  # most arrays: in half the time
-            if obj.nbytes < _COPIED_UP_TO:
-                return _ndarray, (bytearray(obj.data), dtype, obj.shape, "C")
-            return _ndarray, (pickle.PickleBuffer(obj), dtype, obj.shape, "C")
+            small = obj.nbytes < _COPIED_UP_TO
+            data = bytearray(obj.data) if small else pickle.PickleBuffer(obj)
+            return _ndarray, (data, _NAMES[dtype.char], obj.shape, "C")
     if dtype.hasobject or dtype.kind not in "biufcmMSUV":
         return NotImplemented
     if kind is not np.ndarray:
@@ -63,8 +80,19 @@ def reduce_array(pickler: Pickler, obj: Any) -> Any:
     return _ndarray, (pickle.PickleBuffer(elements.obj), dtype, obj.shape, order)
 
 
+reduce_array: Callable[[Pickler, Any], Any]
+try:
+    from fsexchange.serialize._native import array_reducer
+except ImportError:
+    reduce_array = _reduce_array
+else:
+    reduce_array = array_reducer(
+        _ndarray, _reduce_array, _NAMES, _MASKED, _COPIED_UP_TO, _SUBCLASS_FROM
+    )
+
+
 def _is_masked(kind: type) -> bool:
-    ma: Any = np.ma if kind.__name__ == "MaskedArray" else None  # importing it: 10 ms
+    ma: Any = np.ma if kind.__name__ == _MASKED else None  # importing it: 10 ms
     return ma is not None and kind is ma.MaskedArray
 
 
@@ -106,10 +134,6 @@ def _own_state(obj: Any) -> Any:
 
 
 _RECONSTRUCT: Any = np.zeros(0).__reduce__()[0]
-
-
-def _ndarray(data: Any, dtype: np.dtype[Any], shape: tuple[int, ...], order: Any) -> Any:
-    return np.ndarray(shape, dtype, buffer=data, order=order)
 
 
 def _broadcast(array: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
