@@ -318,7 +318,7 @@ class Store:
         ...     store.get("nothing/at all"), store.get("something", default="else")
         (None, 'else')
         """
-        found = self._find(key)
+        found = key if type(key) is FileKey else self._find(key)  # else no call: each get pays
         data = None if found is None else self._read(found)
         while data is None:
             again = self._find(key) if isinstance(key, str) else found
