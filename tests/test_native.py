@@ -221,6 +221,20 @@ class Named(np.ndarray):
     pass
 
 
+class Raises(np.ndarray):
+    @property
+    def nbytes(self) -> int:
+        raise ZeroDivisionError
+
+
+class Says(np.ndarray):
+    @property
+    def nbytes(self) -> Any:
+        return self.said
+
+    said: Any = np.int64(24)
+
+
 def _arrays() -> Iterator[Any]:
     metadata = np.dtype("f8", metadata={"unit": "m"})
     dtypes: list[Any] = [*"?bBhHiIlLqQefdgFDGOSUmM", ">f8", [("a", "i4"), ("b", "f8")], metadata]
@@ -261,6 +275,15 @@ def test_arrays_are_reduced_as_in_python() -> None:
     for wrong in (None, "text", 1.5, np.dtype("f8")):
         with pytest.raises(AttributeError):
             subclasses.reduce_array(pickler, wrong)
+    for reduce in (subclasses.reduce_array, subclasses._reduce_array):
+        with pytest.raises(ZeroDivisionError):
+            reduce(pickler, np.zeros(3).view(Raises))
+        for said in (np.int64(24), 24.0, 24):
+            Says.said = said
+            assert reduce(pickler, np.zeros(3).view(Says)) is NotImplemented
+        for said in (1e9, 1 << 70):
+            Says.said = said
+            assert reduce(pickler, np.zeros(3).view(Says)) is not NotImplemented
 
 
 def test_arrays_are_loaded_as_in_python() -> None:
@@ -286,6 +309,11 @@ def test_a_pickler_that_made_a_small_pickle_is_as_good_as_new() -> None:
     pieces, more = taken[3:5]
     names = [str(n) for n in range(100)]
     long: list[Any] = [bytes(70_000), "\u00e9" * 50_000, bytearray(80_000)]
+    # A value whose end looks as if the opcodes behind it were one.
+    values = [[n] for n in range(11_000)]
+    _, _, opcodes, rest = map(len, pickling.pickled([bytes(70_000), values])[0])
+    assert opcodes >= 1 << 16 > 500 > rest
+    looks_long = [bytes(69_995) + b"B" + opcodes.to_bytes(4, "little"), values]
     kinds: tuple[tuple[Any, bool], ...] = (
         (Decimal("1.5"), True),
         (names, True),  # after which the memo is made anew, by whoever needs it
@@ -295,6 +323,7 @@ def test_a_pickler_that_made_a_small_pickle_is_as_good_as_new() -> None:
         (long * 2, True),
         ([Decimal(3), bytes(2000)], False),
         ([bytes(70_000) for _ in range(10)], False),  # in many pieces
+        (looks_long, False),
         ([float(n) for n in range(10_000)], False),  # a long piece that is many values
     )
     for obj, is_small in kinds:

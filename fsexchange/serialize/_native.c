@@ -640,13 +640,15 @@ dump_small(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
     Py_DECREF(done);
     PyObject *pieces = PyList_GetItem(taken, PIECES), *more = PyList_GetItem(taken, MORE);
     Py_ssize_t left_out = PyList_Size(more), few = PyList_Size(pieces), opcodes = 0;
-    int is_small = few && few <= FEW;
+    int is_small = few && few <= FEW, was_value = 1; /* before the first there are no opcodes */
     for (Py_ssize_t i = 0; i < left_out; i++)
         is_small = is_small && PyMemoryView_Check(PyList_GetItem(more, i));
     for (Py_ssize_t i = 0; is_small && i < few; i++) {
         PyObject *piece = PyList_GetItem(pieces, i);
         Py_ssize_t size = PyObject_Size(piece);
-        if (i == 0 || size < LONG_FROM || !is_value(PyList_GetItem(pieces, i - 1), size))
+        /* What ends a value is the user's, and may look like an opcode. */
+        was_value = !was_value && size >= LONG_FROM && is_value(PyList_GetItem(pieces, i - 1), size);
+        if (!was_value)
             opcodes += size;
         is_small = few > 1 || PyBytes_CheckExact(piece);
     }
@@ -782,11 +784,13 @@ is_left_to_pickle(PyObject *obj, PyObject *dtype, PyObject *given)
     PyObject *name = PyObject_GetAttr(kind, its_name);
     is = name == NULL ? -1 : PyObject_RichCompareBool(name, PyTuple_GetItem(given, MASKED), Py_NE);
     Py_XDECREF(name);
-    if (is == 1) {
-        Py_ssize_t nbytes = number(obj, its_nbytes);
-        is = nbytes < PyLong_AsSsize_t(PyTuple_GetItem(given, SUBCLASSES));
+    if (is == 1) { /* whatever number its class says */
+        PyObject *nbytes = PyObject_GetAttr(obj, its_nbytes);
+        is = nbytes == NULL ? -1 : PyObject_RichCompareBool(
+                                       nbytes, PyTuple_GetItem(given, SUBCLASSES), Py_LT);
+        Py_XDECREF(nbytes);
     }
-    return is == 1 && !PyErr_Occurred() ? is_true(dtype, its_isnative) : is;
+    return is == 1 ? is_true(dtype, its_isnative) : is;
 }
 
 static PyObject *
