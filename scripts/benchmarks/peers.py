@@ -144,7 +144,9 @@ class SharedMemory(Way):
         return np.ndarray(block.size // 8, "f8", buffer=again.buf)
 
     def evict(self, block):
-        self.opened.pop(block.name).close()
+        again = self.opened.pop(block.name, None)  # none if nobody got it
+        if again is not None:
+            again.close()
         block.close()
         block.unlink()
 
