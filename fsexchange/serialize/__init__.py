@@ -269,7 +269,7 @@ def deserialize(buffer: Buffer) -> Any:
         if names or (end != len(view) and not script.is_mine(view, end)):
             return load(body, buffers, view[end:])
         try:
-            return _loads(body, buffers=buffers)
+            return _loads(body, buffers=buffers) if buffers else _loads(body)
         except Exception as error:
             if isinstance(error, PASSED_ON) or is_of_handler(error):
                 raise
