@@ -107,12 +107,14 @@ def imports(found, plan):
 def exchanges(found, base, plan):
     """Note the seconds of an Exchange's verbs and of its peers, measured by bench_exchange.py."""
     script = os.path.join(os.path.dirname(os.path.dirname(__file__)), "bench_exchange.py")
-    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+    with tempfile.TemporaryDirectory() as folder:
+        output = os.path.join(folder, "exchange")
         command = ["mpirun", "-n", "4", sys.executable, "-m", "mpi4py", script, base]
         command += ["--quick"] if plan.quick_exchange else []
-        command += ["--output", file.name]
+        command += ["--output", output]
         subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
-        found.exchange = json.load(file)
+        with open(f"{output}.json") as file:
+            found.exchange = json.load(file)
     for row in found.exchange.pop("rows"):
         ways = row["seconds"]
         if "limit" in ways:
