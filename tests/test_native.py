@@ -217,17 +217,17 @@ def test_an_object_with_buffers_is_read_if_it_is_whole(sizes: list[int]) -> None
         _native.parsed(memoryview(whole), lambda data: "no number")  # type: ignore[arg-type, return-value]
 
 
-class Named(np.ndarray):
+class Named(np.ndarray[Any, Any]):
     pass
 
 
-class Raises(np.ndarray):
+class Raises(np.ndarray[Any, Any]):
     @property
     def nbytes(self) -> int:
         raise ZeroDivisionError
 
 
-class Says(np.ndarray):
+class Says(np.ndarray[Any, Any]):
     @property
     def nbytes(self) -> Any:
         return self.said
