@@ -23,6 +23,7 @@ from fsexchange.filesystem import files, publish
 from fsexchange.filesystem.capacity import memory_to_share
 from fsexchange.filesystem.kinds import find_filesystem
 from fsexchange.filesystem.locks import Lock
+from fsexchange.filesystem.mapping import mapped
 
 #: Where the copies are.
 BASE = "/dev/shm"
@@ -119,7 +120,7 @@ class HostCache:
                         continue
                     self._read(copy, fd, nbytes)
                 os.utime(copy.fd, ns=(time.time_ns(), mtime))
-                return files.mapped(copy.fd, nbytes)
+                return mapped(copy.fd, nbytes)
 
     def _open(self) -> None:
         """Open the directory, unless this process has."""

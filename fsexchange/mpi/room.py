@@ -27,6 +27,7 @@ from fsexchange.filesystem import files
 from fsexchange.filesystem.capacity import memory_to_share
 from fsexchange.filesystem.faults import Filler
 from fsexchange.filesystem.kinds import find_filesystem
+from fsexchange.filesystem.mapping import mapped
 from fsexchange.filesystem.memory import whole_pages
 from fsexchange.mpi.message import empty
 
@@ -255,7 +256,7 @@ class HostRoom:
 
     def take(self, at: int, nbytes: int) -> memoryview:
         """Return a part, which starts at a page, as memory of the caller's own: copy-on-write."""
-        memory = files.mapped(self.fd, nbytes, at)
+        memory = mapped(self.fd, nbytes, at)
         if memory is None:  # the kernel maps no more for this process
             memory = empty(nbytes)
             memory[:] = self.memory[at : at + nbytes].data
