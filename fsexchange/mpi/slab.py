@@ -363,8 +363,10 @@ class Slab:
         end = min(nbytes, start + SLOT)
         if into is not None:
             into[start:end] = self.slot(slot, end - start)
-        memory[at + _OUT] = (n + 1) % 256
-        self.free_slot(slot)
+        if not KEEPS_ORDER:
+            order()
+        memory[at + _OUT] = (n + 1) % 256  # no call from here on: a signal's handler might raise
+        self.slots[slot] = 0
         return end
 
 
