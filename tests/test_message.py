@@ -21,7 +21,6 @@ from fsexchange.mpi.message import (
     Pieces,
     a_call,
     decode,
-    empty,
     is_of,
     joined,
     length,
@@ -32,6 +31,7 @@ from fsexchange.mpi.message import (
     the_call,
 )
 from fsexchange.mpi.outgoing import Outgoing, pack, pack_each
+from fsexchange.mpi.received import empty
 from fsexchange.serialize import dumps
 
 OBJECTS = {

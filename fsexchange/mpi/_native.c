@@ -29,7 +29,6 @@ enum {
     WIDE = 8 << 20,  /* bytes of a body, from which on its receiver's do, too */
     LOOKS = 100,     /* at whether the next piece is ready */
     AT_A_TIME = 16,  /* slots of a call, so that a signal's handler runs soon */
-    PAGE = 4096,
     WARM = 16,       /* slots that are used in turn, if these are free, where caches hold them */
 };
 
@@ -349,8 +348,8 @@ take_out(unsigned char *slab, int is_record, uint64_t number, const Py_buffer *i
 /* Return the array of a body in the slab. NULL for all else, and for an error: then `held` has what
    is to be taken, or dropped, and if some of it was copied, a tuple of the array and how much. */
 static PyObject *
-array_in_slab(PyObject *senders, PyObject *arrays, PyObject *ndarray, PyObject *what,
-              PyObject *held)
+array_in_slab(PyObject *senders, PyObject *arrays, PyObject *ndarray, PyObject *empty_it,
+              PyObject *what, PyObject *held)
 {
     const unsigned char *said = (const unsigned char *)PyBytes_AsString(what);
     Py_ssize_t size = PyBytes_Size(what);
@@ -375,17 +374,21 @@ array_in_slab(PyObject *senders, PyObject *arrays, PyObject *ndarray, PyObject *
     Py_INCREF(array);
     uint64_t nbytes = number_of(said + NBYTES, 8), start = 0;
     PyObject *arrived = PyLong_FromUnsignedLongLong((uint64_t)size + nbytes);
-    PyObject *made = PyObject_CallFunctionObjArgs(ndarray, PyTuple_GetItem(array, 1),
-                                                  PyTuple_GetItem(array, 0), NULL);
+    PyObject *size_of = PyLong_FromUnsignedLongLong(nbytes);
+    PyObject *memory = nbytes > SLOT && size_of != NULL ? PyObject_CallFunctionObjArgs(empty_it, size_of, NULL) : NULL;
+    PyObject *made = nbytes > SLOT && memory == NULL
+                         ? NULL
+                         : PyObject_CallFunctionObjArgs(ndarray, PyTuple_GetItem(array, 1),
+                                                        PyTuple_GetItem(array, 0), memory, NULL);
+    Py_XDECREF(memory);
+    Py_XDECREF(size_of);
     if (arrived != NULL && made != NULL &&
         PyObject_SetAttr(PyTuple_GetItem(sender, 1), its_nbytes, arrived) == 0 &&
         PyObject_GetBuffer(PyTuple_GetItem(sender, 2), &waits, PyBUF_WRITABLE) == 0) {
         *(unsigned char *)waits.buf = 0; /* no longer for a message */
         PyBuffer_Release(&waits);
         if (PyObject_GetBuffer(made, &into, PyBUF_WRITABLE) == 0) {
-            /* Not just after a page: see `message`, whose memory is aligned. */
-            uintptr_t after = (uintptr_t)into.buf % PAGE;
-            if (into.len == (Py_ssize_t)nbytes && (nbytes <= SLOT || !after || after >= LINE))
+            if (into.len == (Py_ssize_t)nbytes)
                 start = take_out(slab.buf, kind == 1, number, &into);
             PyBuffer_Release(&into);
         }
@@ -409,7 +412,7 @@ array_in_slab(PyObject *senders, PyObject *arrays, PyObject *ndarray, PyObject *
     return NULL;
 }
 
-PyDoc_STRVAR(arrive_doc, "arrive(senders, arrays, ndarray, take, drop, said, /)\n--\n\n\
+PyDoc_STRVAR(arrive_doc, "arrive(senders, arrays, ndarray, empty, take, drop, said, /)\n--\n\n\
 Return the object of a placeholder: an array, or what `take(held)` returns.\n\
 \n\
 That gets a list of what the placeholder says, and if some of an array was copied, of a tuple of\n\
@@ -418,14 +421,14 @@ this and how many bytes. If something raises, `drop(held)` is called unless the 
 static PyObject *
 arrive(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    PyObject *senders, *arrays, *ndarray, *take_it, *drop_it, *what;
-    if (!PyArg_ParseTuple(args, "O!O!OOOS", &PyDict_Type, &senders, &PyDict_Type, &arrays,
-                          &ndarray, &take_it, &drop_it, &what))
+    PyObject *senders, *arrays, *ndarray, *empty_it, *take_it, *drop_it, *what;
+    if (!PyArg_ParseTuple(args, "O!O!OOOOS", &PyDict_Type, &senders, &PyDict_Type, &arrays,
+                          &ndarray, &empty_it, &take_it, &drop_it, &what))
         return NULL;
     PyObject *held = Py_BuildValue("[O]", what);
     if (held == NULL)
         return NULL;
-    PyObject *result = array_in_slab(senders, arrays, ndarray, what, held);
+    PyObject *result = array_in_slab(senders, arrays, ndarray, empty_it, what, held);
     if (result == NULL) {
         if (!PyErr_Occurred())
             result = PyObject_CallFunctionObjArgs(take_it, held, NULL);

@@ -30,6 +30,7 @@ def arrive(
     senders: dict[bytes, tuple[memoryview, object, memoryview, dict[int, HostRoom]]],
     arrays: dict[bytes, tuple[np.dtype[Any], tuple[int, ...]]],
     ndarray: type,
+    empty: Callable[[int], memoryview],
     take: Callable[[list[Any]], Any],
     drop: Callable[[list[Any]], object],
     said: bytes,

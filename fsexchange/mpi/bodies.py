@@ -36,6 +36,7 @@ from fsexchange.mpi.codec import (
 )
 from fsexchange.mpi.lending import LentMemory
 from fsexchange.mpi.message import Pieces
+from fsexchange.mpi.received import empty, forget
 from fsexchange.mpi.slab import KEEPS_ORDER, SLOT, BrokenBodyError, Slab, order
 from fsexchange.mpi.way import Sent, Way
 from fsexchange.mpi.ways import NumberedMessages, StoredFiles
@@ -321,6 +322,7 @@ class Bodies:
             way.close()
         if self._slab is not None:
             self._slab.close()
+        forget()
 
 
 # ---- what placeholders call ---------------------------------------------------------------------
@@ -368,7 +370,7 @@ def _guarded(function: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     if _native is None:
         return function
     return update_wrapper(
-        partial(_native.arrive, _senders, OUTSIDE, np.ndarray, _take, _drop), function
+        partial(_native.arrive, _senders, OUTSIDE, np.ndarray, empty, _take, _drop), function
     )
 
 

@@ -24,10 +24,9 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-
 from fsexchange.errors import RemoteError
 from fsexchange.mpi import codec, wire
+from fsexchange.mpi.received import KEPT_FROM, empty
 from fsexchange.serialize import deserialize, serialize
 from fsexchange.serialize.format import ALIGNMENT
 from fsexchange.store.failure import Failure
@@ -54,15 +53,6 @@ HEAD_SIZE = CALL_SIZE + _LENGTH.size
 # An object of up to this many bytes is copied into one piece: this costs less than another message
 # for its arrays.
 _JOINED_UP_TO = 1 << 16
-
-# For this many bytes and more numpy asks Linux for huge pages, which Linux hands out in a quarter
-# of the time.
-_HUGE_PAGES_FROM = 1 << 22
-
-# From this many bytes on malloc may map memory, which then starts 16 bytes after a page; shared
-# memory starts at one. From there some processors copy to such memory seven times slower, as they
-# take the next load for one of what they are about to store (4 KiB aliasing). So ours is aligned.
-_ALIGNED_FROM = 1 << 17
 
 
 # ---- sender -------------------------------------------------------------------------------------
@@ -137,7 +127,7 @@ def joined(message: Pieces) -> Message:
     if len(message) == 1:
         return message[0]
     nbytes = sum(map(len, message))
-    if nbytes < _HUGE_PAGES_FROM:
+    if nbytes < KEPT_FROM:
         return bytearray().join(message)
     whole = empty(nbytes)
     end = 0
@@ -172,7 +162,7 @@ def private(encoded: Encoded) -> Any:
 
 
 def _copy(data: Memory) -> Memory:
-    if len(data) < _HUGE_PAGES_FROM:
+    if len(data) < KEPT_FROM:
         return bytearray(data)
     copy = empty(len(data))
     copy[:] = data
@@ -180,15 +170,6 @@ def _copy(data: Memory) -> Memory:
 
 
 # ---- receiver -----------------------------------------------------------------------------------
-
-
-def empty(nbytes: int) -> memoryview:
-    """Return writable memory, which unlike a bytearray is not filled with zeros."""
-    if nbytes < _ALIGNED_FROM:
-        return np.empty(nbytes, np.uint8).data
-    memory = np.empty(nbytes + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    return memory[start : start + nbytes].data
 
 
 def length(message: Message) -> int:

@@ -22,7 +22,6 @@ from fsexchange.mpi.carriers import ByMessages
 from fsexchange.mpi.message import (
     Message,
     Pieces,
-    empty,
     failure,
     is_of,
     joined,
@@ -31,6 +30,7 @@ from fsexchange.mpi.message import (
     rest,
     the_call,
 )
+from fsexchange.mpi.received import empty
 from fsexchange.mpi.room import MemoryRoom, Room, content, pages, within
 from fsexchange.serialize.format import ALIGNMENT
 

@@ -29,7 +29,7 @@ from fsexchange.filesystem.faults import Filler
 from fsexchange.filesystem.kinds import find_filesystem
 from fsexchange.filesystem.mapping import mapped
 from fsexchange.filesystem.memory import whole_pages
-from fsexchange.mpi.message import empty
+from fsexchange.mpi.received import empty
 
 if TYPE_CHECKING:
     from fsexchange.connector.connector import FileConnector

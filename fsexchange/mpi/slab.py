@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fsexchange.mpi import gathered
-from fsexchange.mpi.message import empty
+from fsexchange.mpi.received import empty
 
 if TYPE_CHECKING:
     from fsexchange.mpi.codec import Memory

@@ -19,7 +19,8 @@ from fsexchange.connector.keys import KEY_SIZE, FileKey
 from fsexchange.errors import FsExchangeError, MissingObjectError
 from fsexchange.mpi import wire
 from fsexchange.mpi.codec import Memory
-from fsexchange.mpi.message import Pieces, empty, joined
+from fsexchange.mpi.message import Pieces, joined
+from fsexchange.mpi.received import empty
 from fsexchange.mpi.room import StoreRoom
 from fsexchange.mpi.way import Sent
 
