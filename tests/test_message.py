@@ -51,16 +51,22 @@ encode = Codec(same_script=True).encode
 each_object = pytest.mark.parametrize("obj", OBJECTS.values(), ids=OBJECTS)
 
 
+def nowhere(message: Pieces, rank: int = 0) -> None:
+    """Return what there is where there are no places."""
+
+
 def sent_of(obj: Any, make: Any = None) -> Outgoing:
     """Return what is sent of an object that has no room in its packet."""
-    packet, sent = pack(encode, CALL, CALL_SIZE, obj, make)
+    packet, sent = pack(encode, CALL, CALL_SIZE, obj, make, nowhere)
     assert sent is not None
     assert packet == start(sent.messages[0], CALL_SIZE)
     return sent
 
 
 def each(objs: Any, size: int, make: Any = None) -> Outgoing:
-    packets, sent = pack_each(encode, a_call(wire.SCATTER, 0, 1), size, CALL_SIZE, objs, make)
+    packets, sent = pack_each(
+        encode, a_call(wire.SCATTER, 0, 1), size, CALL_SIZE, objs, make, nowhere
+    )
     assert sent is not None
     assert packets == [start(message, CALL_SIZE) for message in sent.messages]
     return sent
@@ -100,7 +106,7 @@ def test_object_in_its_message(obj: Any) -> None:
 
 def test_small_object_is_its_packet() -> None:
     body = len(encode("a text")[0])
-    packet, sent = pack(encode, CALL, 100, "a text", None)
+    packet, sent = pack(encode, CALL, 100, "a text", None, nowhere)
     assert sent is None
     assert len(packet) == CALL_SIZE + body
     assert packet[:CALL_SIZE] == CALL
@@ -108,7 +114,7 @@ def test_small_object_is_its_packet() -> None:
     assert load(packet + b"what an earlier call has left") == "a text"
     assert length(packet) == 0  # no more than its packet
     for spare in (0, 1):
-        packet, sent = pack(encode, CALL, CALL_SIZE + body - spare, "a text", None)
+        packet, sent = pack(encode, CALL, CALL_SIZE + body - spare, "a text", None, nowhere)
         assert (sent is None) == (spare == 0)
         assert len(packet) == CALL_SIZE + body - spare
 
@@ -124,7 +130,7 @@ def test_split_and_joined(obj: Any, at: int) -> None:
 
 
 def test_what_is_copied_and_what_not() -> None:
-    short, long = np.zeros(1 << 15, "u1"), np.zeros(1 << 20, "u1")
+    short, long = np.zeros(1 << 12, "u1"), np.zeros(1 << 20, "u1")
     assert not any(shows(piece, short) for piece in of_object(CALL, encode(short)))
     pieces = of_object(CALL, encode(long))
     assert shows(pieces[-1], long)
@@ -198,7 +204,7 @@ def test_each_rank_has_its_message() -> None:
     assert list(map(dumps, [load(message) for message in messages])) == list(
         map(dumps, OBJECTS.values())
     )
-    packets, sent_beside = pack_each(encode, CALL, 3, 64, None, None)
+    packets, sent_beside = pack_each(encode, CALL, 3, 64, None, None, nowhere)
     assert sent_beside is None
     assert packets == [CALL + encode(None)[0]] * 3
 

@@ -10,6 +10,7 @@ import itertools
 import pickle
 import struct
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,6 +26,7 @@ from fsexchange.mpi.packets import Packets
 if TYPE_CHECKING:
     from fsexchange.mpi.codec import Codec
     from fsexchange.mpi.hosts import Hosts
+    from fsexchange.mpi.places import Places
     from fsexchange.mpi.rooms import Rooms
 
 #: What a rank sends in place of an object, see `pack`.
@@ -58,6 +60,8 @@ class Collectives:
         codec: Codec,
         hosts: Hosts,
         rooms: Rooms,
+        places: Places,
+        above: Sequence[int],
         inline_limit: int,
     ) -> None:
         self.internal = internal
@@ -68,7 +72,7 @@ class Collectives:
         # copies of a host.
         self._inline_limit = inline_limit // hosts.most if internal.size > 1 else inf
         self._carrier = carrier(internal, hosts)
-        self._packets = Packets(internal, hosts, rooms, self._carrier)
+        self._packets = Packets(internal, hosts, rooms, self._carrier, places, above)
         self._number = itertools.count(1).__next__
         self.rank, self.size = internal.rank, internal.size
         size = self._packet = self._carrier.size
@@ -94,10 +98,13 @@ class Collectives:
                 return obj
             message = self._packets.bcast_from(call, root, buffer.memory, self._limit(make))
             return self._one(message, root)
-        packet, sent = pack(self._encode, call, self._carrier.size_to_all, obj, make)
+        room = self._carrier.size_to_all
+        packet, sent = pack(self._encode, call, room, obj, make, self._packets.place)
         self._carrier.bcast(packet, root)
         if sent is None:
             return _loads(packet[CALL_SIZE:])
+        if packet[1] == wire.PLACED:
+            return self._own(sent, 0)
         sending: list[MPI.Request] = []
         try:
             shared = self._packets.bcast(sent.messages[0], root, self._limit(make), sending)
@@ -117,13 +124,14 @@ class Collectives:
                 return obj
             message = self._packets.scatter_from(call, root, buffer.memory)
             return self._one(message, root)
-        packets, sent = pack_each(self._encode, call, self.size, self._packet, objs, make)
+        place = self._packets.place
+        packets, sent = pack_each(self._encode, call, self.size, self._packet, objs, make, place)
         self._carrier.scatter(packets, root)
         if sent is None:
             return _loads(packets[root][CALL_SIZE:])
         sending: list[MPI.Request] = []
         try:
-            self._packets.scatter(sent.messages, sending)
+            self._packets.scatter(sent.messages, packets, sending)
             return self._own(sent, root)
         finally:
             MPI.Request.Waitall(sending)
@@ -138,11 +146,13 @@ class Collectives:
     ) -> list[Any] | None:
         """Return as `gather` does, `Failed` in place of what could not be had."""
         call = a_call(verb, root, self._number())
-        packet, sent = pack(self._encode, call, self._packet, obj, make)
+        place = partial(self._packets.place, rank=root)
+        packet, sent = pack(self._encode, call, self._packet, obj, make, place)
         if self.rank != root:
             self._carrier.gather(packet, root)
             if sent is not None:
-                self._packets.gather(sent.messages[0], root, self._limit(make))
+                if packet[1] != wire.PLACED:
+                    self._packets.gather(sent.messages[0], root, self._limit(make))
                 if sent.error is not None:
                     raise sent.error
             return None
@@ -160,27 +170,29 @@ class Collectives:
     def allgather_some(self, verb: int, obj: Any, make: Make | None = None) -> list[Any]:
         """Return as `allgather` does, `Failed` in place of what could not be had."""
         call = a_call(verb, 0, self._number())
-        packet, sent = pack(self._encode, call, self._packet, obj, make)
+        packet, sent = pack(self._encode, call, self._packet, obj, make, self._packets.place)
         buffer = self._buffer_with(packet)
         self._carrier.allgather(packet, buffer)
         small = self._small(call, buffer)
         if small is not None:
             return small
-        message = None if sent is None else sent.messages[0]
+        message = None if sent is None or packet[1] == wire.PLACED else sent.messages[0]
         limit = self._limit(make)
         return self._each(self._packets.allgathered(call, buffer.memory, message, limit), sent)
 
     def alltoall(self, objs: Any, make: Make | None = None) -> list[Any]:
         """Return the objects of all ranks for this one."""
         call = a_call(wire.ALLTOALL, 0, self._number())
-        packets, sent = pack_each(self._encode, call, self.size, self._packet, objs, make)
+        place = self._packets.place
+        packets, sent = pack_each(self._encode, call, self.size, self._packet, objs, make, place)
         buffer = self._buffer_with(packets[self.rank])
         self._carrier.alltoall(packets, buffer)
         small = self._small(call, buffer)
         if small is not None:
             return small
         messages = () if sent is None else sent.messages
-        return checked(self._each(self._packets.alltoalled(call, buffer.memory, messages), sent))
+        received = self._packets.alltoalled(call, buffer.memory, messages, packets)
+        return checked(self._each(received, sent))
 
     def _buffer_with(self, packet: bytes) -> Buffer:
         """Return memory for the packets of all ranks, with this rank's own in its place."""

@@ -13,6 +13,8 @@
     BUFFERS         number of buffers, length of the pickle, length of each buffer (8 bytes each),
                     the pickle; then the buffers, each at a multiple of 64 bytes
     FAILURE         frames of a `Failure`
+    PLACED          where in its sender's memory a message of another kind is, see `places`; the
+                    length is of that message
 
 All but the kind and the length are the same on all ranks that call the same: the call. Verbs pass
 it on as the head of a SMALL message.
@@ -52,7 +54,7 @@ HEAD_SIZE = CALL_SIZE + _LENGTH.size
 
 # An object of up to this many bytes is copied into one piece: this costs less than another message
 # for its arrays.
-_JOINED_UP_TO = 1 << 16
+_JOINED_UP_TO = 1 << 13
 
 
 # ---- sender -------------------------------------------------------------------------------------

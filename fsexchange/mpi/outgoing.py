@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from fsexchange.mpi.message import (
     CALL_SIZE,
     failure,
+    length,
     of_object,
     start,
     the_call,
@@ -37,8 +38,11 @@ def pack(
     room: int,
     obj: Any,
     make: Callable[[Any], Any] | None,
+    place: Callable[[Pieces], bytes | None],
 ) -> tuple[bytes, Outgoing | None]:
     """Return the packet of an object's message, of `room` bytes at most; what is sent beside SMALL.
+
+    What `place` returns for a longer message is the packet, unless that is None.
 
     If encoding raises an error, the message is of that. With `make` it is of what that returns for
     the object.
@@ -55,7 +59,8 @@ def pack(
         sent = Outgoing([of_object(call, encoded)], [encoded])
     except Exception as error:  # whatever it is, others wait for a message
         sent = Outgoing([failure(call, error)], error=error)
-    return start(sent.messages[0], room), sent
+    (message,) = sent.messages
+    return (length(message[0]) > room and place(message)) or start(message, room), sent
 
 
 def pack_each(
@@ -65,10 +70,12 @@ def pack_each(
     room: int,
     objs: Any,
     make: Callable[[Any], Any] | None,
+    place: Callable[[Pieces, int], bytes | None],
 ) -> tuple[list[bytes], Outgoing | None]:
     """Return the packet for each of `size` ranks, and what is sent unless all are SMALL.
 
-    If there is an error, all ranks get the first one in place of the objects.
+    What `place` returns for a longer message to a rank is the packet, unless that is None. If there
+    is an error, all ranks get the first one in place of the objects.
     """
     encoded: list[Encoded] = []
     packets: list[bytes] = []
@@ -96,4 +103,7 @@ def pack_each(
         sent = Outgoing([of_object(call, each) for each in encoded], encoded)
     except Exception as error:
         sent = Outgoing([failure(call, error)] * size, error=error)
-    return [start(message, room) for message in sent.messages], sent
+    return [
+        (length(message[0]) > room and place(message, rank)) or start(message, room)
+        for rank, message in enumerate(sent.messages)
+    ], sent

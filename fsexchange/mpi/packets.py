@@ -20,6 +20,7 @@ from fsexchange.errors import MismatchError
 from fsexchange.mpi import wire
 from fsexchange.mpi.carriers import ByMessages
 from fsexchange.mpi.message import (
+    HEAD_SIZE,
     Message,
     Pieces,
     failure,
@@ -28,6 +29,7 @@ from fsexchange.mpi.message import (
     length,
     number_of,
     rest,
+    start,
     the_call,
 )
 from fsexchange.mpi.received import empty
@@ -37,6 +39,7 @@ from fsexchange.serialize.format import ALIGNMENT
 if TYPE_CHECKING:
     from fsexchange.mpi.carriers import Carrier
     from fsexchange.mpi.hosts import Hosts
+    from fsexchange.mpi.places import Places
     from fsexchange.mpi.relay import Parts
     from fsexchange.mpi.rooms import Rooms
 
@@ -60,12 +63,36 @@ class Packets:
     Messages of more than `limit` bytes go by rooms where that is possible, see `Rooms`.
     """
 
-    def __init__(self, comm: MPI.Intracomm, hosts: Hosts, rooms: Rooms, carrier: Carrier) -> None:
+    def __init__(
+        self,
+        comm: MPI.Intracomm,
+        hosts: Hosts,
+        rooms: Rooms,
+        carrier: Carrier,
+        places: Places,
+        above: Sequence[int],
+    ) -> None:
         self._comm = comm
         self._rank, self._ranks = comm.rank, range(comm.size)
         self._hosts, self._rooms = hosts, rooms
         self._size, self._size_to_all = carrier.size, carrier.size_to_all
         self._sends_to_each = isinstance(carrier, ByMessages)
+        self._places, self._above = places, above
+        self._others = [above[rank] for rank in self._ranks if rank != self._rank]
+
+    def place(self, message: Pieces, rank: int | None = None) -> bytes | None:
+        """Put a long message into a place, for one rank or all, and return its packet.
+
+        Nothing else is to be sent then. None if there is no place. What a rank sends to itself is
+        not read: of that the head is enough.
+        """
+        if rank == self._rank:
+            return start(message, HEAD_SIZE)
+        if not self._sends_to_each or not self._others:
+            return None
+        if rank is None:
+            return self._places.put(message, self._above[self._rank], self._others)
+        return self._places.put(message, self._above[rank], [self._above[rank]])
 
     # ---- one root -------------------------------------------------------------------------------
 
@@ -96,6 +123,8 @@ class Packets:
     def bcast_from(self, call: bytes, root: int, packet: Message, limit: float) -> Message:
         """Return the root's message, whose packet is here."""
         total = self._length(call, packet, root)
+        if packet[1] == wire.PLACED:
+            return self._places.fetch(packet, self._above[root])
         if total <= self._size_to_all:
             return packet
         shared = self._by_room(total, root, [], limit)
@@ -123,17 +152,22 @@ class Packets:
             write if message else None,
         )
 
-    def scatter(self, messages: Sequence[Pieces], sending: list[MPI.Request]) -> None:
+    def scatter(
+        self, messages: Sequence[Pieces], packets: Sequence[Message], sending: list[MPI.Request]
+    ) -> None:
         """Send each rank its message, of which it has the packet.
 
         `sending` gets the requests for what is not sent yet.
         """
-        self._post(sending, rest_tag(messages[0][0]), self._rests(messages))
+        self._post(sending, rest_tag(messages[0][0]), self._rests(messages, packets))
 
     def scatter_from(self, call: bytes, root: int, packet: Message) -> Message:
         """Return the root's message, whose packet is here."""
         messages = {root: packet}
-        if self._length(call, packet, root) > self._size:
+        total = self._length(call, packet, root)
+        if packet[1] == wire.PLACED:
+            return self._places.fetch(packet, self._above[root])
+        if total > self._size:
             self._exchange(call, messages, [root])
         return messages[root]
 
@@ -148,6 +182,9 @@ class Packets:
     def gathered(self, call: bytes, packets: bytearray, limit: float) -> list[Message]:
         """Return the messages of all ranks, whose packets are here."""
         messages, lengths = self._cut(call, packets)
+        lengths[self._rank] = 0  # the root has its own
+        if max(lengths) <= self._size:
+            return [*messages.values()]
         long = self._long(lengths, limit)
         missed: list[int] = []
         try:
@@ -236,14 +273,18 @@ class Packets:
         return self._rooms.for_all(nbytes, fill, parts)
 
     def alltoalled(
-        self, call: bytes, packets: bytearray, messages: Sequence[Pieces]
+        self,
+        call: bytes,
+        packets: bytearray,
+        messages: Sequence[Pieces],
+        sent: Sequence[Message],
     ) -> list[Message]:
         """Return the messages of all ranks for this one, whose packets are here.
 
-        `messages` are those of this rank, none if their packets hold all of them.
+        `messages` are those of this rank, none if the packets it has `sent` hold all of them.
         """
         received, _ = self._cut(call, packets)
-        self._exchange(call, received, self._ranks, self._rests(messages))
+        self._exchange(call, received, self._ranks, self._rests(messages, sent))
         return [*received.values()]
 
     # ---- parts of these -------------------------------------------------------------------------
@@ -267,18 +308,29 @@ class Packets:
         return length(packet)
 
     def _cut(self, call: bytes, packets: bytearray) -> tuple[dict[int, Message], list[int]]:
-        """Return the packet of each rank, all of them of the call, and the lengths of messages."""
+        """Return what is here of each rank's message, all of the call, and the messages' lengths.
+
+        Those in places are whole, and not counted; this rank's own stays a packet.
+        """
         view = memoryview(packets)
         starts = range(0, len(packets), self._size)
         came: dict[int, Message] = {n: view[at : at + self._size] for n, at in enumerate(starts)}
-        return came, [self._length(call, packet, rank) for rank, packet in came.items()]
+        lengths = [self._length(call, packet, rank) for rank, packet in came.items()]
+        for rank, packet in came.items():
+            if packet[1] == wire.PLACED:
+                lengths[rank] = 0
+                if rank != self._rank:
+                    came[rank] = self._places.fetch(packet, self._above[rank])
+        return came, lengths
 
-    def _rests(self, messages: Sequence[Pieces]) -> dict[int, Message]:
+    def _rests(self, messages: Sequence[Pieces], packets: Sequence[Message]) -> dict[int, Message]:
         """Return by rank the rests of messages to other ranks, uncopied; there may be none."""
         return {
             rank: rest(message, self._size)
             for rank, message in enumerate(messages)
-            if rank != self._rank and length(message[0]) > self._size
+            if rank != self._rank
+            and length(message[0]) > self._size
+            and packets[rank][1] != wire.PLACED
         }
 
     def _exchange(
@@ -293,11 +345,14 @@ class Packets:
         into: dict[int, Message] = {}
         for rank in sources:
             total = length(messages[rank])
-            if rank != self._rank and total > self._size:
+            if rank != self._rank and total > len(messages[rank]):
                 whole = empty(total)
                 whole[: self._size] = messages[rank]
                 messages[rank] = whole
                 into[rank] = whole[self._size :]
+        if not into and not sent:  # all that was long was in places
+            meanwhile()
+            return
         requests: list[MPI.Request] = []
         try:
             self._post(requests, rest_tag(call), sent, into)

@@ -35,6 +35,7 @@ from fsexchange import (
 from fsexchange.mpi import Exchange, Request, connect, packets
 from fsexchange.mpi.membership import ArgumentError
 from fsexchange.mpi.room import HostRoom
+from fsexchange.mpi.slab import KEEPS_ORDER
 
 from .common import (
     base,
@@ -971,6 +972,104 @@ def use_after_close() -> None:
             ValueError,
             partial(Exchange, comm, base / "store", **wrong),
         )
+
+
+def objects_of_a_place() -> None:
+    """Arrays and bytes of some KiB, which ranks of a host read in each other's places."""
+
+    def made(n: int) -> list[Any]:
+        text = {"text": "é" * (5000 + n)}
+        return [np.full(8192, n, "f8"), bytes([n]) * 65_536, text, [np.full(1000, n), None]]
+
+    def program(way: Any) -> list[Any]:
+        results = []
+        for obj, *others in zip(made(rank), *map(made, range(size)), strict=True):
+            results += [way.bcast(obj, last), way.allgather(obj), way.gather(obj, last)]
+            results += [way.scatter(others, last), way.alltoall(others)]
+            mixed = obj if rank else None
+            results += [way.allgather(mixed), way.alltoall([*others[1:], rank])]
+            results.append(way.allgather(np.full(9000 * rank, rank)))
+        return results
+
+    with Exchange(comm, base / "store") as ex:
+        wanted = program(comm)
+        assert same(program(ex), wanted)
+        obj = np.full(8192, rank, "f8")
+        results = [ex.bcast(obj), *ex.allgather(obj), *ex.alltoall([obj] * size)]
+        for n, array in enumerate(results):
+            assert array.flags.writeable
+            array[:] = n
+        assert [array[0] for array in results] == [*range(len(results))]
+        assert (obj == rank).all()
+        plain = comm.Split(rank % 2, -rank)
+        with ex.Split(rank % 2, -rank) as half:
+            assert same(program_of(half), program_of(plain))
+        plain.Free()
+        # Another communicator over the same places, one call of each in turn.
+        with ex.Dup() as other:
+            for n in range(20):
+                for root in range(size):
+                    results = [ex.bcast(obj + n, root), other.bcast(obj - n, root)]
+                    assert [array[7] for array in results] == [root + n, root - n]
+            assert same(program(other), wanted)
+        if rank == 0:  # runs ahead
+            for n in range(50):
+                assert ex.bcast(np.full(5000, n, "f8"))[0] == n
+        else:
+            time.sleep(0.05)
+            assert [ex.bcast(None)[0] for _ in range(50)] == [*range(50)]
+
+
+def program_of(way: Any) -> list[Any]:
+    """Use verbs with objects of a slot; `way` is an Exchange or a communicator."""
+    obj = np.full(7000, way.rank)
+    return [way.bcast(obj, way.size - 1), way.allgather(obj), way.alltoall([obj] * way.size)]
+
+
+def failures_beside_places() -> None:
+    """An object that cannot be sent, or loaded, beside those in places."""
+    array = np.full(8192, rank, "f8")
+    with Exchange(comm, base / "store") as ex:
+        for _ in range(100):
+            raised_everywhere(
+                ZeroDivisionError, partial(ex.allgather, array if rank else LoadsNot())
+            )
+            assert [each[0] for each in ex.allgather(array)] == [*range(size)]
+            kind = RemoteError if rank else SerializationError
+            bad: Any = array if rank else threading.Lock()
+            raises(kind, partial(ex.allgather, bad))
+            kind = RemoteError if rank else SerializationError
+            raises(kind, partial(ex.alltoall, [array] * last + [bad]))
+            raises(kind, partial(ex.scatter, [array] * last + [bad]))
+            if rank == 0:
+                raises(ZeroDivisionError, partial(ex.scatter, [LoadsNot(), *[array] * last]))
+            else:
+                assert ex.scatter(None)[0] == 0
+            assert ex.bcast(array)[0] == 0
+
+
+def interrupted_beside_places() -> None:
+    """A signal's handler raises as packets arrive: what comes after is right."""
+    array = np.full(8192, rank, "f8")
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    with Exchange(comm, base / "store") as ex:
+        verbs: list[Callable[[], Any]] = [
+            partial(ex.bcast, array),
+            partial(ex.scatter, [array] * size),
+            partial(ex.gather, array, last),
+            partial(ex.allgather, array),
+            partial(ex.alltoall, [array] * size),
+        ]
+        for verb in verbs if size > 1 and KEEPS_ORDER else ():  # else others wait for the rest
+            comm.Barrier()
+            if rank == last:
+                signal.setitimer(signal.ITIMER_REAL, 0.005)
+                raises(KeyboardInterrupt, verb)
+            else:
+                time.sleep(0.02)
+                verb()
+            comm.Barrier()
+        assert ex.allgather(rank) == [*range(size)]
 
 
 if __name__ == "__main__":
