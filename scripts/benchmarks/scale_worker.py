@@ -16,6 +16,7 @@ import numpy as np
 from mpi4py import MPI
 
 from fsexchange.mpi import Exchange, carriers, membership, relay, room, rooms, slab
+from fsexchange.mpi import received as received_memory
 
 from .scaling import LIMIT, OBJECT, SMALL
 
@@ -107,15 +108,22 @@ def memory():
     return pss
 
 
+def forget():
+    """Let go of memory that is kept for the next call."""
+    room.HostRoom.forget()
+    received_memory.forget()
+
+
 def held(verb):
     """Return by how much the memory of this rank grows when it has read what a verb returns."""
+    forget()
     got = verb()
     for part in got if isinstance(got, list) else [got]:
         if isinstance(part, np.ndarray):
             part.sum()
     with_it = memory()
     del got, part
-    room.HostRoom.forget()  # what is kept for the next call
+    forget()
     return with_it - memory()
 
 
@@ -153,7 +161,7 @@ def main():
                 verb()  # communicators are made, once
                 received.clear()
                 calls.clear()
-                room.HostRoom.forget()  # later calls use it again: a create and a mapping less
+                forget()  # later calls use it again: a create and a mapping less
                 world.Barrier()
                 os.access(f"/begin {name} {nbytes} {number}", 0)
                 verb()

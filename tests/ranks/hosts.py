@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 
 from fsexchange.mpi import Exchange
+from fsexchange.mpi.received import forget
 from fsexchange.mpi.room import HostRoom
 
 from .common import base, comm, rank, run, size
@@ -41,6 +42,7 @@ def copies() -> None:
             _memory_with(verb)  # what MPI and the interpreter need for it, they have then
             more = _memory_with(verb)
             HostRoom.forget()  # what the first rank keeps for the next call
+            forget()  # and each, of results
             more -= _memory_with(bool)
             if rank == 0:
                 print(f"{name}: {more / LARGE:.2f} objects")
