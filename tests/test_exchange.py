@@ -34,6 +34,7 @@ def test_on_every_rank(n: int, shm_dir: Path) -> None:
         "users_own_messages_do_not_mix",
         "sender_may_compute_on",
         "objects_of_a_place",
+        "places_without_descriptors",
         "failures_beside_places",
         "interrupted_beside_places",
         "sent_to_oneself",

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import threading
-from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from fsexchange import RemoteError
+from fsexchange.filesystem import mapping
 from fsexchange.mpi import wire
 from fsexchange.mpi.codec import Codec
 from fsexchange.mpi.message import Message, Pieces, a_call, is_of, joined, length, of_object
@@ -29,11 +28,13 @@ CALL = a_call(wire.BCAST, 3, 1000)
 
 
 @pytest.fixture
-def ranks() -> Iterator[list[Places]]:
-    made = [Places(rank, ["here"] * RANKS) for rank in range(RANKS)]
-    yield made
+def ranks() -> list[Places]:
+    made = [Places(rank, RANKS) for rank in range(RANKS)]
+    for each in made:
+        each.enter([other.path for other in made])
     for each in made:
         each.close()
+    return made
 
 
 def message(n: int, nbytes: int = 60_000) -> Pieces:
@@ -89,11 +90,6 @@ def test_all_have_to_read(ranks: list[Places]) -> None:
     for n, packet in enumerate(packets):
         assert packet is not None
         assert bytes(ranks[2].fetch(packet, 0)) == bytes(joined(message(n)))
-    # Of another communicator, whose ranks are others.
-    for n in range(3 * _TURNS):
-        packet = ranks[0].put(message(n), 0, [3])
-        assert packet is not None
-        assert bytes(ranks[3].fetch(packet, 0)) == bytes(joined(message(n)))
 
 
 def test_random_calls(ranks: list[Places]) -> None:
@@ -148,39 +144,39 @@ def test_too_long(ranks: list[Places]) -> None:
     assert len(ranks[1].fetch(packet, 0)) > 1 << 16
 
 
-def test_without_descriptors(ranks: list[Places], monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuses(*_: Any) -> int:
-        raise OSError(24, "too many open files")
-
+def test_nothing_is_open_once_all_have_mapped_it(ranks: list[Places]) -> None:
     before = len(os.listdir("/proc/self/fd"))
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "memfd_create", refuses)
-        assert ranks[0].put(message(1), 1, [1]) is None
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "ftruncate", refuses)
-        assert ranks[0].put(message(1), 1, [1]) is None
-    assert len(os.listdir("/proc/self/fd")) == before
-    assert bytes(ranks[1].fetch(put(ranks[0], 3, 1), 0)) == bytes(joined(message(3)))
-    for each in ranks:
+    more = [Places(rank, RANKS) for rank in range(RANKS)]
+    assert len(os.listdir("/proc/self/fd")) == before + RANKS
+    for each in more:
+        each.enter([other.path for other in more])
+    for each in more:
         each.close()
     assert len(os.listdir("/proc/self/fd")) == before
+    maps = Path("/proc/self/maps").read_text().count("memfd:fsexchange")
+    more.clear()
+    del each
+    assert Path("/proc/self/maps").read_text().count("memfd:fsexchange") == maps - RANKS**2
 
 
-def test_sender_is_killed(ranks: list[Places]) -> None:
-    reads, tells = os.pipe()
+def test_memory_that_the_kernel_does_not_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "ftruncate", refuses)
+        with pytest.raises(OSError, match="refused"):
+            Places(0, RANKS)
+    assert len(os.listdir("/proc/self/fd")) == before
+    with monkeypatch.context() as patch:
+        patch.setattr(mapping, "_MOST_MAPPINGS", 0)
+        made = Places(0, 1)
+        with pytest.raises(OSError, match="maps no more"):
+            made.enter([made.path])
+        made.close()
+    assert len(os.listdir("/proc/self/fd")) == before
 
-    def send() -> None:
-        os.write(tells, bytes(put(ranks[0], 1, 1)))
-        signal.pause()
 
-    child = fork(send)
-    packet = os.read(reads, 1000)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    for fd in (reads, tells):
-        os.close(fd)
-    with pytest.raises(RemoteError, match=r"rank 0 \(here\) ended before"):
-        ranks[1].fetch(packet, 0)
+def refuses(*_: Any) -> int:
+    raise OSError("refused")
 
 
 def test_interrupted_at_any_place(ranks: list[Places]) -> None:

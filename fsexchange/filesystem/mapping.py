@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 from itertools import starmap
 
@@ -21,6 +22,7 @@ _munmap = _libc.munmap
 _munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.py_object]  # the last for `Releases`
 _MAP_FAILED = ctypes.c_void_p(-1).value
 _MAP_NORESERVE = 0x4000  # asm-generic/mman.h; Python has it from 3.13 on
+_WRITABLE = mmap.PROT_READ | mmap.PROT_WRITE
 
 
 def _most_mappings() -> int:
@@ -53,22 +55,35 @@ def mapped(fd: int, nbytes: int, offset: int = 0) -> memoryview | None:
     the memory. Where a writable mapping is refused all the same (ulimit -d, overcommit_memory 2) it
     is read-only: setrlimit(2), proc(5).
     """
+    for protection in (_WRITABLE, mmap.PROT_READ):
+        memory = _map(fd, nbytes, protection, mmap.MAP_PRIVATE | _MAP_NORESERVE, offset)
+        if memory is not None:
+            return memory
+    return None
+
+
+def shared(fd: int, nbytes: int) -> memoryview:
+    """Map a file to read and write; `OSError` where the kernel will not."""
+    memory = _map(fd, nbytes, _WRITABLE, mmap.MAP_SHARED)
+    if memory is None:
+        raise OSError(errno.ENOMEM, "the kernel maps no more for this process")
+    return memory
+
+
+def _map(fd: int, nbytes: int, protection: int, flags: int, offset: int = 0) -> memoryview | None:
     if len(_mapped) >= _MOST_MAPPINGS:
         return None
     mapping, address, size = _Mapping(), ctypes.c_void_p(), ctypes.c_size_t()
     _mapped.add(mapping, _munmap, address, size)  # of no bytes it does nothing
-    flags = mmap.MAP_PRIVATE | _MAP_NORESERVE
-    for writable in (True, False):
-        protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-        wanted = (None, nbytes, protection, flags, fd, offset)
-        (address.value,) = starmap(_mmap, (wanted,))
-        size.value = nbytes  # where it failed the address is -1, from which nothing is unmapped
-        if address.value != _MAP_FAILED:
-            mapping.__array_interface__ = {
-                "data": (address.value, not writable),
-                "shape": (nbytes,),
-                "typestr": "|u1",
-                "version": 3,
-            }
-            return np.asarray(mapping).data
-    return None
+    wanted = (None, nbytes, protection, flags, fd, offset)
+    (address.value,) = starmap(_mmap, (wanted,))
+    size.value = nbytes  # where it failed the address is -1, from which nothing is unmapped
+    if address.value == _MAP_FAILED:
+        return None
+    mapping.__array_interface__ = {
+        "data": (address.value, not protection & mmap.PROT_WRITE),
+        "shape": (nbytes,),
+        "typestr": "|u1",
+        "version": 3,
+    }
+    return np.asarray(mapping).data

@@ -26,7 +26,6 @@ from fsexchange.mpi.packets import Packets
 if TYPE_CHECKING:
     from fsexchange.mpi.codec import Codec
     from fsexchange.mpi.hosts import Hosts
-    from fsexchange.mpi.places import Places
     from fsexchange.mpi.rooms import Rooms
 
 #: What a rank sends in place of an object, see `pack`.
@@ -60,8 +59,6 @@ class Collectives:
         codec: Codec,
         hosts: Hosts,
         rooms: Rooms,
-        places: Places,
-        above: Sequence[int],
         inline_limit: int,
     ) -> None:
         self.internal = internal
@@ -72,7 +69,7 @@ class Collectives:
         # copies of a host.
         self._inline_limit = inline_limit // hosts.most if internal.size > 1 else inf
         self._carrier = carrier(internal, hosts)
-        self._packets = Packets(internal, hosts, rooms, self._carrier, places, above)
+        self._packets = Packets(internal, hosts, rooms, self._carrier)
         self._number = itertools.count(1).__next__
         self.rank, self.size = internal.rank, internal.size
         size = self._packet = self._carrier.size

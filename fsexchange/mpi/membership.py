@@ -25,7 +25,6 @@ from fsexchange.mpi.codec import Codec, this_script
 from fsexchange.mpi.hosts import Hosts
 from fsexchange.mpi.leaving import leave
 from fsexchange.mpi.message import the_call
-from fsexchange.mpi.places import Places
 from fsexchange.mpi.rooms import Rooms
 from fsexchange.mpi.sharing import share
 from fsexchange.mpi.slab import Slab
@@ -155,7 +154,6 @@ class Membership:
                 names[0],
                 self.inline_limit,
             )
-            self.places = Places(self.rank, self.hosts.names)
         except Exception:
             if slab is not None:
                 slab.close()
@@ -271,7 +269,6 @@ class Membership:
             unread = self.bodies.drain(self.internal)
             if self._above is None:
                 self.bodies.close()
-                self.places.close()
                 self.connector.close()
                 self.copies.close()
         finally:

@@ -9,6 +9,7 @@ data; here a small message needs only the first step.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate, chain, repeat
 from types import MappingProxyType
@@ -32,14 +33,15 @@ from fsexchange.mpi.message import (
     start,
     the_call,
 )
+from fsexchange.mpi.places import Places
 from fsexchange.mpi.received import empty
 from fsexchange.mpi.room import MemoryRoom, Room, content, pages, within
+from fsexchange.mpi.slab import KEEPS_ORDER
 from fsexchange.serialize.format import ALIGNMENT
 
 if TYPE_CHECKING:
     from fsexchange.mpi.carriers import Carrier
     from fsexchange.mpi.hosts import Hosts
-    from fsexchange.mpi.places import Places
     from fsexchange.mpi.relay import Parts
     from fsexchange.mpi.rooms import Rooms
 
@@ -69,16 +71,14 @@ class Packets:
         hosts: Hosts,
         rooms: Rooms,
         carrier: Carrier,
-        places: Places,
-        above: Sequence[int],
     ) -> None:
         self._comm = comm
         self._rank, self._ranks = comm.rank, range(comm.size)
         self._hosts, self._rooms = hosts, rooms
         self._size, self._size_to_all = carrier.size, carrier.size_to_all
         self._sends_to_each = isinstance(carrier, ByMessages)
-        self._places, self._above = places, above
-        self._others = [above[rank] for rank in self._ranks if rank != self._rank]
+        self._places = _places(comm) if self._sends_to_each else None
+        self._others = [rank for rank in self._ranks if rank != self._rank]
 
     def place(self, message: Pieces, rank: int | None = None) -> bytes | None:
         """Put a long message into a place, for one rank or all, and return its packet.
@@ -88,11 +88,11 @@ class Packets:
         """
         if rank == self._rank:
             return start(message, HEAD_SIZE)
-        if not self._sends_to_each or not self._others:
+        if self._places is None:
             return None
         if rank is None:
-            return self._places.put(message, self._above[self._rank], self._others)
-        return self._places.put(message, self._above[rank], [self._above[rank]])
+            return self._places.put(message, self._rank, self._others)
+        return self._places.put(message, rank, [rank])
 
     # ---- one root -------------------------------------------------------------------------------
 
@@ -123,8 +123,8 @@ class Packets:
     def bcast_from(self, call: bytes, root: int, packet: Message, limit: float) -> Message:
         """Return the root's message, whose packet is here."""
         total = self._length(call, packet, root)
-        if packet[1] == wire.PLACED:
-            return self._places.fetch(packet, self._above[root])
+        if packet[1] == wire.PLACED and self._places is not None:
+            return self._places.fetch(packet, root)
         if total <= self._size_to_all:
             return packet
         shared = self._by_room(total, root, [], limit)
@@ -165,8 +165,8 @@ class Packets:
         """Return the root's message, whose packet is here."""
         messages = {root: packet}
         total = self._length(call, packet, root)
-        if packet[1] == wire.PLACED:
-            return self._places.fetch(packet, self._above[root])
+        if packet[1] == wire.PLACED and self._places is not None:
+            return self._places.fetch(packet, root)
         if total > self._size:
             self._exchange(call, messages, [root])
         return messages[root]
@@ -317,10 +317,10 @@ class Packets:
         came: dict[int, Message] = {n: view[at : at + self._size] for n, at in enumerate(starts)}
         lengths = [self._length(call, packet, rank) for rank, packet in came.items()]
         for rank, packet in came.items():
-            if packet[1] == wire.PLACED:
+            if packet[1] == wire.PLACED and self._places is not None:
                 lengths[rank] = 0
                 if rank != self._rank:
-                    came[rank] = self._places.fetch(packet, self._above[rank])
+                    came[rank] = self._places.fetch(packet, rank)
         return came, lengths
 
     def _rests(self, messages: Sequence[Pieces], packets: Sequence[Message]) -> dict[int, Message]:
@@ -374,6 +374,24 @@ class Packets:
         # In C: the handler of a signal that raised between two would leave a rank without its own,
         # or a request that nobody waits for, while memory is under way.
         requests.extend(chain(receives, sends))
+
+
+def _places(comm: MPI.Intracomm) -> Places | None:
+    """Return the places of ranks of one host, None if one of them has none; collective."""
+    if comm.size == 1 or not KEEPS_ORDER:
+        return None
+    places: Places | None = None
+    with contextlib.ExitStack() as last:
+        with contextlib.suppress(OSError):
+            places = Places(comm.rank, comm.size)
+            last.callback(places.close)
+        paths = comm.allgather(places and places.path)
+        ready = False
+        with contextlib.suppress(OSError):
+            if places is not None and None not in paths:
+                places.enter(paths)
+                ready = True
+        return places if all(comm.allgather(ready)) else None
 
 
 def rest_tag(head: Message) -> int:

@@ -6,8 +6,8 @@ it out, and writes the number of this use beside the place. A place is used agai
 to read it have written that. Who was interrupted before has not: that place is used no more, and
 what would go there goes by MPI. Nothing is lost but time, and nobody waits here for anybody.
 
-Memory is made when it is first needed, has no name in any file system, and ends with its rank. This
-module needs no MPI.
+All ranks map the memory of all when their communicator is made, or none does. It has no name in any
+file system, holds no descriptor, and ends with its last mapping. This module needs no MPI.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ import os
 import struct
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from fsexchange.errors import RemoteError
+from fsexchange.filesystem.mapping import shared
 from fsexchange.mpi import wire
 from fsexchange.mpi.message import HEAD_SIZE, length
 from fsexchange.mpi.received import empty
 from fsexchange.mpi.room import content
-from fsexchange.mpi.slab import KEEPS_ORDER
 
 if TYPE_CHECKING:
     from fsexchange.mpi.message import Message, Pieces
@@ -39,41 +38,56 @@ _TURNS = 4
 # Seconds that a sender waits, once, for a place that is read yet. By MPI it would wait, too.
 _PATIENCE = 1e-4
 
-# Process and descriptor of the memory, its length, where in it the place is, which of the numbers
-# at its start are those of the place, and the number of this use.
-_WHERE = struct.Struct("<IIQQQQ")
-
+# The place, and the number of this use.
+_WHERE = struct.Struct("<QQ")
 
 _PLACED = bytes((wire.PLACED,))
 
 
-class _Own(NamedTuple):
-    """The memory of this rank's own places."""
-
-    fd: int
-    memory: memoryview
-    numbers: memoryview
-    start: int
-    """Where the first place is."""
-    free: list[list[int]]
-    """For each rank, and for all in place of this rank itself, the places that nobody fills now."""
-    last: list[tuple[int, Sequence[int]]]
-    """Of each place its last use, and who was to read it."""
-    late: list[int]
-    """The use for which a place was waited for in vain."""
-
-
 class Places:
-    """The places of one rank, and those of others that it has read.
+    """The places of all ranks of a communicator, as one of them has them."""
 
-    Ranks are those of the whole Exchange, which all communicators over it share.
-    """
-
-    def __init__(self, rank: int, hosts: Sequence[str]) -> None:
-        self._rank, self._hosts = rank, hosts
+    def __init__(self, rank: int, size: int) -> None:
+        """Make the memory of this rank; `OSError` if there is none."""
+        self._rank, self._size = rank, size
+        count = size * _TURNS
+        self._start = -(-count * size * 8 // mmap.PAGESIZE) * mmap.PAGESIZE
+        self._nbytes = self._start + count * _PLACE
         self._uses = itertools.count(1).__next__
-        self._own: dict[None, _Own] = {}
-        self._read: dict[int, tuple[memoryview, memoryview]] = {}
+        # For each rank, and for all in place of this rank itself, the places that nobody fills now.
+        self._free = [[*range(at, at + _TURNS)] for at in range(0, count, _TURNS)]
+        # Of each place its last use, and who was to read it; the use that was waited for in vain.
+        self._last: list[tuple[int, Sequence[int]]] = [(0, ())] * count
+        self._late = [0] * count
+        # Of each rank its memory, and the numbers: for each place and reader the use that was read.
+        self._memory: list[tuple[memoryview, memoryview]] = []
+        (self._fd,) = map(os.memfd_create, ("fsexchange",))
+        try:
+            os.ftruncate(self._fd, self._nbytes)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def path(self) -> str:
+        """Where other processes of the host find it, until it is closed."""
+        return f"/proc/{os.getpid()}/fd/{self._fd}"
+
+    def enter(self, paths: Sequence[str]) -> None:
+        """Map the memory of all ranks; `OSError` if the kernel does not."""
+        for path in paths:
+            (fd,) = map(os.open, (path,), (os.O_RDWR | os.O_CLOEXEC,))
+            try:
+                memory = shared(fd, self._nbytes)
+            finally:
+                os.close(fd)
+            self._memory.append((memory, memory[: self._start].cast("Q")))
+
+    def close(self) -> None:
+        """Close the file, once all have mapped it."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def put(self, message: Pieces, to: int, readers: Sequence[int]) -> bytes | None:
         """Copy a message into a place, and return its packet; None if there is none for it.
@@ -81,88 +95,38 @@ class Places:
         `to` is the one reader, or for several this rank itself.
         """
         nbytes = length(message[0])
-        if nbytes > _PLACE or not KEEPS_ORDER:
+        if nbytes > _PLACE:
             return None
-        own = self._own.get(None) or self._make()
-        if own is None:
-            return None
-        numbers, free = own.numbers, own.free[to]
+        (memory, numbers), free = self._memory[self._rank], self._free[to]
         try:
             (place,) = map(free.pop, (0,))  # no other thread fills it now
         except IndexError:
             return None
         try:
-            used, before = own.last[place]
-            first, at = place * len(self._hosts), own.start + place * _PLACE
+            used, before = self._last[place]
+            first, at = place * self._size, self._start + place * _PLACE
             if any(numbers[first + reader] != used for reader in before) and (
-                used == own.late[place] or not _wait(numbers, first, used, before)
+                used == self._late[place] or not _wait(numbers, first, used, before)
             ):
-                own.late[place] = used
+                self._late[place] = used
                 return None
             used = self._uses()
-            own.last[place] = used, readers
+            self._last[place] = used, readers
             for start, piece in content(message, at):
-                own.memory[start : start + len(piece)] = piece
+                memory[start : start + len(piece)] = piece
         finally:
             free.append(place)
-        where = _WHERE.pack(os.getpid(), own.fd, len(own.memory), at, first, used)
         head = bytes(message[0][:HEAD_SIZE])
-        return head[:1] + _PLACED + head[2:] + where
-
-    def _make(self) -> _Own | None:
-        """Make the memory; None if the host has none, or this process no descriptor."""
-        size = len(self._hosts)
-        count = size * _TURNS
-        start = -(-count * size * 8 // mmap.PAGESIZE) * mmap.PAGESIZE
-        nbytes = start + count * _PLACE
-        try:
-            (fd,) = map(os.memfd_create, ("fsexchange",))
-        except OSError:
-            return None
-        made: _Own | None = None
-        try:
-            os.ftruncate(fd, nbytes)
-            memory = memoryview(mmap.mmap(fd, nbytes))
-            free = [[*range(at, at + _TURNS)] for at in range(0, count, _TURNS)]
-            numbers = memory[:start].cast("Q")
-            new = _Own(fd, memory, numbers, start, free, [(0, ())] * count, [0] * count)
-            made = self._own.setdefault(None, new)  # another thread may have made one
-            return made
-        except OSError:
-            return None
-        finally:
-            if made is None or made.fd != fd:
-                os.close(fd)
+        return head[:1] + _PLACED + head[2:] + _WHERE.pack(place, used)
 
     def fetch(self, packet: Message, rank: int) -> Message:
         """Return the message of a rank whose packet is here."""
-        pid, fd, size, at, number, used = _WHERE.unpack_from(packet, HEAD_SIZE)
-        memory, numbers = self._read.get(rank) or self._mapped(rank, pid, fd, size)
-        message = empty(length(packet))
+        place, used = _WHERE.unpack_from(packet, HEAD_SIZE)
+        memory, numbers = self._memory[rank]
+        message, at = empty(length(packet)), self._start + place * _PLACE
         message[:] = memory[at : at + len(message)]
-        numbers[number + self._rank] = used
+        numbers[place * self._size + self._rank] = used
         return message
-
-    def _mapped(self, rank: int, pid: int, fd: int, size: int) -> tuple[memoryview, memoryview]:
-        try:
-            (fd,) = map(os.open, (f"/proc/{pid}/fd/{fd}",), (os.O_RDWR | os.O_CLOEXEC,))
-        except FileNotFoundError:
-            host = self._hosts[rank]
-            raise RemoteError(
-                f"rank {rank} ({host}) ended before its message was received", rank=rank, host=host
-            ) from None
-        try:
-            memory = memoryview(mmap.mmap(fd, size))
-        finally:
-            os.close(fd)
-        self._read[rank] = found = memory, memory[: size // 8 * 8].cast("Q")
-        return found
-
-    def close(self) -> None:
-        """End them: nobody sends or receives any more."""
-        self._read.clear()
-        while self._own:
-            os.close(self._own.popitem()[1].fd)
 
 
 def _wait(numbers: memoryview, first: int, used: int, readers: Sequence[int]) -> bool:

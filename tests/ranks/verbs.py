@@ -32,7 +32,7 @@ from fsexchange import (
     StoreClosedError,
     StoreError,
 )
-from fsexchange.mpi import Exchange, Request, connect, packets
+from fsexchange.mpi import Exchange, Request, connect, packets, places
 from fsexchange.mpi.membership import ArgumentError
 from fsexchange.mpi.room import HostRoom
 from fsexchange.mpi.slab import KEEPS_ORDER
@@ -1024,6 +1024,42 @@ def program_of(way: Any) -> list[Any]:
     """Use verbs with objects of a slot; `way` is an Exchange or a communicator."""
     obj = np.full(7000, way.rank)
     return [way.bcast(obj, way.size - 1), way.allgather(obj), way.alltoall([obj] * way.size)]
+
+
+def places_without_descriptors() -> None:
+    """One rank has no descriptors left, once the Exchange is made, or before."""
+    mine = np.full(30_000 if rank == 0 else 100_000, rank, "u1")
+    wanted = [(n, 100_000 if n else 30_000) for n in range(size)]
+
+    def use(ex: Exchange) -> None:
+        for _ in range(2):
+            for got in (ex.allgather(mine), ex.alltoall([mine] * size), ex.gather(mine, last)):
+                assert got is None or [(each[0], len(each)) for each in got] == wanted
+            for obj in (ex.bcast(mine), ex.scatter([mine] * size)):
+                assert (obj[0], len(obj)) == (0, 30_000)
+        comm.Barrier()
+
+    with Exchange(comm, base / "store") as ex:
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if rank == last:
+            free = os.dup(0)
+            os.close(free)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+            raises(OSError, lambda: os.dup(0))
+        use(ex)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    comm.Barrier()
+    enter = places.Places.enter
+    if rank == last:
+        places.Places.enter = _refuses  # type: ignore[method-assign, assignment]
+    with Exchange(comm, base / "store") as ex:
+        assert ex._collectives._packets._places is None
+        use(ex)
+    places.Places.enter = enter  # type: ignore[method-assign]
+
+
+def _refuses(*_: Any) -> None:
+    raise OSError("too many open files")
 
 
 def failures_beside_places() -> None:
