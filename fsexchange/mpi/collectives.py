@@ -158,7 +158,8 @@ class Collectives:
         small = self._small(call, buffer)
         if small is not None:
             return small
-        return self._each(self._packets.gathered(call, buffer.memory, self._limit(make)), sent)
+        messages = self._packets.gathered(call, buffer.memory, self._limit(make))
+        return self._each(messages, sent, buffer)
 
     def allgather(self, obj: Any, make: Make | None = None) -> list[Any]:
         """Return the objects of all ranks."""
@@ -175,7 +176,8 @@ class Collectives:
             return small
         message = None if sent is None or packet[1] == wire.PLACED else sent.messages[0]
         limit = self._limit(make)
-        return self._each(self._packets.allgathered(call, buffer.memory, message, limit), sent)
+        messages = self._packets.allgathered(call, buffer.memory, message, limit)
+        return self._each(messages, sent, buffer)
 
     def alltoall(self, objs: Any, make: Make | None = None) -> list[Any]:
         """Return the objects of all ranks for this one."""
@@ -189,7 +191,7 @@ class Collectives:
             return small
         messages = () if sent is None else sent.messages
         received = self._packets.alltoalled(call, buffer.memory, messages, packets)
-        return checked(self._each(received, sent))
+        return checked(self._each(received, sent, buffer))
 
     def _buffer_with(self, packet: bytes) -> Buffer:
         """Return memory for the packets of all ranks, with this rank's own in its place."""
@@ -227,21 +229,29 @@ class Collectives:
             raise sent.error
         return decode(message, rank, self._hosts[rank])
 
-    def _each(self, messages: Sequence[Message], sent: Outgoing | None) -> list[Any]:
+    def _each(
+        self, messages: Sequence[Message], sent: Outgoing | None, buffer: Buffer
+    ) -> list[Any]:
         """Return the objects of the messages of all ranks, `Failed` in place of what cannot be had.
 
-        This rank's own is made of what it `sent` if its message is not whole.
+        This rank's own is made of what it `sent` if its message is not whole. The buffer is kept
+        if no object may show its memory.
         """
         objs: list[Any] = []
+        shows = False
         for rank, message in enumerate(messages):
             mine = sent if rank == self.rank else None
             try:
                 if mine is not None and len(message) < length(message):
                     objs.append(self._own(mine, rank))
                 else:
+                    shows = shows or (type(message) is memoryview and message.obj is buffer.memory)
                     objs.append(self._one(message, rank, mine))
             except Exception as error:
+                shows = True
                 objs.append(Failed(error, own=mine is not None and mine.error is error))
+        if not shows:
+            self._kept[_OF_EACH] = buffer
         return objs
 
     def _own(self, sent: Outgoing, rank: int) -> Any:
