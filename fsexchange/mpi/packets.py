@@ -1,10 +1,11 @@
 """Packets: collectives that move messages of any length, each in two steps.
 
 The first step moves packets, see `carriers`. A packet is the start of a message, and its head tells
-which call it is of and how long the message is. The second step moves the rests, if
-there are any: a rest for all ranks by a collective, or among few ranks of one host by messages, as
-one for a single rank: straight from the sender's array. mpi4py's verbs move lengths first, then
-data; here a small message needs only the first step.
+which call it is of and how long the message is; or it tells where in its sender's memory the
+message is, see `places`, and that is all. The second step moves the rests, if there are any: a rest
+for all ranks by a collective, or among few ranks of one host by messages, as one for a single rank:
+straight from the sender's array. mpi4py's verbs move lengths first, then data; here a small message
+needs only the first step.
 """
 
 from __future__ import annotations
@@ -65,13 +66,7 @@ class Packets:
     Messages of more than `limit` bytes go by rooms where that is possible, see `Rooms`.
     """
 
-    def __init__(
-        self,
-        comm: MPI.Intracomm,
-        hosts: Hosts,
-        rooms: Rooms,
-        carrier: Carrier,
-    ) -> None:
+    def __init__(self, comm: MPI.Intracomm, hosts: Hosts, rooms: Rooms, carrier: Carrier) -> None:
         self._comm = comm
         self._rank, self._ranks = comm.rank, range(comm.size)
         self._hosts, self._rooms = hosts, rooms
