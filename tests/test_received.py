@@ -55,7 +55,7 @@ LEFT: dict[str, Callable[[memoryview], object]] = {
     "part of that": lambda memory: np.asarray(memory.obj)[7:9],
     "masked": lambda memory: np.ma.MaskedArray(np.frombuffer(memory))[:3],
     "subclass": lambda memory: np.frombuffer(memory).view(np.recarray)[1:],
-    "without": lambda memory: memoryview(np.frombuffer(memory)[9:])[1:],
+    "without": lambda memory: np.frombuffer(memory)[9:].data[1:],
 }
 
 

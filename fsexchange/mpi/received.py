@@ -38,7 +38,7 @@ def empty(nbytes: int) -> memoryview:
         return np.empty(nbytes, np.uint8).data
     memory, start = _unused(nbytes) or _fresh(nbytes)
     # By a memoryview, so that each array that shows any of it keeps this one, not `memory`.
-    returned = np.frombuffer(memoryview(memory), np.uint8, nbytes, start)
+    returned = np.frombuffer(memory.data, np.uint8, nbytes, start)
     if nbytes <= _KEPT:
         _kept[next(_numbers)] = memory, start, weakref.ref(returned)
         while len(_kept) > _MOST_KEPT or (
