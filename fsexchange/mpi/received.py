@@ -50,7 +50,8 @@ def empty(nbytes: int) -> memoryview:
 
 
 def _unused(nbytes: int) -> tuple[npt.NDArray[np.uint8], int] | None:
-    for number, (memory, start, returned) in tuple(_kept.items()):
+    # The latest first: the caches may have it yet.
+    for number, (memory, start, returned) in reversed(tuple(_kept.items())):
         if (
             returned() is None
             and nbytes <= memory.nbytes - ALIGNMENT <= nbytes * _SPARE
