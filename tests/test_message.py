@@ -51,7 +51,7 @@ encode = Codec(same_script=True).encode
 each_object = pytest.mark.parametrize("obj", OBJECTS.values(), ids=OBJECTS)
 
 
-def nowhere(message: Pieces, rank: int = 0) -> None:
+def nowhere(message: Pieces, rank: int | None) -> None:
     """Return what there is where there are no places."""
 
 

@@ -375,7 +375,9 @@ array_in_slab(PyObject *senders, PyObject *arrays, PyObject *ndarray, PyObject *
     uint64_t nbytes = number_of(said + NBYTES, 8), start = 0;
     PyObject *arrived = PyLong_FromUnsignedLongLong((uint64_t)size + nbytes);
     PyObject *size_of = PyLong_FromUnsignedLongLong(nbytes);
-    PyObject *memory = nbytes > SLOT && size_of != NULL ? PyObject_CallFunctionObjArgs(empty_it, size_of, NULL) : NULL;
+    PyObject *memory = NULL; /* kept, where that is worth it: see `received` */
+    if (nbytes > SLOT && size_of != NULL)
+        memory = PyObject_CallFunctionObjArgs(empty_it, size_of, NULL);
     PyObject *made = nbytes > SLOT && memory == NULL
                          ? NULL
                          : PyObject_CallFunctionObjArgs(ndarray, PyTuple_GetItem(array, 1),

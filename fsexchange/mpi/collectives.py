@@ -10,7 +10,6 @@ import itertools
 import pickle
 import struct
 from collections.abc import Callable, Sequence
-from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -143,8 +142,8 @@ class Collectives:
     ) -> list[Any] | None:
         """Return as `gather` does, `Failed` in place of what could not be had."""
         call = a_call(verb, root, self._number())
-        place = partial(self._packets.place, rank=root)
-        packet, sent = pack(self._encode, call, self._packet, obj, make, place)
+        place = self._packets.place
+        packet, sent = pack(self._encode, call, self._packet, obj, make, place, root)
         if self.rank != root:
             self._carrier.gather(packet, root)
             if sent is not None:

@@ -38,11 +38,13 @@ def pack(
     room: int,
     obj: Any,
     make: Callable[[Any], Any] | None,
-    place: Callable[[Pieces], bytes | None],
+    place: Callable[[Pieces, int | None], bytes | None],
+    rank: int | None = None,
 ) -> tuple[bytes, Outgoing | None]:
     """Return the packet of an object's message, of `room` bytes at most; what is sent beside SMALL.
 
-    What `place` returns for a longer message is the packet, unless that is None.
+    What `place` returns for a longer message to a rank, or to all, is the packet, unless that is
+    None.
 
     If encoding raises an error, the message is of that. With `make` it is of what that returns for
     the object.
@@ -60,7 +62,7 @@ def pack(
     except Exception as error:  # whatever it is, others wait for a message
         sent = Outgoing([failure(call, error)], error=error)
     (message,) = sent.messages
-    return (length(message[0]) > room and place(message)) or start(message, room), sent
+    return (length(message[0]) > room and place(message, rank)) or start(message, room), sent
 
 
 def pack_each(

@@ -75,7 +75,7 @@ class Packets:
         self._places = _places(comm) if self._sends_to_each else None
         self._others = [rank for rank in self._ranks if rank != self._rank]
 
-    def place(self, message: Pieces, rank: int | None = None) -> bytes | None:
+    def place(self, message: Pieces, rank: int | None) -> bytes | None:
         """Put a long message into a place, for one rank or all, and return its packet.
 
         Nothing else is to be sent then. None if there is no place. What a rank sends to itself is

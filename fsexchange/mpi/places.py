@@ -4,7 +4,8 @@ A message of some ten KiB is too long for a packet, and takes MPI as long to han
 several times. So its sender copies it into a place, and its packet says where; the receiver copies
 it out, and writes the number of this use beside the place. A place is used again when all who were
 to read it have written that. Who was interrupted before has not: that place is used no more, and
-what would go there goes by MPI. Nothing is lost but time, and nobody waits here for anybody.
+what would go there goes by MPI. Nothing is lost but time: a sender waits for a place that is not
+read yet 0.1 ms, once.
 
 All ranks map the memory of all when their communicator is made, or none does. It has no name in any
 file system, holds no descriptor, and ends with its last mapping. This module needs no MPI.
