@@ -122,16 +122,22 @@ def test_a_list_in_itself_is_not_simple_nor_looked_at_for_ever() -> None:
     del deep[:]
 
 
-FUNCTIONS = ("is_simple", "simple_pickle", "small_body", "has_attributes", "parsed", "_ndarray")
+FUNCTIONS = (
+    "is_simple",
+    "simple_pickle",
+    "loaded",
+    "has_attributes",
+    "parsed",
+    "pickle_of_plain",
+    "small_frame",
+    "_ndarray",
+)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_wrong_arguments_are_errors(function: str) -> None:
     call = getattr(_native, function)
     for wrong in ((), (1,), (1, 2, 3), ("a", "b"), ("a", ((),)), ("a", (("b",),)), ("a", (1,))):
-        if (function, len(wrong)) == ("small_body", 2):
-            assert call(*wrong) is None  # no bytes
-            continue
         with pytest.raises((TypeError, IndexError, SystemError)):
             call(*wrong)
     with pytest.raises(TypeError):
@@ -139,37 +145,55 @@ def test_wrong_arguments_are_errors(function: str) -> None:
 
 
 @pytest.mark.parametrize("section", [b"", b"a section"])
-def test_a_small_pickle_is_read_if_it_is_whole(section: bytes) -> None:
+def test_a_small_pickle_is_loaded_if_it_is_whole(section: bytes) -> None:
     body = pickle.dumps({"a": 1.5}, 5)
     whole = b"".join(small_frames([body], len(body), section))
     crc32 = zlib.crc32
-    if not section:
-        assert _native.small_frame(body, crc32) == whole
+    assert _native.small_frame(body, crc32, section) == whole
+    assert section or _native.small_frame(body, crc32) == whole
     for kind in (bytes, bytearray):
-        assert _native.small_body(kind(whole), crc32) == body == proven_small(kind(whole))
+        assert proven_small(kind(whole)) == body
+        for seen in (section, section[:4]):
+            assert _native.loaded(kind(whole), crc32, seen, b"") == {"a": 1.5}
         for damaged in (
             *[whole[:n] + bytes([whole[n] ^ 1]) + whole[n + 1 :] for n in range(20 + len(body))],
             *[whole[:n] for n in range(len(whole))],
             whole + b"more",
         ):
-            assert _native.small_body(kind(damaged), crc32) is None
+            assert _native.loaded(kind(damaged), crc32, section, b"") is NotImplemented
             if len(damaged) >= 8 and damaged[:8] == whole[:8]:
                 with pytest.raises(CorruptObjectError):
                     proven_small(kind(damaged))
     for other in (memoryview(whole), "text", None, whole * 2):
-        assert _native.small_body(other, crc32) is None
+        assert _native.loaded(other, crc32, section, b"") is NotImplemented
+    if section:
+        for seen in (b"", b"another", section + b" of more"):
+            assert _native.loaded(whole, crc32, seen, b"") is NotImplemented
 
     def fails(data: bytes, start: int) -> int:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         _native.small_frame(body, fails)
-    with pytest.raises(TypeError):
-        _native.small_frame(bytearray(body), crc32)  # type: ignore[arg-type]
+    for wrong in ((bytearray(body), crc32), (body, crc32, bytearray(section))):
+        with pytest.raises(TypeError):
+            _native.small_frame(*wrong)
     with pytest.raises(ZeroDivisionError):
-        _native.small_body(whole, fails)
+        _native.loaded(whole, fails, section, b"")
     with pytest.raises(TypeError):
-        _native.small_body(whole, lambda data, start: "no number")  # type: ignore[arg-type, return-value]
+        _native.loaded(whole, lambda data, start: "no number", section, b"")  # type: ignore[arg-type, return-value]
+
+
+def test_what_may_have_a_name_is_not_loaded_at_once() -> None:
+    for obj in (["a name", 1.5], ["a name", Decimal(1)], ["a name", np.zeros(5000)]):
+        whole = dumps(obj)
+        assert _native.loaded(whole, zlib.crc32, b"", b"a name") is NotImplemented
+        for name in (b"", b"b name"):
+            loaded = _native.loaded(whole, zlib.crc32, b"", name)
+            assert pickle.dumps(loaded) == pickle.dumps(obj)
+    assert _native.loaded(dumps(np.zeros(5000)), zlib.crc32, b"", b"") is NotImplemented
+    long = dumps([np.zeros(1 << 17)])  # of which small buffers may have to be copied
+    assert _native.loaded(long, zlib.crc32, b"", b"") is NotImplemented
 
 
 @pytest.mark.parametrize("sizes", [[4096], [5000, 0, 1], [0], [], [4097] * 9])
@@ -332,7 +356,7 @@ def test_a_pickler_that_made_a_small_pickle_is_as_good_as_new() -> None:
         if made is not None:
             parts, buffers, named = ([made], [], ()) if isinstance(made, bytes) else made
             assert isinstance(made, bytes) == (not buffers and len(parts) == 1)
-            assert named == ()
+            assert not named
             loaded = pickle.loads(b"".join(parts), buffers=buffers)
             assert np.array_equal(loaded, obj) if isinstance(obj, np.ndarray) else loaded == obj
             assert pieces == more == []
@@ -710,8 +734,11 @@ def test_no_reference_is_lost_or_kept() -> None:
     """Counted on what all calls use, and on all that the collector and the allocator know."""
     key = "a key that nobody else has"
     attributes = (("real", 1), ("nothing", NotImplemented))
-    small = dumps({"a": 1})
+    small, with_buffers = dumps({"a": 1}), dumps({"b": np.zeros(5000)})
     array: Any = np.zeros(3, np.uint8)
+    instance = instances._Empty()
+    dumps(instance)
+    known = instances.INSTANCES[instances._Empty]
 
     class Plain:
         pass
@@ -721,8 +748,14 @@ def test_no_reference_is_lost_or_kept() -> None:
             _native.is_simple(obj, 5000)
             _native.simple_pickle(obj, 5000)
         _native.has_attributes(1, attributes)
-        _native.small_body(small, zlib.crc32)
-        _native.small_body(small[:-1], zlib.crc32)
+        for name in (b"", b"a"):
+            _native.loaded(small, zlib.crc32, b"", name)
+            _native.loaded(with_buffers, zlib.crc32, b"", name)
+        _native.loaded(small[:-1], zlib.crc32, b"", b"")
+        _native.small_frame(small, zlib.crc32, small)
+        for state in ({}, {"x": 1}, {"x": key}, {"x": Text("a")}):
+            instance.__dict__ = state
+            _native.pickle_of_plain(instance, known)
         dumps([Plain, test_no_reference_is_lost_or_kept, calls.__code__ and key, Text])
         with pytest.raises(SerializationError, match="it was pickled"):
             dumps([Text("a")])

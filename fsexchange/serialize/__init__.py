@@ -25,7 +25,6 @@ and `runs` says where in such a file a part of the array lies.
 
 from __future__ import annotations
 
-import pickle
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -61,12 +60,12 @@ from fsexchange.serialize.format import (
     STR,
     Frames,
     frames,
+    loaded,
     parse,
     parsed,
     plain_data,
     plain_frames,
     proven_small,
-    small_body,
     small_frame,
 )
 from fsexchange.serialize.libraries import (
@@ -79,10 +78,10 @@ from fsexchange.serialize.libraries import (
 )
 from fsexchange.serialize.npy import NPY_MAGIC, load_npy
 from fsexchange.serialize.pickling import (
+    EXTENSIONS,
     copied,
     frames_of,
     load,
-    may_name_this,
     small_or_made,
     unpinned,
 )
@@ -99,8 +98,6 @@ from fsexchange.serialize.subclasses import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from typing_extensions import Buffer
 
 __all__ = ["Frames", "deserialize", "dumps", "serialize"]
@@ -127,8 +124,6 @@ for _loader in (
 # Bound once: to make a bound method for each call takes 5 % of the time for an array of 1 KiB.
 _head_of = HEAD_OF.get
 _array_of = ARRAY_OF.get
-
-_loads = pickle.loads
 
 _ARRAY = np.ndarray
 
@@ -239,46 +234,35 @@ def deserialize(buffer: Buffer) -> Any:
     >>> deserialize(bytearray(b"".join(serialize(np.arange(3)))))
     array([0, 1, 2])
     """
-    view: Any = buffer
-    start: Any = b""
-    body: Any = small_body(buffer, crc32)
-    if body is None:
-        if type(buffer) is bytes or type(buffer) is bytearray:
-            start = buffer[:8]
-        else:
-            view = memoryview(buffer)
-            if view.format != "B" or view.ndim != 1:
-                view = view.cast("B")
-            start = bytes(view[:8])
-        if start == SMALL_START:
-            body = proven_small(view)
-    buffers: Sequence[memoryview] = ()
-    if start == PICKLE_START:
-        view = memoryview(view)
-        found = parsed(view, crc32)
-        if found is not None:
-            body, buffers = found
-            end = len(view)
-            if end >= _PINNED_FROM:
-                buffers = unpinned(buffers)
-    elif body is not None:
-        end = SMALL_HEAD + len(body)
-    if body is not None:
-        is_new = sys.modules.get("__main__") is not script.known_main
-        names = (is_new or script.importable) and may_name_this(body)
-        if names or (end != len(view) and not script.is_mine(view, end)):
-            return load(body, buffers, view[end:])
-        try:
-            return _loads(body, buffers=buffers) if buffers else _loads(body)
+    if sys.modules.get("__main__") is script.known_main and not (script.importable and EXTENSIONS):
+        try:  # most, in one call
+            obj = loaded(buffer, crc32, script.seen, script.importable)
         except Exception as error:
             if isinstance(error, PASSED_ON) or is_of_handler(error):
                 raise
             raise loading_error(error) from error
+        if obj is not NotImplemented:
+            return obj
+    view: Any = buffer
+    if type(buffer) is bytes or type(buffer) is bytearray:
+        start = bytes(buffer[:8])
+    else:
+        view = memoryview(buffer)
+        if view.format != "B" or view.ndim != 1:
+            view = view.cast("B")
+        start = bytes(view[:8])
+    if start == SMALL_START:
+        body = proven_small(view)
+        return load(body, (), view[SMALL_HEAD + len(body) :])
+    if start == PICKLE_START:
+        view = memoryview(view)
+        found = parsed(view, crc32)
+        if found is not None:
+            return load(found[0], unpinned(found[1]) if len(view) >= _PINNED_FROM else found[1])
     if start == ARRAY_START:
         known = _array_of(bytes(view[:ALIGNMENT]))
         if known is not None and known[0] == len(view):
             return np.ndarray(known[1], known[2], view, ALIGNMENT)
-    start = bytes(start)
     kind = PLAIN.get(start)
     data = None if kind is None else plain_data(view)
     if data is None:
@@ -292,9 +276,8 @@ def deserialize(buffer: Buffer) -> Any:
             )
         kind, body, buffers, section, long = parse(view)
         if kind == PICKLE:
-            if len(view) >= _PINNED_FROM:
-                buffers = unpinned(buffers)
-            return load(body, buffers, section, long)
+            kept = unpinned(buffers) if len(view) >= _PINNED_FROM else buffers
+            return load(body, kept, section, long)
         if kind == NDARRAY:
             return load_plain(view, body, buffers[0])
         if kind == MEMORYVIEW:

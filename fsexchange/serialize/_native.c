@@ -8,8 +8,8 @@
 
 #include "../filesystem/pages.h"
 
-/* pickle.dumps, and the protocol of pickles. */
-static PyObject *dumps, *protocol;
+/* pickle.dumps and pickle.loads, the protocol of pickles, and a name of an argument. */
+static PyObject *dumps, *loads, *protocol, *its_buffers;
 
 /* ---- simple objects ------------------------------------------------------------------------- */
 
@@ -104,20 +104,23 @@ fits(PyObject *obj, struct left *left)
     return (left->bytes -= n) >= 0;
 }
 
-/* The same for the arguments of a function: an object, and the most bytes of its pickle. -1 for an
+/* Return the most bytes of a pickle, of the arguments of a function: an object, and that. -1 for an
    error. */
-static int
-fit(PyObject *const *args, Py_ssize_t count)
+static Py_ssize_t
+most_of(PyObject *const *args, Py_ssize_t count)
 {
-    if (count != 2) {
-        PyErr_Format(PyExc_TypeError, "expected 2 arguments, got %zd", count);
-        return -1;
-    }
-    Py_ssize_t most = PyLong_AsSsize_t(args[1]);
-    if (most == -1 && PyErr_Occurred())
-        return -1;
+    if (count == 2)
+        return PyLong_AsSsize_t(args[1]);
+    PyErr_Format(PyExc_TypeError, "expected 2 arguments, got %zd", count);
+    return -1;
+}
+
+/* Return whether an object is seen to be simple, and to have a pickle of at most so many bytes. */
+static int
+is_seen(PyObject *obj, Py_ssize_t most)
+{
     struct left left = {most - ENDS, MOST_VALUES};
-    return fits(args[0], &left);
+    return fits(obj, &left);
 }
 
 PyDoc_STRVAR(is_simple_doc, "is_simple(obj, most, /)\n--\n\n\
@@ -126,8 +129,27 @@ Return whether an object is seen to be simple, and to have a pickle of at most `
 static PyObject *
 is_simple(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 {
-    int is = fit(args, count);
-    return is < 0 ? NULL : PyBool_FromLong(is);
+    Py_ssize_t most = most_of(args, count);
+    return PyErr_Occurred() ? NULL : PyBool_FromLong(is_seen(args[0], most));
+}
+
+/* Return the pickle of an object that is seen to be simple; None for others. */
+static PyObject *
+pickled(PyObject *obj, Py_ssize_t most)
+{
+    if (!is_seen(obj, most))
+        return Py_NewRef(Py_None);
+    /* At once: no other thread runs between, which could put into it what is not simple, and no
+       finalizer, as the collector of Python up to 3.11 would run them when the pickler is made. */
+    int collects = PyGC_Disable();
+    PyObject *made = PyObject_CallFunctionObjArgs(dumps, obj, protocol, NULL);
+    if (collects)
+        PyGC_Enable();
+    if (made == NULL && PyErr_ExceptionMatches(PyExc_RecursionError)) {
+        PyErr_Clear(); /* whoever else pickles it says more */
+        return Py_NewRef(Py_None);
+    }
+    return made;
 }
 
 PyDoc_STRVAR(simple_pickle_doc, "simple_pickle(obj, most, /)\n--\n\n\
@@ -136,22 +158,8 @@ Return the pickle of an object of which `is_simple` is true; None for others.");
 static PyObject *
 simple_pickle(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 {
-    int is = fit(args, count);
-    if (is < 0)
-        return NULL;
-    if (!is)
-        return Py_NewRef(Py_None);
-    /* At once: no other thread runs between, which could put into it what is not simple, and no
-       finalizer, as the collector of Python up to 3.11 would run them when the pickler is made. */
-    int collects = PyGC_Disable();
-    PyObject *made = PyObject_CallFunctionObjArgs(dumps, args[0], protocol, NULL);
-    if (collects)
-        PyGC_Enable();
-    if (made == NULL && PyErr_ExceptionMatches(PyExc_RecursionError)) {
-        PyErr_Clear(); /* whoever else pickles it says more */
-        return Py_NewRef(Py_None);
-    }
-    return made;
+    Py_ssize_t most = most_of(args, count);
+    return PyErr_Occurred() ? NULL : pickled(args[0], most);
 }
 
 /* ---- small pickles -------------------------------------------------------------------------- */
@@ -163,48 +171,35 @@ enum { SMALL_HEAD = 20 };
 /* Bytes from which on a copy takes longer than a view. */
 enum { VIEWED = 1 << 14 };
 
-PyDoc_STRVAR(small_body_doc, "small_body(buffer, crc32, /)\n--\n\n\
-Return the pickle of a whole small object in bytes or a bytearray; None for everything else.");
-
+/* Return the pickle of a whole small object, whose section, if it has any, begins as that seen last;
+   None for others. `crc32` is a function. */
 static PyObject *
-small_body(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+small_body(PyObject *whole, const char *data, Py_ssize_t nbytes, PyObject *crc32, PyObject *seen)
 {
-    if (count != 2) {
-        PyErr_Format(PyExc_TypeError, "small_body takes 2 arguments, not %zd", count);
-        return NULL;
-    }
-    const char *data;
-    Py_ssize_t nbytes;
-    if (PyBytes_CheckExact(args[0])) {
-        data = PyBytes_AsString(args[0]);
-        nbytes = PyBytes_Size(args[0]);
-    }
-    else if (PyByteArray_CheckExact(args[0])) {
-        data = PyByteArray_AsString(args[0]);
-        nbytes = PyByteArray_Size(args[0]);
-    }
-    else
-        return Py_NewRef(Py_None);
-    if (nbytes < SMALL_HEAD || memcmp(data, SMALL_START, sizeof SMALL_START) != 0)
-        return Py_NewRef(Py_None);
     const unsigned char *head = (const unsigned char *)data + sizeof SMALL_START;
     uint64_t wanted = number_of(head, 4), size = number_of(head + 4, 4);
     uint64_t total = number_of(head + 8, 4);
     if (total != (size_t)nbytes - SMALL_HEAD || size > total)
         return Py_NewRef(Py_None);
+    if (size != total) {
+        Py_ssize_t known = PyBytes_Size(seen);
+        if (known <= 0 || (uint64_t)known > total - size ||
+            memcmp(data + SMALL_HEAD + size, PyBytes_AsString(seen), (size_t)known) != 0)
+            return Py_NewRef(Py_None);
+    }
     PyObject *body;
     if (size < VIEWED)
         body = PyBytes_FromStringAndSize(data + SMALL_HEAD, (Py_ssize_t)size);
     else {
         Py_ssize_t end = SMALL_HEAD + (Py_ssize_t)size;
-        PyObject *whole = PyMemoryView_FromObject(args[0]);
-        body = whole == NULL ? NULL : PySequence_GetSlice(whole, SMALL_HEAD, end);
-        Py_XDECREF(whole);
+        PyObject *view = PyMemoryView_FromObject(whole);
+        body = view == NULL ? NULL : PySequence_GetSlice(view, SMALL_HEAD, end);
+        Py_XDECREF(view);
     }
     PyObject *start = PyLong_FromUnsignedLongLong(size);
     PyObject *crc = NULL;
     if (body != NULL && start != NULL)
-        crc = PyObject_CallFunctionObjArgs(args[1], body, start, NULL);
+        crc = PyObject_CallFunctionObjArgs(crc32, body, start, NULL);
     Py_XDECREF(start);
     unsigned long found = crc == NULL ? 0 : PyLong_AsUnsignedLong(crc);
     Py_XDECREF(crc);
@@ -217,19 +212,21 @@ small_body(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
     return body;
 }
 
-PyDoc_STRVAR(small_frame_doc, "small_frame(body, crc32, /)\n--\n\n\
-Return a pickle as the one frame of a small object.");
+PyDoc_STRVAR(small_frame_doc, "small_frame(body, crc32, section=b'', /)\n--\n\n\
+Return a pickle and the section of the script as the one frame of a small object.");
 
 static PyObject *
 small_frame(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 {
-    if (count != 2 || !PyBytes_CheckExact(args[0])) {
-        PyErr_SetString(PyExc_TypeError, "small_frame takes bytes and a function");
+    int has_section = count == 3;
+    if ((count != 2 && !has_section) || !PyBytes_CheckExact(args[0]) ||
+        (has_section && !PyBytes_CheckExact(args[2]))) {
+        PyErr_SetString(PyExc_TypeError, "small_frame takes bytes, a function and bytes");
         return NULL;
     }
-    Py_ssize_t nbytes = PyBytes_Size(args[0]);
+    Py_ssize_t nbytes = PyBytes_Size(args[0]), more = has_section ? PyBytes_Size(args[2]) : 0;
     PyObject *size = PyLong_FromSsize_t(nbytes);
-    PyObject *crc = NULL, *frame = PyBytes_FromStringAndSize(NULL, SMALL_HEAD + nbytes);
+    PyObject *crc = NULL, *frame = PyBytes_FromStringAndSize(NULL, SMALL_HEAD + nbytes + more);
     if (size != NULL && frame != NULL)
         crc = PyObject_CallFunctionObjArgs(args[1], args[0], size, NULL);
     Py_XDECREF(size);
@@ -237,13 +234,42 @@ small_frame(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count
         char *at = PyBytes_AsString(frame); /* nobody else has seen it */
         memcpy(at, SMALL_START, sizeof SMALL_START);
         at = put_number(at + sizeof SMALL_START, PyLong_AsUnsignedLong(crc), 4);
-        at = put_number(put_number(at, (uint64_t)nbytes, 4), (uint64_t)nbytes, 4);
+        at = put_number(put_number(at, (uint64_t)nbytes, 4), (uint64_t)(nbytes + more), 4);
         memcpy(at, PyBytes_AsString(args[0]), (size_t)nbytes);
+        if (has_section)
+            memcpy(at + nbytes, PyBytes_AsString(args[2]), (size_t)more);
         Py_DECREF(crc);
     }
     if (PyErr_Occurred())
         Py_CLEAR(frame);
     return frame;
+}
+
+/* ---- names in pickles ----------------------------------------------------------------------- */
+
+/* To look for a name in more takes longer than to load by an unpickler that asks about each. */
+enum { SEARCHED_UP_TO = 1 << 17 };
+
+/* Return whether a pickle may have a name in it, which is in UTF-8. */
+static int
+has_name(const char *body, Py_ssize_t nbytes, const char *name, Py_ssize_t length)
+{
+    return nbytes > SEARCHED_UP_TO || memmem(body, (size_t)nbytes, name, (size_t)length) != NULL;
+}
+
+PyDoc_STRVAR(may_name_doc, "may_name(body, name, /)\n--\n\n\
+Return whether a pickle may have a name in it, which is in UTF-8.");
+
+static PyObject *
+may_name(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    Py_buffer body, name;
+    if (!PyArg_ParseTuple(args, "y*y*", &body, &name))
+        return NULL;
+    int may = has_name(body.buf, body.len, name.buf, name.len);
+    PyBuffer_Release(&body);
+    PyBuffer_Release(&name);
+    return PyBool_FromLong(may);
 }
 
 /* ---- pickles with buffers ------------------------------------------------------------------- */
@@ -392,25 +418,91 @@ done:
     return made;
 }
 
-/* ---- names in pickles ----------------------------------------------------------------------- */
+/* Objects of so many bytes have buffers of which some may be copied: see `pickling.unpinned`. */
+enum { PINNED_FROM = 1 << 20 };
 
-/* To look for a name in more takes longer than to load by an unpickler that asks about each. */
-enum { SEARCHED_UP_TO = 1 << 17 };
+/* Return what `parsed` returns for such an object in bytes or a bytearray. */
+static PyObject *
+parsed_of(PyObject *whole, PyObject *crc32)
+{
+    PyObject *args[] = {PyMemoryView_FromObject(whole), crc32};
+    PyObject *found = args[0] == NULL ? NULL : parsed(NULL, args, 2);
+    Py_XDECREF(args[0]);
+    return found;
+}
 
-PyDoc_STRVAR(may_name_doc, "may_name(body, name, /)\n--\n\n\
-Return whether a pickle may have a name in it, which is in UTF-8.");
+/* Return the object of a pickle and its buffers, of which there may be none. */
+static PyObject *
+load(PyObject *body, PyObject *buffers)
+{
+    if (buffers == NULL)
+        return PyObject_CallFunctionObjArgs(loads, body, NULL);
+    PyObject *named = PyDict_New(), *args = PyTuple_Pack(1, body), *made = NULL;
+    if (named != NULL && args != NULL && PyDict_SetItem(named, its_buffers, buffers) == 0)
+        made = PyObject_Call(loads, args, named);
+    Py_XDECREF(args);
+    Py_XDECREF(named);
+    return made;
+}
+
+PyDoc_STRVAR(loaded_doc, "loaded(buffer, crc32, seen, name, /)\n--\n\n\
+Return the object of a whole pickle under 1 MiB in bytes or a bytearray, whose section, if it has\n\
+any, begins as `seen`, and in which the name is not, unless that is empty.\n\
+\n\
+NotImplemented for everything else.");
+
+/* Return whether a pickle cannot be loaded at once, as it may have a name in it that is not empty. */
+static int
+is_for_others(PyObject *body, PyObject *name)
+{
+    Py_buffer view;
+    if (PyBytes_Size(name) == 0)
+        return 0;
+    if (PyObject_GetBuffer(body, &view, PyBUF_SIMPLE) < 0)
+        return -1;
+    int is = has_name(view.buf, view.len, PyBytes_AsString(name), PyBytes_Size(name));
+    PyBuffer_Release(&view);
+    return is;
+}
 
 static PyObject *
-may_name(PyObject *Py_UNUSED(module), PyObject *args)
+loaded(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 {
-    Py_buffer body, name;
-    if (!PyArg_ParseTuple(args, "y*y*", &body, &name))
+    if (count != 4 || !PyBytes_CheckExact(args[2]) || !PyBytes_CheckExact(args[3])) {
+        PyErr_SetString(PyExc_TypeError, "loaded takes a buffer, a function, bytes and bytes");
         return NULL;
-    int may = body.len > SEARCHED_UP_TO ||
-              memmem(body.buf, (size_t)body.len, name.buf, (size_t)name.len) != NULL;
-    PyBuffer_Release(&body);
-    PyBuffer_Release(&name);
-    return PyBool_FromLong(may);
+    }
+    const char *data = NULL;
+    Py_ssize_t nbytes = 0;
+    if (PyBytes_CheckExact(args[0])) {
+        data = PyBytes_AsString(args[0]);
+        nbytes = PyBytes_Size(args[0]);
+    }
+    else if (PyByteArray_CheckExact(args[0])) {
+        data = PyByteArray_AsString(args[0]);
+        nbytes = PyByteArray_Size(args[0]);
+    }
+    PyObject *body = NULL, *buffers = NULL, *made = NULL;
+    if (nbytes >= SMALL_HEAD && memcmp(data, SMALL_START, sizeof SMALL_START) == 0)
+        body = small_body(args[0], data, nbytes, args[1], args[2]);
+    else if (nbytes >= HEAD && nbytes < PINNED_FROM && memcmp(data, SMALL_START, 4) == 0 &&
+             number_of((const unsigned char *)data + 4, 4) == 1) {
+        body = parsed_of(args[0], args[1]);
+        if (body != NULL && body != Py_None) {
+            PyObject *both = body;
+            body = Py_NewRef(PyTuple_GetItem(both, 0));
+            buffers = Py_NewRef(PyTuple_GetItem(both, 1));
+            Py_DECREF(both);
+        }
+    }
+    else
+        body = Py_NewRef(Py_None);
+    int is = body == NULL ? -1 : body == Py_None ? 1 : is_for_others(body, args[3]);
+    if (is >= 0)
+        made = is ? Py_NewRef(Py_NotImplemented) : load(body, buffers);
+    Py_XDECREF(buffers);
+    Py_XDECREF(body);
+    return made;
 }
 
 /* ---- picklers ------------------------------------------------------------------------------- */
@@ -495,36 +587,91 @@ is_found(PyObject *pickler, PyObject *obj)
     return is;
 }
 
+/* Return the `__dict__` of an instance of a class that has attributes, if both are pickled as
+   `object` does it; NULL for others, and for an error. */
+static PyObject *
+state_of(PyObject *obj, PyObject *attributes)
+{
+    PyObject *kind = (PyObject *)Py_TYPE(obj);
+    int is = has(kind, attributes);
+    if (is == 1)
+        is = !PyDict_Contains(reducers, kind);
+    PyObject *state = is == 1 ? PyObject_GetAttr(obj, its_dict) : NULL;
+    if (state == NULL)
+        return NULL;
+    int has_own = PySequence_Contains(state, its_reduce);
+    if (has_own == 0)
+        has_own = PySequence_Contains(state, its_getstate);
+    if (has_own)
+        Py_CLEAR(state);
+    return state;
+}
+
 /* Reduce a plain instance. See `instances.reduce_plain`. */
 static PyObject *
 reduce_plain(PyObject *obj)
 {
-    PyObject *kind = (PyObject *)Py_TYPE(obj);
-    int is = has(kind, ways);
-    if (is == 1)
-        is = PyDict_Contains(reducers, kind) ? 0 : 1;
-    if (is < 0 || PyErr_Occurred())
-        return NULL;
-    if (!is)
-        return Py_NewRef(Py_NotImplemented);
-    PyObject *state = PyObject_GetAttr(obj, its_dict);
+    PyObject *state = state_of(obj, ways);
     if (state == NULL)
-        return NULL;
+        return PyErr_Occurred() ? NULL : Py_NewRef(Py_NotImplemented);
     PyObject *reduced = NULL;
-    int has_own = PySequence_Contains(state, its_reduce);
-    if (has_own == 0)
-        has_own = PySequence_Contains(state, its_getstate);
-    if (has_own > 0)
-        reduced = Py_NewRef(Py_NotImplemented);
-    else if (has_own == 0) {
-        int is_empty = PyObject_Not(state);
-        PyObject *arguments = is_empty < 0 ? NULL : PyTuple_Pack(1, kind);
-        if (arguments != NULL)
-            reduced = PyTuple_Pack(3, newobj, arguments, is_empty ? Py_None : state);
-        Py_XDECREF(arguments);
-    }
+    int is_empty = PyObject_Not(state);
+    PyObject *arguments = is_empty < 0 ? NULL : PyTuple_Pack(1, (PyObject *)Py_TYPE(obj));
+    if (arguments != NULL)
+        reduced = PyTuple_Pack(3, newobj, arguments, is_empty ? Py_None : state);
+    Py_XDECREF(arguments);
     Py_DECREF(state);
     return reduced;
+}
+
+/* Return whether a module that is imported has an object under a name; -1 for an error. */
+static int
+is_in(PyObject *module_name, PyObject *name, PyObject *obj)
+{
+    /* Not PyImport_GetModule, which asks the module whether it is being imported. */
+    PyObject *module = PyDict_GetItemWithError(PyImport_GetModuleDict(), module_name);
+    PyObject *there = module == NULL ? NULL : PyObject_GetAttr(module, name);
+    Py_XDECREF(there);
+    if (there == NULL && PyErr_ExceptionMatches(PyExc_AttributeError))
+        PyErr_Clear();
+    return PyErr_Occurred() ? -1 : there == obj;
+}
+
+/* As in `instances`: the fields of a `Plain`, and the most bytes of the attributes' pickle, between
+   whose ends these are. */
+enum { START, NAMES, ATTRIBUTES, SHORT = 1 << 14, BEFORE = 2, AFTER = 1 };
+
+PyDoc_STRVAR(pickle_of_plain_doc, "pickle_of_plain(obj, plain, /)\n--\n\n\
+Return the pickle of a plain instance with simple attributes; None for others.");
+
+static PyObject *
+pickle_of_plain(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 2 || !PyTuple_Check(args[1]) || PyTuple_Size(args[1]) <= ATTRIBUTES) {
+        PyErr_SetString(PyExc_TypeError, "pickle_of_plain takes an object and a Plain");
+        return NULL;
+    }
+    PyObject *start = PyTuple_GetItem(args[1], START), *names = PyTuple_GetItem(args[1], NAMES);
+    PyObject *state = state_of(args[0], PyTuple_GetItem(args[1], ATTRIBUTES));
+    PyObject *body = NULL, *made = NULL;
+    if (state != NULL && PyObject_IsTrue(state) == 1 &&
+        is_in(PyTuple_GetItem(names, 0), PyTuple_GetItem(names, 1),
+              (PyObject *)Py_TYPE(args[0])) == 1)
+        body = pickled(state, SHORT);
+    Py_XDECREF(state);
+    if (body == NULL || body == Py_None)
+        return PyErr_Occurred() ? NULL : body ? body : Py_NewRef(Py_None);
+    static const char end[] = {'b', '.'};
+    Py_ssize_t before = PyBytes_Size(start), size = PyBytes_Size(body) - BEFORE - AFTER;
+    made = PyBytes_FromStringAndSize(NULL, before + size + (Py_ssize_t)sizeof end);
+    if (made != NULL) {
+        char *at = PyBytes_AsString(made); /* nobody else has seen it */
+        memcpy(at, PyBytes_AsString(start), (size_t)before);
+        memcpy(at + before, PyBytes_AsString(body) + BEFORE, (size_t)size);
+        memcpy(at + before + size, end, sizeof end);
+    }
+    Py_DECREF(body);
+    return made;
 }
 
 static PyObject *
@@ -615,12 +762,31 @@ is_value(PyObject *before, Py_ssize_t nbytes)
            number_of(end - 8, 8) == (size_t)nbytes;
 }
 
+static int
+is_buffer(PyObject *left_out)
+{
+    return PyMemoryView_Check(left_out);
+}
+
+/* Return the buffers among what a pickle leaves out, or the others. */
+static PyObject *
+those_of(PyObject *more, int are_buffers)
+{
+    PyObject *those = PyList_New(0);
+    for (Py_ssize_t i = 0; those != NULL && i < PyList_Size(more); i++) {
+        PyObject *each = PyList_GetItem(more, i);
+        if (is_buffer(each) == are_buffers && PyList_Append(those, each) < 0)
+            Py_CLEAR(those);
+    }
+    return those;
+}
+
 PyDoc_STRVAR(dump_small_doc, "dump_small(taken, obj, small, memo, /)\n--\n\n\
 Return the pickle of an object by a pickler that was taken, which is then as good as new: one in\n\
-several pieces, or with buffers, as `Made`.\n\
+several pieces, with buffers, or that names classes of the script, as `Made`.\n\
 \n\
-None for one of more than `small` bytes of opcodes, for one that names what is of the script, or for\n\
-which the memo, which holds what has `memo` bytes without growing, is to be made anew; then the\n\
+None for one of more than `small` bytes of opcodes, for one that names what else is of the script, or\n\
+for which the memo, which holds what has `memo` bytes without growing, is to be made anew; then the\n\
 pickler has it.");
 
 static PyObject *
@@ -642,7 +808,8 @@ dump_small(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
     Py_ssize_t left_out = PyList_Size(more), few = PyList_Size(pieces), opcodes = 0;
     int is_small = few && few <= FEW, was_value = 1; /* before the first there are no opcodes */
     for (Py_ssize_t i = 0; i < left_out; i++)
-        is_small = is_small && PyMemoryView_Check(PyList_GetItem(more, i));
+        is_small = is_small && (is_buffer(PyList_GetItem(more, i)) ||
+                                Py_IS_TYPE(PyList_GetItem(more, i), &PyType_Type));
     for (Py_ssize_t i = 0; is_small && i < few; i++) {
         PyObject *piece = PyList_GetItem(pieces, i);
         Py_ssize_t size = PyObject_Size(piece);
@@ -657,9 +824,10 @@ dump_small(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
         return NULL;
     if (!is_small || (opcodes <= memo && PyList_GetItem(taken, GROWN) == Py_True))
         return Py_NewRef(Py_None);
-    PyObject *made = few > 1 || left_out ? Py_BuildValue("NN()", PyList_GetSlice(pieces, 0, few),
-                                                         PyList_GetSlice(more, 0, left_out))
-                                         : Py_NewRef(PyList_GetItem(pieces, 0));
+    PyObject *made = few > 1 || left_out
+                         ? Py_BuildValue("NNN", PyList_GetSlice(pieces, 0, few),
+                                         those_of(more, 1), those_of(more, 0))
+                         : Py_NewRef(PyList_GetItem(pieces, 0));
     if (made != NULL && PyList_SetSlice(pieces, 0, few, NULL) == 0 &&
         PyList_SetSlice(more, 0, left_out, NULL) == 0 &&
         PyList_SetItem(taken, GROWN, PyBool_FromLong(opcodes > memo)) == 0)
@@ -903,13 +1071,15 @@ static PyMethodDef functions[] = {
     {"is_simple", (PyCFunction)(void (*)(void))is_simple, METH_FASTCALL, is_simple_doc},
     {"simple_pickle", (PyCFunction)(void (*)(void))simple_pickle, METH_FASTCALL,
      simple_pickle_doc},
-    {"small_body", (PyCFunction)(void (*)(void))small_body, METH_FASTCALL, small_body_doc},
     {"small_frame", (PyCFunction)(void (*)(void))small_frame, METH_FASTCALL, small_frame_doc},
     {"framed", framed, METH_VARARGS, framed_doc},
     {"parsed", (PyCFunction)(void (*)(void))parsed, METH_FASTCALL, parsed_doc},
+    {"loaded", (PyCFunction)(void (*)(void))loaded, METH_FASTCALL, loaded_doc},
     {"may_name", may_name, METH_VARARGS, may_name_doc},
     {"has_attributes", (PyCFunction)(void (*)(void))has_attributes, METH_FASTCALL,
      has_attributes_doc},
+    {"pickle_of_plain", (PyCFunction)(void (*)(void))pickle_of_plain, METH_FASTCALL,
+     pickle_of_plain_doc},
     {"asking", asking, METH_VARARGS, asking_doc},
     {"dump_small", (PyCFunction)(void (*)(void))dump_small, METH_FASTCALL, dump_small_doc},
     {"keeper", keeper, METH_VARARGS, keeper_doc},
@@ -957,7 +1127,9 @@ PyInit__native(void)
     its_shape = PyUnicode_InternFromString("shape");
     c_order = PyUnicode_InternFromString("C");
     nothing = PyLong_FromLong(0);
+    its_buffers = PyUnicode_InternFromString("buffers");
     dumps = attribute_of("pickle", "dumps");
+    loads = attribute_of("pickle", "loads");
     pickle_buffer = attribute_of("pickle", "PickleBuffer");
     ndarray = attribute_of("numpy", "ndarray");
     dtype_type = attribute_of("numpy", "dtype");

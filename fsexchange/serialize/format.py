@@ -196,10 +196,11 @@ try:
     from fsexchange.serialize._native import small_frame as small_frame
 except ImportError:
 
-    def small_frame(body: bytes, crc32: Callable[..., int], /) -> bytes:
-        """Return a pickle as the one frame of a small object."""
+    def small_frame(body: bytes, crc32: Callable[..., int], section: bytes = b"", /) -> bytes:
+        """Return a pickle and the section of the script as the one frame of a small object."""
         size = len(body)
-        return pack_small(SMALL_START, crc32(body, size), size, size) + body
+        head = pack_small(SMALL_START, crc32(body, size), size, size + len(section))
+        return b"".join((head, body, section))
 
 
 def small_frames(pieces: Pieces, size: int, section: bytes) -> Frames:
@@ -226,15 +227,6 @@ def proven_small(view: Any) -> Any:
 
 
 try:
-    from fsexchange.serialize._native import small_body as small_body
-except ImportError:
-
-    def small_body(buffer: object, crc32: Callable[[Any, int], int], /) -> Any:
-        """Return None: `proven_small` finds out as much."""
-        return None
-
-
-try:
     from fsexchange.serialize._native import parsed as parsed
 except ImportError:
 
@@ -243,6 +235,15 @@ except ImportError:
     ) -> tuple[bytes, list[memoryview]] | None:
         """Return None: `parse` finds out as much."""
         return None
+
+
+try:
+    from fsexchange.serialize._native import loaded as loaded
+except ImportError:
+
+    def loaded(buffer: object, crc32: Callable[..., int], seen: bytes, name: bytes, /) -> Any:
+        """Return NotImplemented: `proven_small` and `parse` find out as much."""
+        return NotImplemented
 
 
 def plain_data(view: Any) -> Any:

@@ -113,7 +113,7 @@ def reduce_plain(pickler: Any, obj: Any) -> Any:
     return NEWOBJ, (kind,), state or None
 
 
-def pickle_of_plain(obj: Any, plain: Plain) -> bytes | None:
+def pickle_of_plain_in_python(obj: Any, plain: Plain, /) -> bytes | None:
     """Return the pickle of a plain instance with simple attributes; None for others."""
     start, (module, name), attributes, _ = plain
     kind, state = type(obj), obj.__dict__
@@ -125,3 +125,9 @@ def pickle_of_plain(obj: Any, plain: Plain) -> bytes | None:
         return None
     attributes_of_it = simple_pickle(state, _SHORT)
     return None if attributes_of_it is None else b"".join((start, attributes_of_it[2:-1], _END))
+
+
+try:
+    from fsexchange.serialize._native import pickle_of_plain as pickle_of_plain
+except ImportError:
+    pickle_of_plain = pickle_of_plain_in_python

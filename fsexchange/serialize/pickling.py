@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from fsexchange.serialize import script
 from fsexchange.serialize.crc import crc32
-from fsexchange.serialize.format import framed, frames_of_pieces, small_frames
+from fsexchange.serialize.format import framed, frames_of_pieces, small_frame, small_frames
 from fsexchange.serialize.instances import INSTANCES, pickle_of_plain
 from fsexchange.serialize.kinds import Asking
 from fsexchange.serialize.reasons import PASSED_ON, is_of_handler, loading_error, pickling_error
@@ -118,8 +118,8 @@ except ImportError:
         return view.nbytes > _SEARCHED_UP_TO or name in bytes(view)
 
 
-# Of `copyreg.add_extension`: by their numbers pickles name classes without a text.
-_EXTENSIONS: dict[int, Any] = getattr(copyreg, "_inverted_registry")  # noqa: B009  (not typed)
+#: Of `copyreg.add_extension`: by their numbers pickles name classes without a text.
+EXTENSIONS: dict[int, Any] = getattr(copyreg, "_inverted_registry")  # noqa: B009  (not typed)
 
 
 class Pickler(Asking):  # type: ignore[misc]
@@ -206,10 +206,6 @@ def pickled(obj: Any) -> Made:
 def _made_by(taken: list[Any]) -> Made:
     """Return what a pickler made, and have the pickler used again."""
     pickler, _, _, pieces, more, _ = taken
-    if len(pieces) == len(more) == 1 and type(more[0]) is type:  # most often, and so in less time
-        made, named = [pieces.pop()], [more.pop()]
-        _put_back(taken, len(made[0]))
-        return made, (), named
     made = pieces.copy()
     buffers = [each for each in more if type(each) is memoryview]
     named = [each for each in more if type(each) is not memoryview and each is not pickler.reducer]
@@ -221,9 +217,12 @@ def frames_of(made: Made, checksum: bool) -> Frames:
     """Return the frames of an object that was pickled."""
     pieces, buffers, named = made
     section = script.section(named) if named else b""
-    if len(pieces) == 1 and buffers and not (section or checksum) and type(pieces[0]) is bytes:
-        return framed(pieces[0], [*buffers], crc32)
-    size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
+    if len(pieces) == 1 and type(pieces[0]) is bytes:  # most often, and so in less time
+        if not buffers and len(pieces[0]) <= _SMALL_UP_TO:
+            return [small_frame(pieces[0], crc32, section)]
+        if buffers and not (section or checksum):
+            return framed(pieces[0], [*buffers], crc32)
+    size = sum(map(len, pieces))
     if not buffers and size < _GUARDED_BELOW:
         return small_frames(pieces, size, section)
     long: list[int] = []
@@ -328,7 +327,7 @@ def may_name_this(body: Any) -> bool:
     """Return whether a pickle may name the script as what `python -m` was told to run."""
     if not script.this_script().module:
         return False
-    return bool(_EXTENSIONS) or may_name(body, script.importable)
+    return bool(EXTENSIONS) or may_name(body, script.importable)
 
 
 def copied(kind: type[_B], data: memoryview) -> _B:

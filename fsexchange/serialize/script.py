@@ -85,7 +85,7 @@ importable = b""
 
 def this_script() -> _Script:
     """Return the file of this process's script, and what `python -m` was told to run."""
-    global known_main, _script, importable, _seen
+    global known_main, _script, importable, seen
     main = sys.modules.get("__main__")
     if main is not known_main:  # runpy, and a spawned child, put another one in its place
         file = getattr(main, "__file__", None)
@@ -93,7 +93,7 @@ def this_script() -> _Script:
         _mine.clear()
         _sections.clear()
         importable = module.encode("utf-8", "surrogatepass")
-        _seen = b""
+        seen = b""
         _script = _Script(_NO_FILE if file is None else os.path.abspath(file), module)
         known_main = main
         if main is not None:
@@ -209,32 +209,28 @@ def _section_of(obj: Any) -> _Section:
 
 # ---- reading ------------------------------------------------------------------------------------
 
-# Descriptions that are all of this script, and found in it; and those seen last, with their length.
+# Descriptions that are all of this script, and found in it.
 _mine: set[bytes] = set()
-_seen = b""
+
+#: Those seen last, with their length: many objects in a row have the same.
+seen = b""
 
 # What definitions became. So a second object of a class is of the same class.
 _defined: dict[tuple[Description, bytes], Any] = {}
 
 
-def is_mine(view: bytes | bytearray | memoryview, at: int = 0) -> bool:
-    """Return whether plain pickle finds all that an object names in this process's script.
-
-    Its section begins at `at` in its buffer.
-    """
-    global _seen
+def is_mine(section: bytes | bytearray | memoryview) -> bool:
+    """Return whether plain pickle finds all that an object names in this process's script."""
+    global seen
     if sys.modules.get("__main__") is not known_main:
         this_script()
-    if _seen and type(view) is not memoryview and view.startswith(_seen, at):
-        return True
-    section = memoryview(view)[at:]
     end = _LENGTH.size + int.from_bytes(section[: _LENGTH.size], "little")
     descriptions = bytes(section[:end])
     if descriptions in _mine:
-        _seen = descriptions
+        seen = descriptions
         return True
     script = _script
-    for each in _descriptions(section):
+    for each in _descriptions(memoryview(section)):
         if each.file != script.file or find("__main__", each.name) is None:
             return False
     if len(_mine) >= 256:
