@@ -7,11 +7,11 @@ native = [
     Extension(
         f"fsexchange.{layer}._native",
         [f"fsexchange/{layer}/_native.c"],
-        depends=["fsexchange/filesystem/limited.h", "fsexchange/filesystem/pages.h"],
+        depends=[f"fsexchange/filesystem/{name}.h" for name in ("limited", "pages", "whole")],
         py_limited_api=True,
         optional=True,
     )
-    for layer in ("filesystem", "mpi", "serialize")
+    for layer in ("connector", "filesystem", "mpi", "serialize")
 ]
 
 if sysconfig.get_config_var("Py_GIL_DISABLED"):  # it has no limited API before 3.15

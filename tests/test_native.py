@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from fsexchange.connector.keys import FileKey
 from fsexchange.errors import CorruptObjectError, SerializationError
 from fsexchange.serialize import deserialize, dumps, instances, pickling, subclasses
 from fsexchange.serialize.format import PICKLE, _frames, parse, proven_small, small_frames
@@ -30,6 +31,7 @@ from .cli import environment
 from .processes import ROOT
 
 try:
+    from fsexchange.connector._native import read_own
     from fsexchange.filesystem._native import create, read_whole
     from fsexchange.serialize import _native
     from fsexchange.serialize._native import framed
@@ -326,6 +328,48 @@ def test_arrays_are_loaded_as_in_python() -> None:
         subclasses._ndarray(data, "no dtype", (2, 3), "C")
     with pytest.raises(TypeError):
         subclasses._ndarray(data, "<f8", (1 << 20,), "C")  # more than there is
+
+
+def test_an_object_is_read_by_its_key_if_it_has_a_file_of_its_own(tmp_path: Path) -> None:
+    writer, data = "0123456789abcdef", os.urandom(1000)
+    (tmp_path / writer).mkdir()
+    for name in ("7", "x"):
+        (tmp_path / writer / name).write_bytes(data)
+    folder, uid = os.fsencode(f"{tmp_path}/"), os.getuid()
+    key: Any = FileKey(f"{writer}/7", 1000)
+    for user in (-1, uid):
+        assert read_own(key, FileKey, folder, 1001, user) == bytearray(data)
+    others: list[Any] = [
+        key._replace(offset=64),
+        key._replace(nbytes=999),
+        key._replace(nbytes=1001),
+        key._replace(nbytes=-1),
+        key._replace(nbytes=1 << 70),
+        key._replace(nbytes=True),
+        key._replace(nbytes="1000"),
+        key._replace(filename=f"{writer}/x"),
+        key._replace(filename=f"./{writer}/7"),
+        key._replace(filename=f"../{tmp_path.name}/{writer}/7"),
+        key._replace(filename=f"{writer}/"),
+        key._replace(filename=f"{writer}/{'7' * 21}"),
+        key._replace(filename=f"{writer}/7\0"),
+        key._replace(filename="\ud800"),
+        key._replace(filename=Text(f"{writer}/7")),
+        key._replace(filename=None),
+        tuple(key),
+        key[:2],
+        None,
+    ]
+    for other in others:
+        assert read_own(other, FileKey, folder, 1001, uid) is None
+    assert read_own(key, FileKey, folder, 1000, uid) is None
+    assert read_own(key, FileKey, folder, 1001, uid + 1) is None
+    assert read_own(key, FileKey, b"/" * 4096, 1001, uid) is None
+    with pytest.raises(FileNotFoundError, match=f"{writer}/8"):
+        read_own(key._replace(filename=f"{writer}/8"), FileKey, folder, 1001, uid)
+    for wrong in ((), (key, FileKey, str(tmp_path), 1, 1), (key, FileKey, folder, "1", 1)):
+        with pytest.raises(TypeError):
+            read_own(*wrong)
 
 
 def test_a_pickler_that_made_a_small_pickle_is_as_good_as_new() -> None:
@@ -730,12 +774,15 @@ def test_both_write_the_same_bytes(tmp_path: Path) -> None:
 COUNTED = (None, True, NotImplemented) if sys.version_info < (3, 12) else ()
 
 
-def test_no_reference_is_lost_or_kept() -> None:
+def test_no_reference_is_lost_or_kept(tmp_path: Path) -> None:
     """Counted on what all calls use, and on all that the collector and the allocator know."""
     key = "a key that nobody else has"
     attributes = (("real", 1), ("nothing", NotImplemented))
     small, with_buffers = dumps({"a": 1}), dumps({"b": np.zeros(5000)})
     array: Any = np.zeros(3, np.uint8)
+    own, folder = FileKey("0123456789abcdef/7", len(small)), os.fsencode(f"{tmp_path}/")
+    (tmp_path / own.filename).parent.mkdir()
+    (tmp_path / own.filename).write_bytes(small)
     instance = instances._Empty()
     dumps(instance)
     known = instances.INSTANCES[instances._Empty]
@@ -772,6 +819,11 @@ def test_no_reference_is_lost_or_kept() -> None:
             ([small, array], 0),
             ([small] * 9, 9 * len(small)),
         ]
+        assert read_own(own, FileKey, folder, 1 << 20, -1) == bytearray(small)
+        for other in (own._replace(offset=1), own._replace(nbytes=1)):
+            assert read_own(other, FileKey, folder, 1 << 20, -1) is None
+        with pytest.raises(FileNotFoundError):
+            read_own(own, FileKey, b"/", 1 << 20, -1)
         for pieces, nbytes in calls_of_create:
             with pytest.raises((BufferError, FileExistsError)):
                 create(__file__, pieces, nbytes)
@@ -807,4 +859,4 @@ def test_an_installation_without_a_compiler_does_without(tmp_path: Path) -> None
     env = environment(CC="cc -Wall -Wextra -Werror", PYTHONPATH=str(ROOT))
     done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=env)
     assert done.returncode == 0, done.stderr
-    assert [path.name for path in tmp_path.rglob("*.so")] == ["_native.abi3.so"] * 3
+    assert [path.name for path in tmp_path.rglob("*.so")] == ["_native.abi3.so"] * 4

@@ -93,7 +93,7 @@ def unpacked(built: Path, tmp_path: Path) -> Path:
 
 
 # Those that have something in C.
-LAYERS = ("filesystem", "mpi", "serialize")
+LAYERS = ("connector", "filesystem", "mpi", "serialize")
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from fsexchange.connector.geometry import SEGMENT_BELOW, UNIT, padding
 from fsexchange.connector.keys import FileKey, checked
 from fsexchange.connector.labels import Labels
 from fsexchange.connector.opening import attach_directory, open_directory
-from fsexchange.connector.ownfiles import OwnFiles
+from fsexchange.connector.ownfiles import OwnFiles, read_own
 from fsexchange.connector.place import place
 from fsexchange.connector.segments import Extent
 from fsexchange.connector.writers import tidy
@@ -158,6 +158,8 @@ class FileConnector:
             self._dropped.atexit = False
         self._shared = attachment_to(self.directory)
         self._own = OwnFiles(self.directory, MARKERS if self.markers else RENAMING)
+        # Where files are published by markers, to read one is more than to open it.
+        self._folder = b"" if self.markers else os.fsencode(f"{self.store_dir}/")
         self._detector = FailureDetector(self.directory)
 
     def __repr__(self) -> str:
@@ -412,6 +414,16 @@ class FileConnector:
         StoreError
             The file system refuses.
         """
+        if self._closed or monotonic() > self.directory.touch_due:
+            self._use()
+        failed = 0
+        if self._folder:  # most of the small, in one call
+            try:
+                data = read_own(key, FileKey, self._folder, files.MAP_FROM, self.directory.uid)
+                if data is not None:
+                    return data
+            except OSError as error:
+                failed = error.errno or errno.EIO
         key = checked(key)
         filename, nbytes, offset = key
         path = self._path(filename)
@@ -419,7 +431,7 @@ class FileConnector:
             return self._shared.segments.get(key)
         if nbytes >= files.MAP_FROM and self._shared.copies is not None:
             return self._own.read(path, nbytes, self._shared.copies.mapped)
-        return self._own.read(path, nbytes)
+        return self._own.read(path, nbytes, failed=failed)
 
     def open(self, key: FileKey) -> int | None:
         """Return a descriptor to read an object from, or None if there is no object.

@@ -18,7 +18,19 @@ from fsexchange.filesystem.watch import until
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from fsexchange.connector.keys import FileKey
     from fsexchange.filesystem.files import BytesLike, MapCopy
+
+try:
+    from fsexchange.connector._native import read_own as read_own
+except ImportError:
+
+    def read_own(
+        key: FileKey, kind: type[FileKey], folder: bytes, below: int, uid: int, /
+    ) -> bytearray | None:
+        """Return None: `OwnFiles.read` finds out as much."""
+        return None
+
 
 # From so many names on a listing of their directory costs less than a look at each.
 _LIST_FROM = 16
@@ -62,13 +74,18 @@ class OwnFiles:
             raise self._directory.error(error, "write", path) from error
 
     def read(
-        self, path: str, nbytes: int = -1, map_copy: MapCopy | None = None
+        self,
+        path: str,
+        nbytes: int = -1,
+        map_copy: MapCopy | None = None,
+        failed: int = 0,
     ) -> BytesLike | None:
         """Return a file as a writable buffer of the caller's own, or None if there is none.
 
         `nbytes` is its length, or -1 if the file is not `sure`. A file of another length is a
         `CorruptObjectError`, unless it has a stamp: then `set` has replaced it since. One that is
-        being replaced is opened again. `map_copy` is for those that are `sure`.
+        being replaced is opened again. `map_copy` is for those that are `sure`. `failed` is the
+        errno of a first try, which is not made again.
         """
         # Small files are never mapped, so the kind of file system need not be found out for them.
         mappable = 0 <= nbytes < files.MAP_FROM or self._directory.policy.mappable
@@ -76,6 +93,8 @@ class OwnFiles:
         try:
             if nbytes >= 0 or self._may_open(path):
                 try:  # most need no `partial`
+                    if failed:
+                        raise OSError(failed, os.strerror(failed), path)
                     return self._read(path, nbytes, mappable, uid, map_copy)
                 except OSError as error:
                     seen = partial(self._is_seen, path, sure=nbytes >= 0)

@@ -319,7 +319,8 @@ class Store:
         (None, 'else')
         """
         found = key if type(key) is FileKey else self._find(key)  # else no call: each get pays
-        data = None if found is None else self._read(found)
+        read = self._read if self._cache else self.connector.get
+        data = None if found is None else read(found)
         while data is None:
             again = self._find(key) if isinstance(key, str) else found
             if again == found:
@@ -328,13 +329,12 @@ class Store:
                 return default
             # Meanwhile the name was given to another object, and the old one was evicted.
             found = again
-            data = None if found is None else self._read(found)
+            data = None if found is None else read(found)
         return self._load(data, found)
 
     def _read(self, key: FileKey) -> BytesLike | None:
         cache = self._cache
-        if cache is None:
-            return self.connector.get(key)
+        assert cache is not None
         self.connector.check_open()
         key = checked(key)
         data: BytesLike | None = cache.get(key)

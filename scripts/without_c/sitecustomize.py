@@ -2,5 +2,5 @@
 
 import sys
 
-for layer in ("filesystem", "mpi", "serialize"):
+for layer in ("connector", "filesystem", "mpi", "serialize"):
     sys.modules[f"fsexchange.{layer}._native"] = None  # to import it is an ImportError
