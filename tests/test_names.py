@@ -170,9 +170,10 @@ def test_failed_replacement_leaves_the_old_object(
     def refuse(*args: object, **kwargs: object) -> None:
         raise StoreError("no space left", errno=errno.ENOSPC)
 
-    for verb in ("create", "publish"):  # of the object, of its name
+    verbs = (FileConnector, "_create"), (OwnFiles, "publish")  # of the object, of its name
+    for each, verb in verbs:
         with monkeypatch.context() as patch:
-            patch.setattr(OwnFiles, verb, refuse)
+            patch.setattr(each, verb, refuse)
             with pytest.raises(StoreError):
                 store.put("new", name="state", replace=True)
         assert store.names["state"] == old

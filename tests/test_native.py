@@ -23,6 +23,7 @@ import pytest
 
 from fsexchange.connector.keys import FileKey
 from fsexchange.errors import CorruptObjectError, SerializationError
+from fsexchange.filesystem import files
 from fsexchange.serialize import deserialize, dumps, instances, pickling, subclasses
 from fsexchange.serialize.format import PICKLE, _frames, parse, proven_small, small_frames
 from fsexchange.serialize.simple import is_simple_in_python, simple_pickle_in_python
@@ -31,7 +32,7 @@ from .cli import environment
 from .processes import ROOT
 
 try:
-    from fsexchange.connector._native import read_own
+    from fsexchange.connector._native import put_own, read_own
     from fsexchange.filesystem._native import create, read_whole
     from fsexchange.serialize import _native
     from fsexchange.serialize._native import framed
@@ -370,6 +371,53 @@ def test_an_object_is_read_by_its_key_if_it_has_a_file_of_its_own(tmp_path: Path
     for wrong in ((), (key, FileKey, str(tmp_path), 1, 1), (key, FileKey, folder, "1", 1)):
         with pytest.raises(TypeError):
             read_own(*wrong)
+
+
+def test_an_object_of_few_pieces_is_written_and_its_key_returned(tmp_path: Path) -> None:
+    writer, folder = "0123456789abcdef", os.fsencode(f"{tmp_path}/")
+    (tmp_path / writer).mkdir()
+    array = np.arange(6.0).reshape(2, 3)
+    objs: list[Any] = [
+        b"bytes",
+        b"",
+        [],
+        [b"a", b"", bytearray(b"b"), memoryview(b"c")],
+        [array.data, np.array(1).data],
+        [b"1"] * 8,
+    ]
+    for n, obj in enumerate(objs):
+        key = put_own(obj, FileKey, folder, f"{writer}/{n}")
+        pieces, nbytes = files.flatten(obj)
+        assert key == (f"{writer}/{n}", nbytes, 0)
+        assert type(key) is FileKey
+        path = tmp_path / writer / str(n)
+        assert path.read_bytes() == b"".join(pieces)
+        assert path.stat().st_mode & 0o777 == 0o600
+    before = sorted(tmp_path.rglob("*"))
+    others: list[Any] = [
+        "text",
+        ["text"],
+        [b"a", array.T.data],
+        [array],
+        [np.zeros(2, "M8[s]")],
+        (b"a",),
+        memoryview(b"a"),
+        [b"1"] * 9,
+        None,
+    ]
+    for obj in others:
+        assert put_own(obj, FileKey, folder, f"{writer}/99") is None
+    assert put_own(b"a", FileKey, folder, "a" * 5000) is None
+    with pytest.raises(FileExistsError, match=f"{writer}/0"):
+        put_own(b"a", FileKey, folder, f"{writer}/0")
+    with pytest.raises(FileNotFoundError):
+        put_own(b"a", FileKey, folder, "nothing/0")
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / writer / "0").read_bytes() == b"bytes"
+    wrongs: list[Any] = [(), (b"a", FileKey, "folder", "0"), (b"a", None, folder, "0")]
+    for wrong in wrongs:
+        with pytest.raises(TypeError):
+            put_own(*wrong)
 
 
 def test_a_pickler_that_made_a_small_pickle_is_as_good_as_new() -> None:
@@ -783,6 +831,8 @@ def test_no_reference_is_lost_or_kept(tmp_path: Path) -> None:
     own, folder = FileKey("0123456789abcdef/7", len(small)), os.fsencode(f"{tmp_path}/")
     (tmp_path / own.filename).parent.mkdir()
     (tmp_path / own.filename).write_bytes(small)
+    puts: list[Any] = [[small, array.data], small]
+    slow: Any = memoryview(small)[::2]
     instance = instances._Empty()
     dumps(instance)
     known = instances.INSTANCES[instances._Empty]
@@ -824,6 +874,13 @@ def test_no_reference_is_lost_or_kept(tmp_path: Path) -> None:
             assert read_own(other, FileKey, folder, 1 << 20, -1) is None
         with pytest.raises(FileNotFoundError):
             read_own(own, FileKey, b"/", 1 << 20, -1)
+        for put in puts:
+            made = put_own(put, FileKey, folder, "0123456789abcdef/8")
+            assert made is not None
+            with pytest.raises(FileExistsError):
+                put_own(put, FileKey, folder, made.filename)
+            os.unlink(tmp_path / made.filename)
+        assert put_own([array.data, slow], FileKey, folder, "9") is None
         for pieces, nbytes in calls_of_create:
             with pytest.raises((BufferError, FileExistsError)):
                 create(__file__, pieces, nbytes)

@@ -1,8 +1,7 @@
-/* What each `get` of a small object asks, in one call: see `keys` and `ownfiles`. */
+/* An object with a file of its own, written or read in one call: see `keys` and `ownfiles`. */
 
 #include "../filesystem/whole.h"
 
-#include <limits.h>
 #include <string.h>
 
 /* As in `keys`: of the names of files, those of `put`, <writer>/<number>. */
@@ -20,6 +19,19 @@ is_own(const char *name, Py_ssize_t length)
             return 0;
     }
     return 1;
+}
+
+/* Put the path of a name in a folder, which is the start of a path, into memory of PATH_MAX bytes;
+   -1 if it is longer. */
+static int
+join(char *path, PyObject *folder, const char *name, Py_ssize_t length)
+{
+    Py_ssize_t before = PyBytes_Size(folder);
+    if (before + length >= PATH_MAX)
+        return -1;
+    memcpy(path, PyBytes_AsString(folder), (size_t)before);
+    memcpy(path + before, name, (size_t)length + 1);
+    return 0;
 }
 
 PyDoc_STRVAR(read_own_doc, "read_own(key, kind, folder, below, uid, /)\n--\n\n\
@@ -47,7 +59,7 @@ read_own(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
     PyObject *offset = PyTuple_GetItem(key, 2);
     if (!PyUnicode_CheckExact(name) || !PyLong_CheckExact(nbytes) || !PyLong_CheckExact(offset))
         return Py_NewRef(Py_None);
-    Py_ssize_t size = PyLong_AsSsize_t(nbytes), length, before = PyBytes_Size(args[2]);
+    Py_ssize_t size = PyLong_AsSsize_t(nbytes), length;
     long at = PyLong_AsLong(offset);
     const char *text = PyUnicode_AsUTF8AndSize(name, &length);
     char path[PATH_MAX];
@@ -56,10 +68,8 @@ read_own(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
         return Py_NewRef(Py_None);
     }
     if (at != 0 || size < 0 || size >= below || !is_own(text, length) ||
-        before + length >= (Py_ssize_t)sizeof path)
+        join(path, args[2], text, length) < 0)
         return Py_NewRef(Py_None);
-    memcpy(path, PyBytes_AsString(args[2]), (size_t)before);
-    memcpy(path + before, text, (size_t)length + 1);
     int refused;
     PyObject *whole = read_file(path, size, uid, &refused);
     if (whole != NULL || PyErr_Occurred())
@@ -71,7 +81,68 @@ read_own(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
     return Py_NewRef(Py_None);
 }
 
+PyDoc_STRVAR(put_own_doc, "put_own(obj, kind, folder, name, /)\n--\n\n\
+Write an object, bytes or a list of a few contiguous bytes, bytearrays and memoryviews, to a new\n\
+file of this name in a folder, which is the start of a path, and return its key, of type `kind`;\n\
+None for everything else.\n\
+\n\
+Raises what `create` raises.");
+
+static PyObject *
+put_own(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 4 || !PyType_Check(args[1]) || !PyBytes_CheckExact(args[2]) ||
+        !PyUnicode_CheckExact(args[3])) {
+        PyErr_SetString(PyExc_TypeError, "put_own takes an object, a type, bytes and a text");
+        return NULL;
+    }
+    PyObject *obj = args[0];
+    int is_one = PyBytes_CheckExact(obj), is_more = PyList_CheckExact(obj);
+    Py_ssize_t length, few = is_one ? 1 : is_more ? PyList_Size(obj) : FEW + 1;
+    const char *text = PyUnicode_AsUTF8AndSize(args[3], &length);
+    char path[PATH_MAX];
+    if (text == NULL)
+        return NULL;
+    if (few > FEW || join(path, args[2], text, length) < 0)
+        return Py_NewRef(Py_None);
+    for (Py_ssize_t i = 0; is_more && i < few; i++) {
+        /* Others, as numpy's datetimes, may show their bytes, and refuse a memoryview of them. */
+        PyObject *each = PyList_GetItem(obj, i);
+        if (!PyBytes_Check(each) && !PyByteArray_Check(each) && !PyMemoryView_Check(each))
+            return Py_NewRef(Py_None);
+    }
+    Py_buffer views[FEW];
+    struct iovec rest[FEW];
+    struct pieces pieces = {views, rest, 0, 0};
+    PyObject *from = is_one ? PyTuple_Pack(1, obj) : Py_NewRef(obj), *key = NULL;
+    if (from == NULL)
+        return NULL;
+    Py_ssize_t nbytes = take(&pieces, from, few);
+    Py_DECREF(from);
+    if (nbytes < 0) {
+        PyErr_Clear(); /* whoever else looks at it says more */
+        key = Py_NewRef(Py_None);
+        goto done;
+    }
+    newfunc make = (newfunc)PyType_GetSlot(&PyTuple_Type, Py_tp_new);
+    PyObject *fields = Py_BuildValue("((Oni))", args[3], nbytes, 0);
+    if (fields != NULL)
+        key = make((PyTypeObject *)args[1], fields, NULL);
+    Py_XDECREF(fields);
+    int failed = key == NULL ? -1 : write_new(path, &pieces, 0600);
+    if (failed)
+        Py_CLEAR(key);
+    if (failed > 0) {
+        errno = failed;
+        PyErr_SetFromErrnoWithFilename(PyExc_OSError, path);
+    }
+done:
+    release(&pieces);
+    return key;
+}
+
 static PyMethodDef functions[] = {
+    {"put_own", (PyCFunction)(void (*)(void))put_own, METH_FASTCALL, put_own_doc},
     {"read_own", (PyCFunction)(void (*)(void))read_own, METH_FASTCALL, read_own_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -23,7 +23,7 @@ from fsexchange.connector.geometry import SEGMENT_BELOW, UNIT, padding
 from fsexchange.connector.keys import FileKey, checked
 from fsexchange.connector.labels import Labels
 from fsexchange.connector.opening import attach_directory, open_directory
-from fsexchange.connector.ownfiles import OwnFiles, read_own
+from fsexchange.connector.ownfiles import OwnFiles, put_own, read_own
 from fsexchange.connector.place import place
 from fsexchange.connector.segments import Extent
 from fsexchange.connector.writers import tidy
@@ -235,22 +235,17 @@ class FileConnector:
         StoreClosedError
             The store is gone.
         """
-        pieces, nbytes = files.flatten(obj)
         name = self._next_name(tells_length)
-        key = tuple.__new__(FileKey, (name, nbytes, 0))  # in half the time of FileKey(...)
         try:
-            self._own.create(f"{self.store_dir}/{name}", pieces, nbytes)
-            return key  # made before its object: an interruption between would leave one without
+            return self._create(obj, name)
         except StoreError as error:
             if not self._make_new_directory(error):
                 raise
         except BaseException:  # of a signal handler, on the way from the last system call to here
             with contextlib.suppress(FsExchangeError):
-                self.evict(key)
+                self.evict(FileKey(name))
             raise
-        key = FileKey(self._next_name(tells_length), nbytes)
-        self._own.create(f"{self.store_dir}/{key.filename}", pieces, nbytes)
-        return key
+        return self._create(obj, self._next_name(tells_length))
 
     def put_batch(self, objs: Sequence[Buffers], *, tells_length: bool = False) -> list[FileKey]:
         """Write several objects and return their keys in order; all of them or none.
@@ -719,6 +714,19 @@ class FileConnector:
         if self._closed or monotonic() > self.directory.touch_due:
             self._use()
         return self._shared.writers.next_name(tells_length)
+
+    def _create(self, obj: Buffers, name: str) -> FileKey:
+        """Write an object to a file of its own under a name, and return its key."""
+        if self._folder:  # most, in one call
+            try:
+                key = put_own(obj, FileKey, self._folder, name)
+            except OSError as error:
+                raise self.directory.error(error, "write", f"{self.store_dir}/{name}") from error
+            if key is not None:
+                return key
+        pieces, nbytes = files.flatten(obj)
+        self._own.create(f"{self.store_dir}/{name}", pieces, nbytes)
+        return FileKey(name, nbytes)
 
     def _with_name(self, create: Callable[[str], T], *, tells_length: bool) -> T:
         """Return what `create` returns for the name of a new object."""

@@ -19,11 +19,16 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from fsexchange.connector.keys import FileKey
-    from fsexchange.filesystem.files import BytesLike, MapCopy
+    from fsexchange.filesystem.files import Buffers, BytesLike, MapCopy
 
 try:
+    from fsexchange.connector._native import put_own as put_own
     from fsexchange.connector._native import read_own as read_own
 except ImportError:
+
+    def put_own(obj: Buffers, kind: type[FileKey], folder: bytes, name: str, /) -> FileKey | None:
+        """Return None: `OwnFiles.create` does as much."""
+        return None
 
     def read_own(
         key: FileKey, kind: type[FileKey], folder: bytes, below: int, uid: int, /

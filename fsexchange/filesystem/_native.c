@@ -2,8 +2,6 @@
 
 #include "whole.h"
 
-#include <limits.h>
-
 /* ---- read ----------------------------------------------------------------------------------- */
 
 PyDoc_STRVAR(read_whole_doc, "read_whole(path, nbytes, uid, /)\n--\n\n\
@@ -35,96 +33,6 @@ read_whole(PyObject *Py_UNUSED(module), PyObject *args)
 
 /* ---- write ---------------------------------------------------------------------------------- */
 
-/* Buffers that are written one after the other, and the rest of them. */
-struct pieces {
-    Py_buffer *views;
-    struct iovec *rest;
-    Py_ssize_t count, left;
-};
-
-static void
-release(struct pieces *pieces)
-{
-    for (Py_ssize_t i = 0; i < pieces->count; i++)
-        PyBuffer_Release(&pieces->views[i]);
-}
-
-/* Take the buffers of a sequence, which are to have so many bytes in all; -1 for an error. */
-static int
-take(struct pieces *pieces, PyObject *from, Py_ssize_t count, Py_ssize_t nbytes)
-{
-    for (; pieces->count < count; pieces->count++) {
-        Py_buffer *view = &pieces->views[pieces->count];
-        PyObject *each = PySequence_GetItem(from, pieces->count);
-        int failed = each == NULL || PyObject_GetBuffer(each, view, PyBUF_SIMPLE) < 0;
-        Py_XDECREF(each);
-        if (failed)
-            return -1;
-        nbytes -= view->len;
-        if (view->len)
-            pieces->rest[pieces->left++] = (struct iovec){view->buf, (size_t)view->len};
-    }
-    if (nbytes == 0)
-        return 0;
-    PyErr_SetString(PyExc_BufferError, "a buffer got another length while it was to be written");
-    return -1;
-}
-
-/* Write as much of the rest as one call takes; 0, or an errno. */
-static int
-write_on(int fd, struct pieces *pieces, off_t *offset)
-{
-    ssize_t done = pwritev(fd, pieces->rest, (int)(pieces->left < IOV_MAX ? pieces->left : IOV_MAX),
-                           *offset);
-    if (done <= 0)
-        return done < 0 ? errno : EIO;
-    *offset += done;
-    while (pieces->left && (size_t)done >= pieces->rest->iov_len) {
-        done -= (ssize_t)pieces->rest->iov_len;
-        pieces->rest++;
-        pieces->left--;
-    }
-    if (pieces->left) {
-        pieces->rest->iov_base = (char *)pieces->rest->iov_base + done;
-        pieces->rest->iov_len -= (size_t)done;
-    }
-    return 0;
-}
-
-/* Write all pieces to a file that must not exist yet, or leave none. Handlers of signals run
-   between the calls. 0, an errno, or -1 if a handler has raised an error. */
-static int
-write_new(const char *path, struct pieces *pieces, mode_t mode)
-{
-    int fd = -1, failed, is_closed = 0;
-    off_t offset = 0;
-    do {
-        Py_BEGIN_ALLOW_THREADS
-        failed = 0;
-        if (fd < 0 && (fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode)) < 0)
-            failed = errno;
-        if (!failed && pieces->left)
-            failed = write_on(fd, pieces, &offset);
-        if (!failed && !pieces->left) {
-            /* Write errors may show only here (NFS, quotas). The descriptor is gone either way, so
-               this is never repeated: close(2). */
-            is_closed = 1;
-            failed = close(fd) == 0 ? 0 : errno;
-        }
-        Py_END_ALLOW_THREADS
-        if (PyErr_CheckSignals() < 0)
-            failed = -1;
-    } while (!is_closed && (failed == 0 || failed == EINTR));
-    if (failed && fd >= 0) { /* nobody will ever have the key of half a file */
-        Py_BEGIN_ALLOW_THREADS
-        if (!is_closed)
-            (void)close(fd);
-        (void)unlink(path); /* the first error says more */
-        Py_END_ALLOW_THREADS
-    }
-    return failed;
-}
-
 PyDoc_STRVAR(create_doc, "create(path, pieces, nbytes, mode=0o600, /)\n--\n\n\
 Write contiguous buffers, `nbytes` in all, to a file that must not exist yet: all, or no file.\n\
 \n\
@@ -141,7 +49,6 @@ create(PyObject *Py_UNUSED(module), PyObject *args)
     Py_ssize_t count = PySequence_Size(from);
     if (count < 0 || !PyUnicode_FSConverter(path, &encoded))
         return NULL;
-    enum { FEW = 8 };
     Py_buffer views[FEW];
     struct iovec rest[FEW];
     void *memory = NULL;
@@ -152,9 +59,13 @@ create(PyObject *Py_UNUSED(module), PyObject *args)
         pieces.rest = (struct iovec *)(pieces.views + count);
     }
     int failed = -1;
-    if (count > FEW && memory == NULL)
+    Py_ssize_t taken = count > FEW && memory == NULL ? -1 : take(&pieces, from, count);
+    if (taken < 0 && !PyErr_Occurred())
         PyErr_NoMemory();
-    else if (take(&pieces, from, count, nbytes) == 0)
+    else if (taken >= 0 && taken != nbytes)
+        PyErr_SetString(PyExc_BufferError,
+                        "a buffer got another length while it was to be written");
+    else if (taken == nbytes)
         failed = write_new(PyBytes_AsString(encoded), &pieces, (mode_t)mode);
     release(&pieces);
     PyMem_Free(memory);

@@ -1,14 +1,17 @@
-/* Whole files, each read in one call into memory that is used again. */
+/* Whole files: each read in one call, into memory that is used again, or written in one. */
 
 #include "limited.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include "pages.h"
+
+/* ---- read ----------------------------------------------------------------------------------- */
 
 /* Memory that was returned last, of so many bytes at first. It is used again if nobody else has it:
    what is loaded from it is often a copy. New memory, with a fault for each page, takes longer than
@@ -90,4 +93,97 @@ read_file(const char *name, Py_ssize_t nbytes, long uid, int *refused)
     *refused = failed;
     Py_DECREF(memory.bytearray);
     return NULL;
+}
+
+/* ---- write ---------------------------------------------------------------------------------- */
+
+/* Buffers that are written one after the other, and the rest of them. */
+struct pieces {
+    Py_buffer *views;
+    struct iovec *rest;
+    Py_ssize_t count, left;
+};
+
+static void
+release(struct pieces *pieces)
+{
+    for (Py_ssize_t i = 0; i < pieces->count; i++)
+        PyBuffer_Release(&pieces->views[i]);
+}
+
+/* So many buffers most objects have at most. */
+enum { FEW = 8 };
+
+/* Take the buffers of a sequence, and return how many bytes they have in all; -1 for an error. */
+static Py_ssize_t
+take(struct pieces *pieces, PyObject *from, Py_ssize_t count)
+{
+    Py_ssize_t nbytes = 0;
+    for (; pieces->count < count; pieces->count++) {
+        Py_buffer *view = &pieces->views[pieces->count];
+        PyObject *each = PySequence_GetItem(from, pieces->count);
+        int failed = each == NULL || PyObject_GetBuffer(each, view, PyBUF_SIMPLE) < 0;
+        Py_XDECREF(each);
+        if (failed)
+            return -1;
+        nbytes += view->len;
+        if (view->len)
+            pieces->rest[pieces->left++] = (struct iovec){view->buf, (size_t)view->len};
+    }
+    return nbytes;
+}
+
+/* Write as much of the rest as one call takes; 0, or an errno. */
+static int
+write_on(int fd, struct pieces *pieces, off_t *offset)
+{
+    ssize_t done = pwritev(fd, pieces->rest, (int)(pieces->left < IOV_MAX ? pieces->left : IOV_MAX),
+                           *offset);
+    if (done <= 0)
+        return done < 0 ? errno : EIO;
+    *offset += done;
+    while (pieces->left && (size_t)done >= pieces->rest->iov_len) {
+        done -= (ssize_t)pieces->rest->iov_len;
+        pieces->rest++;
+        pieces->left--;
+    }
+    if (pieces->left) {
+        pieces->rest->iov_base = (char *)pieces->rest->iov_base + done;
+        pieces->rest->iov_len -= (size_t)done;
+    }
+    return 0;
+}
+
+/* Write all pieces to a file that must not exist yet, or leave none. Handlers of signals run
+   between the calls. 0, an errno, or -1 if a handler has raised an error. */
+static int
+write_new(const char *path, struct pieces *pieces, mode_t mode)
+{
+    int fd = -1, failed, is_closed = 0;
+    off_t offset = 0;
+    do {
+        Py_BEGIN_ALLOW_THREADS
+        failed = 0;
+        if (fd < 0 && (fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode)) < 0)
+            failed = errno;
+        if (!failed && pieces->left)
+            failed = write_on(fd, pieces, &offset);
+        if (!failed && !pieces->left) {
+            /* Write errors may show only here (NFS, quotas). The descriptor is gone either way, so
+               this is never repeated: close(2). */
+            is_closed = 1;
+            failed = close(fd) == 0 ? 0 : errno;
+        }
+        Py_END_ALLOW_THREADS
+        if (PyErr_CheckSignals() < 0)
+            failed = -1;
+    } while (!is_closed && (failed == 0 || failed == EINTR));
+    if (failed && fd >= 0) { /* nobody will ever have the key of half a file */
+        Py_BEGIN_ALLOW_THREADS
+        if (!is_closed)
+            (void)close(fd);
+        (void)unlink(path); /* the first error says more */
+        Py_END_ALLOW_THREADS
+    }
+    return failed;
 }
