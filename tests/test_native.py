@@ -25,7 +25,14 @@ from fsexchange.connector.keys import FileKey
 from fsexchange.errors import CorruptObjectError, SerializationError
 from fsexchange.filesystem import files
 from fsexchange.serialize import deserialize, dumps, instances, pickling, subclasses
-from fsexchange.serialize.format import PICKLE, _frames, parse, proven_small, small_frames
+from fsexchange.serialize.format import (
+    PICKLE,
+    SMALL_START,
+    _frames,
+    pack_small,
+    parse,
+    proven_small,
+)
 from fsexchange.serialize.simple import is_simple_in_python, simple_pickle_in_python
 
 from .cli import environment
@@ -150,7 +157,8 @@ def test_wrong_arguments_are_errors(function: str) -> None:
 @pytest.mark.parametrize("section", [b"", b"a section"])
 def test_a_small_pickle_is_loaded_if_it_is_whole(section: bytes) -> None:
     body = pickle.dumps({"a": 1.5}, 5)
-    whole = b"".join(small_frames([body], len(body), section))
+    whole = pack_small(SMALL_START, zlib.crc32(body, len(body)), len(body), len(body + section))
+    whole += body + section
     crc32 = zlib.crc32
     assert _native.small_frame(body, crc32, section) == whole
     assert section or _native.small_frame(body, crc32) == whole
@@ -185,6 +193,33 @@ def test_a_small_pickle_is_loaded_if_it_is_whole(section: bytes) -> None:
         _native.loaded(whole, fails, section, b"")
     with pytest.raises(TypeError):
         _native.loaded(whole, lambda data, start: "no number", section, b"")  # type: ignore[arg-type, return-value]
+
+
+def test_a_small_pickle_in_pieces_is_framed_as_in_one() -> None:
+    crc32, long = zlib.crc32, os.urandom(70_000)
+    each_of: list[list[Any]] = [
+        [b"a"],
+        [b"ab", long, b"c"],
+        [long],
+        [long, b"d"],
+        [memoryview(b"e"), long],
+    ]
+    for pieces in each_of:
+        for section in (b"", b"a section"):
+            frames = _native.small_frames(pieces, section, crc32)
+            assert b"".join(frames) == _native.small_frame(b"".join(pieces), crc32, section)
+            rest = [each for each in (*pieces, section) if each]
+            assert all(each is frames[n - len(rest)] for n, each in enumerate(rest) if n)
+
+    def fails(data: bytes, start: int) -> int:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        _native.small_frames([b"a"], b"", fails)
+    wrongs: list[Any] = [(), ([None], b"", crc32), ([b"a"], "", crc32), ([b"a"], b"", str)]
+    for wrong in wrongs:
+        with pytest.raises(TypeError):
+            _native.small_frames(*wrong)
 
 
 def test_what_may_have_a_name_is_not_loaded_at_once() -> None:
@@ -850,6 +885,7 @@ def test_no_reference_is_lost_or_kept(tmp_path: Path) -> None:
             _native.loaded(with_buffers, zlib.crc32, b"", name)
         _native.loaded(small[:-1], zlib.crc32, b"", b"")
         _native.small_frame(small, zlib.crc32, small)
+        _native.small_frames([small, with_buffers], small, zlib.crc32)
         for state in ({}, {"x": 1}, {"x": key}, {"x": Text("a")}):
             instance.__dict__ = state
             _native.pickle_of_plain(instance, known)

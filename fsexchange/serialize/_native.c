@@ -212,6 +212,24 @@ small_body(PyObject *whole, const char *data, Py_ssize_t nbytes, PyObject *crc32
     return body;
 }
 
+/* Return memory for a small object's head and what is behind it in one frame, and put the head there;
+   NULL for an error, which may be older. */
+static PyObject *
+headed(PyObject *crc, uint64_t size, uint64_t total, Py_ssize_t behind)
+{
+    unsigned long number = crc == NULL || PyErr_Occurred() ? 0 : PyLong_AsUnsignedLong(crc);
+    if (PyErr_Occurred())
+        return NULL;
+    PyObject *frame = PyBytes_FromStringAndSize(NULL, SMALL_HEAD + behind);
+    if (frame != NULL) {
+        char *at = PyBytes_AsString(frame); /* nobody else has seen it */
+        memcpy(at, SMALL_START, sizeof SMALL_START);
+        at = put_number(at + sizeof SMALL_START, number, 4);
+        put_number(put_number(at, size, 4), total, 4);
+    }
+    return frame;
+}
+
 PyDoc_STRVAR(small_frame_doc, "small_frame(body, crc32, section=b'', /)\n--\n\n\
 Return a pickle and the section of the script as the one frame of a small object.");
 
@@ -225,24 +243,57 @@ small_frame(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count
         return NULL;
     }
     Py_ssize_t nbytes = PyBytes_Size(args[0]), more = has_section ? PyBytes_Size(args[2]) : 0;
-    PyObject *size = PyLong_FromSsize_t(nbytes);
-    PyObject *crc = NULL, *frame = PyBytes_FromStringAndSize(NULL, SMALL_HEAD + nbytes + more);
-    if (size != NULL && frame != NULL)
+    PyObject *size = PyLong_FromSsize_t(nbytes), *crc = NULL;
+    if (size != NULL)
         crc = PyObject_CallFunctionObjArgs(args[1], args[0], size, NULL);
-    Py_XDECREF(size);
-    if (crc != NULL) {
-        char *at = PyBytes_AsString(frame); /* nobody else has seen it */
-        memcpy(at, SMALL_START, sizeof SMALL_START);
-        at = put_number(at + sizeof SMALL_START, PyLong_AsUnsignedLong(crc), 4);
-        at = put_number(put_number(at, (uint64_t)nbytes, 4), (uint64_t)(nbytes + more), 4);
+    PyObject *frame = headed(crc, (uint64_t)nbytes, (uint64_t)(nbytes + more), nbytes + more);
+    if (frame != NULL) {
+        char *at = PyBytes_AsString(frame) + SMALL_HEAD;
         memcpy(at, PyBytes_AsString(args[0]), (size_t)nbytes);
         if (has_section)
             memcpy(at + nbytes, PyBytes_AsString(args[2]), (size_t)more);
-        Py_DECREF(crc);
     }
-    if (PyErr_Occurred())
-        Py_CLEAR(frame);
+    Py_XDECREF(crc);
+    Py_XDECREF(size);
     return frame;
+}
+
+/* A first piece of fewer bytes is copied behind the head: one frame less. */
+enum { JOINED_UP_TO = 1 << 14 };
+
+PyDoc_STRVAR(small_frames_doc, "small_frames(pieces, section, crc32, /)\n--\n\n\
+Return the frames of a pickle in pieces, a list, and of the section, as a small object.");
+
+static PyObject *
+small_frames(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *pieces, *section, *crc32;
+    if (!PyArg_ParseTuple(args, "O!O!O", &PyList_Type, &pieces, &PyBytes_Type, &section, &crc32))
+        return NULL;
+    Py_ssize_t count = PyList_Size(pieces), size = 0;
+    for (Py_ssize_t i = 0; i < count && !PyErr_Occurred(); i++)
+        size += PyObject_Size(PyList_GetItem(pieces, i));
+    PyObject *crc = PyErr_Occurred() ? NULL : PyLong_FromSsize_t(size);
+    for (Py_ssize_t i = 0; crc != NULL && i < count; i++) {
+        PyObject *before = crc;
+        crc = PyObject_CallFunctionObjArgs(crc32, PyList_GetItem(pieces, i), before, NULL);
+        Py_DECREF(before);
+    }
+    PyObject *first = count ? PyList_GetItem(pieces, 0) : NULL, *frames = NULL;
+    Py_ssize_t behind = 0, more = PyBytes_Size(section);
+    if (first != NULL && PyBytes_CheckExact(first) && PyBytes_Size(first) < JOINED_UP_TO)
+        behind = PyBytes_Size(first);
+    PyObject *head = headed(crc, (uint64_t)size, (uint64_t)(size + more), behind);
+    Py_XDECREF(crc);
+    if (head != NULL && behind)
+        memcpy(PyBytes_AsString(head) + SMALL_HEAD, PyBytes_AsString(first), (size_t)behind);
+    if (head != NULL)
+        frames = PyList_GetSlice(pieces, behind ? 1 : 0, count);
+    if (frames != NULL &&
+        (PyList_Insert(frames, 0, head) < 0 || (more && PyList_Append(frames, section) < 0)))
+        Py_CLEAR(frames);
+    Py_XDECREF(head);
+    return frames;
 }
 
 /* ---- names in pickles ----------------------------------------------------------------------- */
@@ -1072,6 +1123,7 @@ static PyMethodDef functions[] = {
     {"simple_pickle", (PyCFunction)(void (*)(void))simple_pickle, METH_FASTCALL,
      simple_pickle_doc},
     {"small_frame", (PyCFunction)(void (*)(void))small_frame, METH_FASTCALL, small_frame_doc},
+    {"small_frames", small_frames, METH_VARARGS, small_frames_doc},
     {"framed", framed, METH_VARARGS, framed_doc},
     {"parsed", (PyCFunction)(void (*)(void))parsed, METH_FASTCALL, parsed_doc},
     {"loaded", (PyCFunction)(void (*)(void))loaded, METH_FASTCALL, loaded_doc},

@@ -203,15 +203,19 @@ except ImportError:
         return b"".join((head, body, section))
 
 
-def small_frames(pieces: Pieces, size: int, section: bytes) -> Frames:
-    """Return the frames of a pickle in pieces, of `size` bytes in all, as a small object."""
-    crc = size
-    for piece in pieces:
-        crc = crc32(piece, crc)
-    head = pack_small(SMALL_START, crc, size, size + len(section))
-    if size <= _JOINED_UP_TO:
-        return [b"".join((head, *pieces, section))]
-    return [head, *pieces, section] if section else [head, *pieces]
+try:
+    from fsexchange.serialize._native import small_frames as small_frames
+except ImportError:
+
+    def small_frames(pieces: Pieces, section: bytes, crc32: Callable[..., int], /) -> Frames:
+        """Return the frames of a pickle in pieces, and of the section, as a small object."""
+        size = crc = sum(map(len, pieces))
+        for piece in pieces:
+            crc = crc32(piece, crc)
+        head = pack_small(SMALL_START, crc, size, size + len(section))
+        first, *rest = pieces
+        frames = [b"".join((head, first)), *rest] if len(first) < _JOINED_UP_TO else [head, *pieces]
+        return [*frames, section] if section else frames
 
 
 def proven_small(view: Any) -> Any:

@@ -224,7 +224,7 @@ def frames_of(made: Made, checksum: bool) -> Frames:
             return framed(pieces[0], [*buffers], crc32)
     size = sum(map(len, pieces))
     if not buffers and size < _GUARDED_BELOW:
-        return small_frames(pieces, size, section)
+        return small_frames(pieces, section, crc32)
     long: list[int] = []
     if len(pieces) > 1 and size >= _GUARDED_BELOW:
         for n in range(1, len(pieces)):

@@ -150,10 +150,11 @@ class Store:
         if name is None:
             if replace:
                 raise ValueError("replace=True replaces the object of a name; pass name=, too")
-            return self.connector.put(serialize(obj, checksum=checksum), tells_length=True)
+            # Without a named argument, which takes 0.3 us.
+            pieces = serialize(obj, checksum=True) if checksum else serialize(obj)
+            return self.connector.put(pieces, tells_length=True)
         check_name(name)
-        pieces = serialize(obj, checksum=checksum)
-        put = partial(self.connector.put, pieces, tells_length=True)
+        put = partial(self.connector.put, serialize(obj, checksum=checksum), tells_length=True)
         return self._put_named(put, name, replace=replace)
 
     def put_file(

@@ -18,6 +18,6 @@ class KindPlan(NamedTuple):
 
 KIND_SIZES = [KIB, 64 * KIB, 64 * MIB]
 KIND_PLANS = {
-    "full": KindPlan(KIND_SIZES, rounds=25, least=4, seconds=2, objects=40, together=4 * MIB),
+    "full": KindPlan(KIND_SIZES, rounds=40, least=7, seconds=3, objects=40, together=4 * MIB),
     "quick": KindPlan(KIND_SIZES, rounds=9, least=3, seconds=0.5, objects=20, together=MIB),
 }
