@@ -79,7 +79,10 @@ from fsexchange.serialize.libraries import (
 from fsexchange.serialize.npy import NPY_MAGIC, load_npy
 from fsexchange.serialize.pickling import (
     EXTENSIONS,
+    PICKLED_UP_TO,
+    SIMPLE_UP_TO,
     copied,
+    framed_or_made,
     frames_of,
     load,
     small_or_made,
@@ -133,12 +136,6 @@ _LONG: dict[type, int] = {bytes: BYTES, bytearray: BYTEARRAY, str: STR}
 # An object of so many bytes is worth some copies, so that its small parts do not keep all of it.
 _PINNED_FROM = 1 << 20
 
-# Fewer bytes or characters are pickled, which takes less time and space.
-_PICKLED_UP_TO = 4096
-
-# The same, with what is around them in their pickle.
-_SIMPLE_UP_TO = _PICKLED_UP_TO + 44
-
 
 def serialize(obj: Any, *, checksum: bool = False) -> Frames:
     """Return `obj` as frames, which are buffers to be written one after the other.
@@ -176,24 +173,22 @@ def serialize(obj: Any, *, checksum: bool = False) -> Frames:
                 return [head, obj.data.cast("B")]
         if is_plain(dtype) and not is_broadcast(obj):
             return array_frames(obj, checksum)
-    body = simple_pickle(obj, _SIMPLE_UP_TO)
-    if body is None:
-        code = _LONG.get(kind)
-        if code is not None and len(obj) > _PICKLED_UP_TO:
-            data = obj.encode("utf-8", "surrogatepass") if kind is str else obj
-            if checksum:
-                return frames(code, b"", [memoryview(data)], checksum)
-            return plain_frames(code, data)
-        if kind is memoryview:
-            array = as_array(obj)
-            if is_plain(array.dtype):
-                shape, elements = array_body(array)
-                return frames(MEMORYVIEW, shape, [elements], checksum)
-        made = small_or_made(obj)
-        if not isinstance(made, bytes):
-            return frames_of(made, checksum)
-        body = made
-    return [small_frame(body, crc32)]
+    framed = framed_or_made(obj)
+    if framed is not None:
+        return [framed] if isinstance(framed, bytes) else frames_of(framed, checksum)
+    code = _LONG.get(kind)
+    if code is not None and len(obj) > PICKLED_UP_TO:
+        data = obj.encode("utf-8", "surrogatepass") if kind is str else obj
+        if checksum:
+            return frames(code, b"", [memoryview(data)], checksum)
+        return plain_frames(code, data)
+    if kind is memoryview:
+        array = as_array(obj)
+        if is_plain(array.dtype):
+            shape, elements = array_body(array)
+            return frames(MEMORYVIEW, shape, [elements], checksum)
+    made = simple_pickle(obj, SIMPLE_UP_TO) or small_or_made(obj)
+    return [small_frame(made, crc32)] if isinstance(made, bytes) else frames_of(made, checksum)
 
 
 def dumps(obj: Any, *, checksum: bool = False) -> bytes:
@@ -202,17 +197,10 @@ def dumps(obj: Any, *, checksum: bool = False) -> bytes:
     >>> deserialize(dumps([1, 2]))
     [1, 2]
     """
-    # The small are framed here: a list of frames would take a tenth of their time.
-    body = simple_pickle(obj, _SIMPLE_UP_TO)
-    if body is None:
-        kind = type(obj)
-        if kind is _ARRAY or kind is memoryview or kind in _LONG:
-            return b"".join(serialize(obj, checksum=checksum))
-        made = small_or_made(obj)
-        if not isinstance(made, bytes):
-            return b"".join(frames_of(made, checksum))
-        body = made
-    return small_frame(body, crc32)
+    framed = framed_or_made(obj)  # not in a list, which would take a tenth of the time
+    if framed is None:
+        return b"".join(serialize(obj, checksum=checksum))
+    return framed if isinstance(framed, bytes) else b"".join(frames_of(framed, checksum))
 
 
 def deserialize(buffer: Buffer) -> Any:

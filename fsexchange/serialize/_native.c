@@ -8,8 +8,8 @@
 
 #include "../filesystem/pages.h"
 
-/* pickle.dumps and pickle.loads, the protocol of pickles, and a name of an argument. */
-static PyObject *dumps, *loads, *protocol, *its_buffers;
+/* pickle.dumps and pickle.loads, the protocol of pickles, a name of an argument; numpy.ndarray. */
+static PyObject *dumps, *loads, *protocol, *its_buffers, *ndarray;
 
 /* ---- simple objects ------------------------------------------------------------------------- */
 
@@ -690,7 +690,7 @@ is_in(PyObject *module_name, PyObject *name, PyObject *obj)
 
 /* As in `instances`: the fields of a `Plain`, and the most bytes of the attributes' pickle, between
    whose ends these are. */
-enum { START, NAMES, ATTRIBUTES, SHORT = 1 << 14, BEFORE = 2, AFTER = 1 };
+enum { START, NAMES, ATTRIBUTES, OF_SCRIPT, SHORT = 1 << 14, BEFORE = 2, AFTER = 1 };
 
 PyDoc_STRVAR(pickle_of_plain_doc, "pickle_of_plain(obj, plain, /)\n--\n\n\
 Return the pickle of a plain instance with simple attributes; None for others.");
@@ -698,7 +698,7 @@ Return the pickle of a plain instance with simple attributes; None for others.")
 static PyObject *
 pickle_of_plain(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 {
-    if (count != 2 || !PyTuple_Check(args[1]) || PyTuple_Size(args[1]) <= ATTRIBUTES) {
+    if (count != 2 || !PyTuple_Check(args[1]) || PyTuple_Size(args[1]) <= OF_SCRIPT) {
         PyErr_SetString(PyExc_TypeError, "pickle_of_plain takes an object and a Plain");
         return NULL;
     }
@@ -888,6 +888,70 @@ dump_small(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
     return made;
 }
 
+/* What `dumper` was given. */
+enum { IDLE, INSTANCES, CRC, MOST, SMALL, MEMO };
+
+static PyObject *
+dump(PyObject *given, PyObject *obj)
+{
+    PyObject *kind = (PyObject *)Py_TYPE(obj), *idle = PyTuple_GetItem(given, IDLE);
+    if (kind == ndarray || PyMemoryView_Check(obj))
+        return Py_NewRef(Py_None);
+    PyObject *made = pickled(obj, PyLong_AsSsize_t(PyTuple_GetItem(given, MOST)));
+    if (made == Py_None && !PyUnicode_CheckExact(obj) && !PyBytes_CheckExact(obj) &&
+        !PyByteArray_CheckExact(obj)) {
+        PyObject *known = PyDict_GetItemWithError(PyTuple_GetItem(given, INSTANCES), kind);
+        if (known != NULL) {
+            PyObject *args[] = {obj, known};
+            Py_DECREF(made);
+            made = pickle_of_plain(NULL, args, 2);
+            if (made != NULL && made != Py_None && PyTuple_GetItem(known, OF_SCRIPT) == Py_True)
+                return Py_BuildValue("[N]()(O)", made, kind);
+        }
+        Py_ssize_t count = PyList_Size(idle);
+        if (made == Py_None && count) {
+            PyObject *taken = Py_NewRef(PyList_GetItem(idle, count - 1));
+            PyObject *args[] = {taken, obj, PyTuple_GetItem(given, SMALL),
+                                PyTuple_GetItem(given, MEMO)};
+            Py_DECREF(made);
+            made = PyList_SetSlice(idle, count - 1, count, NULL) < 0
+                       ? NULL
+                       : dump_small(NULL, args, 4);
+            if (made == Py_None) {
+                Py_DECREF(made);
+                return taken;
+            }
+            if (made != NULL && PyList_Append(idle, taken) < 0)
+                Py_CLEAR(made);
+            Py_DECREF(taken);
+        }
+    }
+    if (made == NULL || !PyBytes_CheckExact(made))
+        return made;
+    PyObject *args[] = {made, PyTuple_GetItem(given, CRC)};
+    PyObject *frame = small_frame(NULL, args, 2);
+    Py_DECREF(made);
+    return frame;
+}
+
+static PyMethodDef of_dumper = {"dump", dump, METH_O, NULL};
+
+PyDoc_STRVAR(dumper_doc, "dumper(idle, instances, crc32, most, small, memo, /)\n--\n\n\
+Return a function that returns the frame of an object whose pickle is small; `Made` for one whose\n\
+pickle is more than that; the pickler that it took out, if that has a pickle of another kind; None\n\
+for what is not to be pickled, and where no pickler is idle.");
+
+static PyObject *
+dumper(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *idle, *instances, *crc32;
+    Py_ssize_t most, small, memo;
+    if (!PyArg_ParseTuple(args, "O!O!Onnn", &PyList_Type, &idle, &PyDict_Type, &instances, &crc32,
+                          &most, &small, &memo))
+        return NULL;
+    return PyCFunction_NewEx(&of_dumper, args, NULL);
+}
+
 /* ---- buffers -------------------------------------------------------------------------------- */
 
 static PyObject *its_raw;
@@ -926,10 +990,10 @@ keeper(PyObject *Py_UNUSED(module), PyObject *args)
 
 /* ---- arrays --------------------------------------------------------------------------------- */
 
-/* numpy.ndarray, pickle.PickleBuffer, "C", 0, and names of attributes. */
-static PyObject *ndarray, *pickle_buffer, *c_order, *nothing;
+/* pickle.PickleBuffer, "C", 0, and names of attributes. */
+static PyObject *pickle_buffer, *c_order, *nothing;
 static PyObject *its_dtype, *its_isbuiltin, *its_char, *its_hasobject, *its_isnative, *its_flags,
-    *its_c_contiguous, *its_writeable, *its_nbytes, *its_shape;
+    *its_c_contiguous, *its_writeable, *its_nbytes, *its_shape, *its_hardmask, *its_mask;
 
 /* Return whether an attribute is true; -1 for an error. */
 static int
@@ -991,6 +1055,18 @@ as_memory(PyObject *obj, PyObject *dtype_name, PyObject *given)
     return made;
 }
 
+/* Return whether a masked array loses nothing by pickle: its mask is not hard, and there is one. */
+static int
+is_plainly_masked(PyObject *obj)
+{
+    PyObject *hard = PyObject_GetAttr(obj, its_hardmask), *mask = PyObject_GetAttr(obj, its_mask);
+    int is = hard == Py_False && mask != NULL && (PyObject *)Py_TYPE(mask) == ndarray;
+    Py_XDECREF(hard);
+    Py_XDECREF(mask);
+    PyErr_Clear(); /* of another class with that name */
+    return is;
+}
+
 /* Return whether pickle itself reduces an array, as far as few questions tell; -1 for an error. */
 static int
 is_left_to_pickle(PyObject *obj, PyObject *dtype, PyObject *given)
@@ -999,14 +1075,16 @@ is_left_to_pickle(PyObject *obj, PyObject *dtype, PyObject *given)
     int is = is_true(dtype, its_hasobject);
     if (is || kind == ndarray)
         return is;
-    /* Of a subclass, but masked arrays, the small ones. */
+    /* Of a subclass, the small ones. */
     PyObject *name = PyObject_GetAttr(kind, its_name);
-    is = name == NULL ? -1 : PyObject_RichCompareBool(name, PyTuple_GetItem(given, MASKED), Py_NE);
+    int is_masked =
+        name == NULL ? -1 : PyObject_RichCompareBool(name, PyTuple_GetItem(given, MASKED), Py_EQ);
     Py_XDECREF(name);
+    is = is_masked < 0 ? -1 : !is_masked || is_plainly_masked(obj);
     if (is == 1) { /* whatever number its class says */
+        PyObject *least = PyTuple_GetItem(given, is_masked ? COPIED : SUBCLASSES);
         PyObject *nbytes = PyObject_GetAttr(obj, its_nbytes);
-        is = nbytes == NULL ? -1 : PyObject_RichCompareBool(
-                                       nbytes, PyTuple_GetItem(given, SUBCLASSES), Py_LT);
+        is = nbytes == NULL ? -1 : PyObject_RichCompareBool(nbytes, least, Py_LT);
         Py_XDECREF(nbytes);
     }
     return is == 1 ? is_true(dtype, its_isnative) : is;
@@ -1134,6 +1212,7 @@ static PyMethodDef functions[] = {
      pickle_of_plain_doc},
     {"asking", asking, METH_VARARGS, asking_doc},
     {"dump_small", (PyCFunction)(void (*)(void))dump_small, METH_FASTCALL, dump_small_doc},
+    {"dumper", dumper, METH_VARARGS, dumper_doc},
     {"keeper", keeper, METH_VARARGS, keeper_doc},
     {"array_reducer", array_reducer, METH_VARARGS, array_reducer_doc},
     {"_ndarray", (PyCFunction)(void (*)(void))load_array, METH_FASTCALL, load_array_doc},
@@ -1177,6 +1256,8 @@ PyInit__native(void)
     its_writeable = PyUnicode_InternFromString("writeable");
     its_nbytes = PyUnicode_InternFromString("nbytes");
     its_shape = PyUnicode_InternFromString("shape");
+    its_hardmask = PyUnicode_InternFromString("_hardmask");
+    its_mask = PyUnicode_InternFromString("_mask");
     c_order = PyUnicode_InternFromString("C");
     nothing = PyLong_FromLong(0);
     its_buffers = PyUnicode_InternFromString("buffers");

@@ -39,6 +39,15 @@ def asking(
 def dump_small(
     taken: list[Any], obj: Any, small: int, memo: int, /
 ) -> bytes | tuple[list[Any], Sequence[memoryview], Sequence[Any]] | None: ...
+def dumper(
+    idle: list[Any],
+    instances: dict[type, Plain],
+    crc32: Callable[..., int],
+    most: int,
+    small: int,
+    memo: int,
+    /,
+) -> Callable[[Any], Any]: ...
 def keeper(into: list[Any], least: int, /) -> Callable[[PickleBuffer], bool]: ...
 def copied_to_new(kind: type[_B], data: memoryview, /) -> _B: ...
 def array_reducer(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 from fsexchange.serialize import script
 from fsexchange.serialize.crc import crc32
 from fsexchange.serialize.format import framed, frames_of_pieces, small_frame, small_frames
-from fsexchange.serialize.instances import INSTANCES, pickle_of_plain
+from fsexchange.serialize.instances import INSTANCES, Plain, pickle_of_plain
 from fsexchange.serialize.kinds import Asking
 from fsexchange.serialize.reasons import PASSED_ON, is_of_handler, loading_error, pickling_error
 
@@ -61,6 +61,11 @@ _MOST_PIECES = 500
 _COPIED_BELOW = 1 << 16
 _TIMES_LARGER = 16
 
+#: Bytes and text of fewer bytes are pickled, which takes less time and space; and a simple object
+#: with what is around these in its pickle.
+PICKLED_UP_TO = 4096
+SIMPLE_UP_TO = PICKLED_UP_TO + 44
+
 # A pickle of up to this many bytes is small.
 _SMALL_UP_TO = 1 << 14
 
@@ -71,7 +76,7 @@ _MEMO_UP_TO = 512
 
 
 try:
-    from fsexchange.serialize._native import copied_to_new, dump_small, keeper, may_name
+    from fsexchange.serialize._native import copied_to_new, dump_small, dumper, keeper, may_name
 except ImportError:
 
     def copied_to_new(kind: type[_B], data: memoryview, /) -> _B:
@@ -111,6 +116,18 @@ except ImportError:
         taken[-1] = size > memo
         clear_memo()
         return body
+
+    def dumper(
+        idle: list[Any],
+        instances: dict[type, Plain],
+        crc32: Callable[..., int],
+        most: int,
+        small: int,
+        memo: int,
+        /,
+    ) -> Callable[[Any], Any]:
+        """Return a function that returns None: `small_or_made` does as much."""
+        return lambda obj: None
 
     def may_name(body: Buffer, name: bytes, /) -> bool:
         """Return whether a pickle may have a name in it."""
@@ -168,6 +185,26 @@ def _put_back(taken: list[Any], size: int) -> None:
     else:
         pickler.memo = {}
     _idle.append(taken)
+
+
+_dump = dumper(_idle, INSTANCES, crc32, SIMPLE_UP_TO, _SMALL_UP_TO, _MEMO_UP_TO)
+
+
+def framed_or_made(obj: Any) -> bytes | Made | None:
+    """Return the frame of an object that is small; None for one that `small_or_made` must pickle.
+
+    Raises `SerializationError` if it cannot be pickled.
+    """
+    try:
+        made = _dump(obj)
+    except Exception as error:
+        if isinstance(error, MemoryError) or is_of_handler(error):
+            raise
+        raise pickling_error(obj, error) from error
+    if type(made) is list:
+        return _made_by(made)
+    found: bytes | Made | None = made
+    return found
 
 
 def small_or_made(obj: Any) -> bytes | Made:
