@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import signal
 import subprocess
 import threading
 import time
@@ -146,6 +148,29 @@ def test_signal_handler_that_raises_in_a_verb_leaves_nothing(verb: str, shm_dir:
     assert raised > 100
     assert max(left) <= raised / 500
     assert done.stderr == ""
+
+
+def test_an_os_error_of_a_signal_handler_is_not_taken_for_one_of_the_file_system(
+    shm_dir: Path,
+) -> None:
+    def handler(*_: object) -> None:
+        raise TimeoutError("the handler's own")
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        with FileConnector(shm_dir / "store") as connector:
+            key = connector.put(b"an object")
+
+            def get_until(seconds: float) -> None:
+                signal.setitimer(signal.ITIMER_REAL, seconds)
+                for _ in range(1_000_000):
+                    assert connector.get(key) == b"an object"
+
+            for _ in range(300):
+                with pytest.raises(OSError, match="the handler's own"):
+                    get_until(1e-6 + 4e-5 * random.random())
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_signal_handler_that_raises_in_a_replacing_put_leaves_one_object(shm_dir: Path) -> None:

@@ -39,7 +39,7 @@ from fsexchange import (
     Store,
 )
 from fsexchange.connector.default import default_store
-from fsexchange.serialize import deserialize, dumps, serialize
+from fsexchange.serialize import deserialize, dumps, serialize, subclasses
 from fsexchange.serialize.alike import common_head
 from fsexchange.serialize.arrays import ARRAY_OF, HEAD_OF
 from fsexchange.serialize.by_value import define
@@ -724,6 +724,54 @@ def test_every_object_is_asked_for_its_state_once() -> None:
     with pytest.raises(SerializationError):
         serialize([LOCK, moves])
     assert moves.data
+
+
+class Unhashable(type):
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(cls, other: object) -> bool:
+        return cls is other
+
+
+class Bare:
+    pass
+
+
+class RefusesQuestions(dict[str, Any]):
+    def __contains__(self, key: object) -> bool:
+        raise KeyError("refused")
+
+
+def test_objects_whose_classes_refuse_what_is_asked_are_serialization_errors() -> None:
+    refuses = Bare()
+    serialize(refuses)
+    refuses.__dict__ = RefusesQuestions(data=1)
+    unhashable = Unhashable("A", (), {})()
+    for _ in range(3):
+        for obj in (refuses, unhashable, [refuses]):
+            for made in (serialize, dumps):
+                with pytest.raises(SerializationError, match="refused|unhashable"):
+                    made(obj)
+        assert through_a_file([Moves(), 1])[0].data == [1, 2, 3]  # by a pickler that is whole
+
+
+def test_what_interrupts_a_question_about_an_object_comes_out() -> None:
+    class Masked(np.ndarray[Any, Any]):
+        @property
+        def _hardmask(self) -> bool:
+            raise KeyboardInterrupt
+
+    Masked.__name__ = "MaskedArray"
+    array = np.arange(3.0).view(Masked)
+    # In Python nothing of such a class is asked.
+    asked = subclasses.reduce_array is not subclasses._reduce_array
+    with pytest.raises(KeyboardInterrupt) if asked else contextlib.nullcontext():
+        assert np.array_equal(through_a_file([array])[0], np.arange(3.0))
+
+
+def test_what_is_known_of_a_class_may_go_while_it_is_used(shm_dir: Path) -> None:
+    """As when a notebook has defined thousands of classes."""
+    python("forget_classes_in_a_question")
 
 
 def test_arrays_in_containers_are_writable_whatever_they_were() -> None:

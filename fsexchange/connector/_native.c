@@ -106,9 +106,10 @@ put_own(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
     if (few > FEW || join(path, args[2], text, length) < 0)
         return Py_NewRef(Py_None);
     for (Py_ssize_t i = 0; is_more && i < few; i++) {
-        /* Others, as numpy's datetimes, may show their bytes, and refuse a memoryview of them. */
+        /* Others, as numpy's datetimes, may show their bytes, and refuse a memoryview of them. Of
+           these no code of users shows them. */
         PyObject *each = PyList_GetItem(obj, i);
-        if (!PyBytes_Check(each) && !PyByteArray_Check(each) && !PyMemoryView_Check(each))
+        if (!PyBytes_CheckExact(each) && !PyByteArray_CheckExact(each) && !PyMemoryView_Check(each))
             return Py_NewRef(Py_None);
     }
     Py_buffer views[FEW];

@@ -235,17 +235,19 @@ class FileConnector:
         StoreClosedError
             The store is gone.
         """
-        name = self._next_name(tells_length)
-        try:
-            return self._create(obj, name)
-        except StoreError as error:
-            if not self._make_new_directory(error):
+        renewed = False
+        while True:
+            name = self._next_name(tells_length)
+            try:
+                return self._create(obj, name)
+            except StoreError as error:
+                if renewed or not self._make_new_directory(error):
+                    raise
+                renewed = True
+            except BaseException:  # of a signal handler, on the way from the last system call
+                with contextlib.suppress(FsExchangeError):
+                    self.evict(FileKey(name))
                 raise
-        except BaseException:  # of a signal handler, on the way from the last system call to here
-            with contextlib.suppress(FsExchangeError):
-                self.evict(FileKey(name))
-            raise
-        return self._create(obj, self._next_name(tells_length))
 
     def put_batch(self, objs: Sequence[Buffers], *, tells_length: bool = False) -> list[FileKey]:
         """Write several objects and return their keys in order; all of them or none.
@@ -418,6 +420,8 @@ class FileConnector:
                 if data is not None:
                     return data
             except OSError as error:
+                if error.filename != f"{self.store_dir}/{key.filename}":
+                    raise  # of a signal handler
                 failed = error.errno or errno.EIO
         key = checked(key)
         filename, nbytes, offset = key

@@ -240,10 +240,9 @@ def read(
             mapping = map_copy(path, fd, size)
         return _read_all(fd, size, path) if mapping is None else mapping
     finally:
-        try:
-            os.close(fd)
-        except OSError:
-            pass  # as FUSE may say; it must not hide the outcome
+        # Raises nothing: an error, as FUSE may say, must not hide the outcome. To catch it would
+        # catch one of a signal handler, too.
+        os.closerange(fd, fd + 1)
 
 
 def read_part(
@@ -259,10 +258,7 @@ def read_part(
             check_uid(fd, uid, path)
         return part_of(fd, path, offset, nbytes, mappable=mappable)
     finally:
-        try:
-            os.close(fd)
-        except OSError:
-            pass  # as in `read`
+        os.closerange(fd, fd + 1)  # as in `read`
 
 
 def part_of(fd: int, path: str, offset: int, nbytes: int, *, mappable: bool = True) -> BytesLike:

@@ -176,12 +176,11 @@ def serialize(obj: Any, *, checksum: bool = False) -> Frames:
     framed = framed_or_made(obj)
     if framed is not None:
         return [framed] if isinstance(framed, bytes) else frames_of(framed, checksum)
-    code = _LONG.get(kind)
-    if code is not None and len(obj) > PICKLED_UP_TO:
+    if (kind is bytes or kind is str or kind is bytearray) and len(obj) > PICKLED_UP_TO:
         data = obj.encode("utf-8", "surrogatepass") if kind is str else obj
         if checksum:
-            return frames(code, b"", [memoryview(data)], checksum)
-        return plain_frames(code, data)
+            return frames(_LONG[kind], b"", [memoryview(data)], checksum)
+        return plain_frames(_LONG[kind], data)
     if kind is memoryview:
         array = as_array(obj)
         if is_plain(array.dtype):

@@ -681,7 +681,9 @@ is_in(PyObject *module_name, PyObject *name, PyObject *obj)
 {
     /* Not PyImport_GetModule, which asks the module whether it is being imported. */
     PyObject *module = PyDict_GetItemWithError(PyImport_GetModuleDict(), module_name);
+    Py_XINCREF(module); /* whose `__getattr__` may remove it */
     PyObject *there = module == NULL ? NULL : PyObject_GetAttr(module, name);
+    Py_XDECREF(module);
     Py_XDECREF(there);
     if (there == NULL && PyErr_ExceptionMatches(PyExc_AttributeError))
         PyErr_Clear();
@@ -902,12 +904,16 @@ dump(PyObject *given, PyObject *obj)
         !PyByteArray_CheckExact(obj)) {
         PyObject *known = PyDict_GetItemWithError(PyTuple_GetItem(given, INSTANCES), kind);
         if (known != NULL) {
-            PyObject *args[] = {obj, known};
+            PyObject *args[] = {obj, Py_NewRef(known)}; /* else a handler might clear that dict */
             Py_DECREF(made);
             made = pickle_of_plain(NULL, args, 2);
-            if (made != NULL && made != Py_None && PyTuple_GetItem(known, OF_SCRIPT) == Py_True)
+            int is_of_script = PyTuple_GetItem(known, OF_SCRIPT) == Py_True;
+            Py_DECREF(known);
+            if (made != NULL && made != Py_None && is_of_script)
                 return Py_BuildValue("[N]()(O)", made, kind);
         }
+        else if (PyErr_Occurred()) /* the class has no hash */
+            Py_CLEAR(made);
         Py_ssize_t count = PyList_Size(idle);
         if (made == Py_None && count) {
             PyObject *taken = Py_NewRef(PyList_GetItem(idle, count - 1));
@@ -1055,16 +1061,27 @@ as_memory(PyObject *obj, PyObject *dtype_name, PyObject *given)
     return made;
 }
 
-/* Return whether a masked array loses nothing by pickle: its mask is not hard, and there is one. */
+/* Return an attribute; NULL if there is none, and for an error. */
+static PyObject *
+attribute(PyObject *obj, PyObject *name)
+{
+    PyObject *value = PyObject_GetAttr(obj, name);
+    if (value == NULL && PyErr_ExceptionMatches(PyExc_AttributeError))
+        PyErr_Clear();
+    return value;
+}
+
+/* Return whether a masked array loses nothing by pickle: its mask is not hard, and there is one; -1
+   for an error, of another class with that name. */
 static int
 is_plainly_masked(PyObject *obj)
 {
-    PyObject *hard = PyObject_GetAttr(obj, its_hardmask), *mask = PyObject_GetAttr(obj, its_mask);
-    int is = hard == Py_False && mask != NULL && (PyObject *)Py_TYPE(mask) == ndarray;
+    PyObject *hard = attribute(obj, its_hardmask);
+    PyObject *mask = hard == Py_False ? attribute(obj, its_mask) : NULL;
+    int is = mask != NULL && (PyObject *)Py_TYPE(mask) == ndarray;
     Py_XDECREF(hard);
     Py_XDECREF(mask);
-    PyErr_Clear(); /* of another class with that name */
-    return is;
+    return PyErr_Occurred() ? -1 : is;
 }
 
 /* Return whether pickle itself reduces an array, as far as few questions tell; -1 for an error. */
@@ -1080,7 +1097,7 @@ is_left_to_pickle(PyObject *obj, PyObject *dtype, PyObject *given)
     int is_masked =
         name == NULL ? -1 : PyObject_RichCompareBool(name, PyTuple_GetItem(given, MASKED), Py_EQ);
     Py_XDECREF(name);
-    is = is_masked < 0 ? -1 : !is_masked || is_plainly_masked(obj);
+    is = is_masked == 1 ? is_plainly_masked(obj) : is_masked < 0 ? -1 : 1;
     if (is == 1) { /* whatever number its class says */
         PyObject *least = PyTuple_GetItem(given, is_masked ? COPIED : SUBCLASSES);
         PyObject *nbytes = PyObject_GetAttr(obj, its_nbytes);

@@ -212,17 +212,17 @@ def small_or_made(obj: Any) -> bytes | Made:
 
     Raises `SerializationError` if it cannot be pickled.
     """
-    kind = type(obj)
-    plain = INSTANCES.get(kind)
-    if plain is not None:
-        body = pickle_of_plain(obj, plain)
-        if body is not None:
-            return ([body], (), (kind,)) if plain.is_of_script else body
     try:
-        taken = _idle.pop()
-    except IndexError:
-        taken = _new()
-    try:
+        kind = type(obj)
+        plain = INSTANCES.get(kind)
+        if plain is not None:
+            body = pickle_of_plain(obj, plain)
+            if body is not None:
+                return ([body], (), (kind,)) if plain.is_of_script else body
+        try:
+            taken = _idle.pop()
+        except IndexError:
+            taken = _new()
         small = dump_small(taken, obj, _SMALL_UP_TO, _MEMO_UP_TO)
     except Exception as error:  # a class's own __reduce__ may raise anything
         if isinstance(error, MemoryError) or is_of_handler(error):

@@ -26,6 +26,8 @@ def is_simple_in_python(obj: Any, most: int, /) -> bool:
     """Return what `is_simple` returns; False also for what it would have to look at for long."""
     kind = type(obj)
     values: Iterable[Any]
+    if type(kind) is not type:  # and it may have no hash
+        return False
     if kind in _SCALARS:
         values = (obj,)
     elif (kind is not tuple and kind is not list and kind is not dict) or len(obj) > _MOST:
@@ -35,6 +37,8 @@ def is_simple_in_python(obj: Any, most: int, /) -> bool:
     room = most - _AROUND
     for each in values:
         kind = type(each)
+        if type(kind) is not type:
+            return False
         if kind in _NUMBERS or (kind is int and each.bit_length() < 64):
             room -= _NUMBER
         elif kind is str:
