@@ -222,6 +222,17 @@ def test_a_small_pickle_in_pieces_is_framed_as_in_one() -> None:
             _native.small_frames(*wrong)
 
 
+def test_a_crc_whose_registers_are_cleaned_is_the_same() -> None:
+    crc32 = _native.cleaning(zlib.crc32)
+    for data in (b"", b"a", os.urandom(100), memoryview(os.urandom(70_000)), bytearray(5000)):
+        assert crc32(data) == zlib.crc32(data)
+        assert crc32(data, 1 << 31) == zlib.crc32(data, 1 << 31)
+    wrongs: list[Any] = [(), ("text",), (b"a", "b"), (b"a", 1, 2)]
+    for wrong in wrongs:
+        with pytest.raises(TypeError):
+            crc32(*wrong)
+
+
 def test_what_may_have_a_name_is_not_loaded_at_once() -> None:
     for obj in (["a name", 1.5], ["a name", Decimal(1)], ["a name", np.zeros(5000)]):
         whole = dumps(obj)

@@ -11,6 +11,64 @@
 /* pickle.dumps and pickle.loads, the protocol of pickles, a name of an argument; numpy.ndarray. */
 static PyObject *dumps, *loads, *protocol, *its_buffers, *ndarray;
 
+/* ---- checksums ------------------------------------------------------------------------------ */
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+__attribute__((target("avx"))) static void
+clean_registers(void)
+{
+    _mm256_zeroupper();
+}
+
+static int
+has_registers_to_clean(void)
+{
+    return __builtin_cpu_supports("avx") != 0;
+}
+#else
+static void
+clean_registers(void)
+{
+}
+
+static int
+has_registers_to_clean(void)
+{
+    return 0;
+}
+#endif
+
+static PyObject *
+crc_then_clean(PyObject *function, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 1 && count != 2) {
+        PyErr_Format(PyExc_TypeError, "crc32 takes 1 or 2 arguments, not %zd", count);
+        return NULL;
+    }
+    PyObject *crc = PyObject_CallFunctionObjArgs(function, args[0], count == 2 ? args[1] : NULL, NULL);
+    clean_registers();
+    return crc;
+}
+
+static PyMethodDef of_cleaning = {
+    "crc32", (PyCFunction)(void (*)(void))crc_then_clean, METH_FASTCALL, NULL};
+
+PyDoc_STRVAR(cleaning_doc, "cleaning(crc32, /)\n--\n\n\
+Return what does as isal's crc32, and leaves the vector registers as it found them.\n\
+\n\
+With AVX-512 that leaves their upper halves in use. Until somebody clears these, each instruction\n\
+of SSE waits (Intel's optimization manual, on transitions between AVX and SSE): the CRC of 29 bytes\n\
+takes 0.16 us in place of 0.04, dumps of a tuple 0.73 in place of 0.40.");
+
+static PyObject *
+cleaning(PyObject *Py_UNUSED(module), PyObject *crc32)
+{
+    return has_registers_to_clean() ? PyCFunction_NewEx(&of_cleaning, crc32, NULL)
+                                    : Py_NewRef(crc32);
+}
+
 /* ---- simple objects ------------------------------------------------------------------------- */
 
 /* To look at more values takes longer than it saves. So the search ends in an object that contains
@@ -1214,6 +1272,7 @@ copied_to_new(PyObject *Py_UNUSED(module), PyObject *args)
 /* ---- the module ----------------------------------------------------------------------------- */
 
 static PyMethodDef functions[] = {
+    {"cleaning", cleaning, METH_O, cleaning_doc},
     {"is_simple", (PyCFunction)(void (*)(void))is_simple, METH_FASTCALL, is_simple_doc},
     {"simple_pickle", (PyCFunction)(void (*)(void))simple_pickle, METH_FASTCALL,
      simple_pickle_doc},
