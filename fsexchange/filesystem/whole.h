@@ -25,7 +25,7 @@ static struct memory last;
 
 enum { USED_AGAIN_FROM = 1 << 14 }; /* bytes: of fewer malloc has some that is not new */
 
-/* Get memory of so many bytes; -1 for an error. */
+/* Get memory of so many bytes; 1 if it is used again, -1 for an error. */
 static int
 get_memory(struct memory *memory, Py_ssize_t nbytes)
 {
@@ -39,7 +39,7 @@ get_memory(struct memory *memory, Py_ssize_t nbytes)
         /* Within these bounds it is not moved. */
         if (!is_longer && Py_REFCNT(memory->bytearray) == 1 && nbytes <= memory->capacity &&
             nbytes > memory->capacity / 2 && PyByteArray_Resize(memory->bytearray, nbytes) == 0)
-            return 0;
+            return 1;
         PyErr_Clear();
         Py_DECREF(memory->bytearray);
     }
@@ -68,7 +68,8 @@ read_file(const char *name, Py_ssize_t nbytes, long uid, int *refused)
 {
     struct memory memory;
     *refused = 0;
-    if (get_memory(&memory, nbytes) < 0)
+    int is_again = get_memory(&memory, nbytes);
+    if (is_again < 0)
         return NULL;
     /* One byte more than there should be: so a longer file is noticed. */
     char beyond;
@@ -81,7 +82,7 @@ read_file(const char *name, Py_ssize_t nbytes, long uid, int *refused)
         failed = errno;
     else {
         if (uid == -1 || (fstat(fd, &status) == 0 && status.st_uid == (uid_t)uid)) {
-            if (is_new(into[0].iov_base, (uint64_t)nbytes))
+            if (!is_again && is_new(into[0].iov_base, (uint64_t)nbytes))
                 ask_for_pages(into[0].iov_base, (uint64_t)nbytes);
             is_whole = readv(fd, into, 2) == nbytes;
         }
