@@ -42,6 +42,9 @@ def interrupted(seconds: float) -> bool:
             replace()
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
+            # CPython up to 3.11 may forget for a while that a handler is due: `take_gil` computes
+            # anew whether one is, and a signal in the middle of that is not seen.
+            time.sleep(0)
     except Interrupted:
         return True
     return False
