@@ -412,8 +412,11 @@ def test_array_whose_rest_is_elsewhere_is_taken_from_where_it_goes_on(arriving: 
     assert is_empty(slab)
 
 
-def test_handler_that_raises_when_python_takes_over(arriving: Arriving) -> None:
+def test_handler_that_raises_when_python_takes_over(
+    arriving: Arriving, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is not lost how much was copied, of which the record has only the last byte."""
+    monkeypatch.setattr(module, "_PATIENCE", 30)
     slab = arriving.slab
     nbytes = (2 * SLOTS + 80) * SLOT
     data = bytes(nbytes)
@@ -426,7 +429,7 @@ def test_handler_that_raises_when_python_takes_over(arriving: Arriving) -> None:
             raise KeyError("a handler")
 
     filling = threading.Thread(
-        target=slab.fill, args=(record, [data], [0, nbytes], lambda start, sent: b"elsewhere")
+        target=slab.fill, args=(record, [data], [0, nbytes], no_spill), daemon=True
     )
     filling.start()
     array, copied = np.empty(nbytes, np.uint8), 0
