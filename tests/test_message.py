@@ -30,7 +30,7 @@ from fsexchange.mpi.message import (
     start,
     the_call,
 )
-from fsexchange.mpi.outgoing import Outgoing, pack, pack_each
+from fsexchange.mpi.outgoing import Outbox, Outgoing
 from fsexchange.mpi.received import empty
 from fsexchange.serialize import dumps
 
@@ -51,24 +51,23 @@ encode = Codec(same_script=True).encode
 each_object = pytest.mark.parametrize("obj", OBJECTS.values(), ids=OBJECTS)
 
 
-def nowhere(message: Pieces, rank: int | None) -> None:
-    """Return what there is where there are no places."""
+def outbox(size: int = 1) -> Outbox:
+    """Return one without a slab, of none of the ranks: it sends a message to each."""
+    return Outbox(encode, -1, size, None, ())
 
 
 def sent_of(obj: Any, make: Any = None) -> Outgoing:
     """Return what is sent of an object that has no room in its packet."""
-    packet, sent = pack(encode, CALL, CALL_SIZE, obj, make, nowhere)
+    packet, sent = outbox().pack(CALL, CALL_SIZE, obj, make)
     assert sent is not None
-    assert packet == start(sent.messages[0], CALL_SIZE)
+    assert packet == start(sent.messages[None], CALL_SIZE)
     return sent
 
 
 def each(objs: Any, size: int, make: Any = None) -> Outgoing:
-    packets, sent = pack_each(
-        encode, a_call(wire.SCATTER, 0, 1), size, CALL_SIZE, objs, make, nowhere
-    )
+    packets, sent = outbox(size).pack_each(a_call(wire.SCATTER, 0, 1), CALL_SIZE, objs, make)
     assert sent is not None
-    assert packets == [start(message, CALL_SIZE) for message in sent.messages]
+    assert packets == [start(sent.messages[rank], CALL_SIZE) for rank in range(size)]
     return sent
 
 
@@ -106,7 +105,7 @@ def test_object_in_its_message(obj: Any) -> None:
 
 def test_small_object_is_its_packet() -> None:
     body = len(encode("a text")[0])
-    packet, sent = pack(encode, CALL, 100, "a text", None, nowhere)
+    packet, sent = outbox().pack(CALL, 100, "a text", None)
     assert sent is None
     assert len(packet) == CALL_SIZE + body
     assert packet[:CALL_SIZE] == CALL
@@ -114,7 +113,7 @@ def test_small_object_is_its_packet() -> None:
     assert load(packet + b"what an earlier call has left") == "a text"
     assert length(packet) == 0  # no more than its packet
     for spare in (0, 1):
-        packet, sent = pack(encode, CALL, CALL_SIZE + body - spare, "a text", None, nowhere)
+        packet, sent = outbox().pack(CALL, CALL_SIZE + body - spare, "a text", None)
         assert (sent is None) == (spare == 0)
         assert len(packet) == CALL_SIZE + body - spare
 
@@ -177,7 +176,7 @@ def test_failure_is_raised_by_its_receiver() -> None:
     sent = sent_of(threading.Lock())
     assert type(sent.error) is SerializationError
     with pytest.raises(RemoteError, match=r"rank 3 \(hostb\) failed .*lock") as raised:
-        load(received(sent.messages[0]))
+        load(received(sent.messages[None]))
     error = raised.value
     assert (error.rank, error.host) == (3, "hostb")
     assert type(error.cause) is SerializationError
@@ -188,10 +187,10 @@ def test_what_is_made_stays_in_its_message() -> None:
     large = np.ones(1 << 20)
     sent = sent_of(None, lambda _: large)
     assert sent.error is None
-    assert np.array_equal(load(received(sent.messages[0])), large)
+    assert np.array_equal(load(received(sent.messages[None])), large)
     sent = sent_of(None, lambda _: 1 // 0)
     with pytest.raises(RemoteError) as raised:
-        load(received(sent.messages[0]))
+        load(received(sent.messages[None]))
     assert type(raised.value.cause) is type(sent.error) is ZeroDivisionError
 
 
@@ -200,11 +199,11 @@ def test_what_is_made_stays_in_its_message() -> None:
 
 def test_each_rank_has_its_message() -> None:
     sent = each(OBJECTS.values(), len(OBJECTS))
-    messages = [received(pieces) for pieces in sent.messages]
+    messages = [received(pieces) for pieces in sent.messages.values()]
     assert list(map(dumps, [load(message) for message in messages])) == list(
         map(dumps, OBJECTS.values())
     )
-    packets, sent_beside = pack_each(encode, CALL, 3, 64, None, None, nowhere)
+    packets, sent_beside = outbox(3).pack_each(CALL, 64, None, None)
     assert sent_beside is None
     assert packets == [CALL + encode(None)[0]] * 3
 
@@ -222,14 +221,14 @@ def test_mistake_is_sent_to_all(objs: Any, kind: type[Exception], says: str) -> 
     sent = each(objs, 3)
     assert type(sent.error) is kind
     assert len(sent.messages) == 3
-    for pieces in sent.messages:
+    for pieces in sent.messages.values():
         with pytest.raises(RemoteError, match=says):
             load(received(pieces))
 
 
 def test_each_object_is_made() -> None:
     sent = each("123", 3, int)
-    assert [load(received(pieces)) for pieces in sent.messages] == [1, 2, 3]
+    assert [load(received(pieces)) for pieces in sent.messages.values()] == [1, 2, 3]
     assert type(each("12x", 3, int).error) is ValueError
 
 

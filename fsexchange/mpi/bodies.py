@@ -68,8 +68,8 @@ _PLACE_SIZES = (0, 0, LentMemory.place_size, NumberedMessages.place_size, Stored
 # Where the rest of a body is that began in the slab: the kind of its place, and its number.
 _REST = struct.Struct("<HQ")
 
-# More buffers do not fit in a placeholder, which has the length of each.
-_MOST_BUFFERS = 64
+# A placeholder has the pickle, up to so many bytes, and the lengths of so many buffers.
+_MOST_SAID, _MOST_BUFFERS = SMALL - 1024, 64
 
 _LENGTH = struct.Struct("<Q")
 
@@ -139,63 +139,84 @@ class Bodies:
         """Get the body of a message to a rank to its place, or ready to go there by `finish`."""
         if self._lent is not None and self._lent.rooms:
             self._lent.look()
-        if len(body) > SMALL - 1024 or len(buffers) > _MOST_BUFFERS:
+        if len(body) > _MOST_SAID or len(buffers) > _MOST_BUFFERS:
             buffers, body = [body, *buffers], b""
             if len(buffers) > _MOST_BUFFERS:
                 buffers, body = [gathered.packed(buffers)], called(_unpacked, OUT_OF_IT)
-        slab = self._slab if self._paths[dest] is not None else None
-        held: list[int] = []
-        if _native is not None and slab is not None and len(buffers) == 1:
-            data = buffers[0]
-            if SMALL <= len(data) <= SLOT:  # most messages, in less time
-                placed.withdraw = lambda: any(map(slab.free_slot, held))
-                said = _native.place(
-                    slab.memory, held, PLACEHOLDER, self._sender, bytes(body), data, END_1
-                )
-                if said is not None:
-                    placed.placeholder = said
-                    return
+        if self.in_slab(placed, body, buffers, dest):
+            return
         sizes = [len(each) for each in buffers]
         starts = gathered.starts_of(sizes)
         nbytes = starts[-1]
         if len(body) + nbytes < SMALL:
             placed.placeholder = called(_loaded, *map(in_pickle, (body, *buffers)))
             return
-
-        def say(kind: int, number: int, place: bytes = b"") -> None:
-            data = (
-                _SAID.pack(self._family, self._rank, kind, len(sizes), number, nbytes)
-                + struct.pack(f"<{len(sizes)}Q", *sizes)
-                + place
-                + body
-            )
-            placed.placeholder = b"".join((PLACEHOLDER, _LENGTH.pack(len(data)), data, END_1))
-
-        if slab is not None and nbytes <= SLOT:
-            placed.withdraw = lambda: any(map(slab.free_slot, held))
-            if slab.take_slot(held):
-                gathered.copy(buffers, starts, 0, slab.slot(held[0], nbytes))
-                say(_SLOT, held[0])
-                return
-        elif slab is not None:
-            placed.withdraw = lambda: any(map(slab.give_back, held))
-            if slab.take(nbytes, held, receiver=self._slab_of(dest)):
-                say(_RECORD, held[0])
-                placed.finish = lambda: slab.fill(
-                    held[0],
-                    buffers,
-                    starts,
-                    lambda start, ways: self._spill(
-                        ways, gathered.rest(buffers, starts, start), nbytes - start, dest
-                    ),
-                )
-                return
         ways: list[tuple[int, Sent]] = []
         placed.withdraw = lambda: [sent.withdraw() for _, sent in ways]
         ways.extend(starmap(self._send, ((gathered.rest(buffers, starts, 0), nbytes, dest),)))
         ((kind, sent),) = ways
         placed.finish = sent.finish
-        say(kind, sent.number, sent.place)
+        placed.placeholder = self._say(kind, sent.number, body, sizes, sent.place)
+
+    def in_slab(self, placed: Placed, body: Memory, buffers: Sequence[Memory], dest: int) -> bool:
+        """Get the body of a message to a rank of this host into the slab, as `place` does.
+
+        Return whether it has room there, and is of a size that needs it.
+        """
+        slab = self._slab
+        if slab is None or self._paths[dest] is None:
+            return False
+        if len(body) > _MOST_SAID:
+            buffers, body = [body, *buffers], b""
+        held: list[int] = []
+        if _native is not None and len(buffers) == 1 and SMALL <= len(buffers[0]) <= SLOT:
+            placed.withdraw = lambda: any(map(slab.free_slot, held))
+            said = _native.place(  # most messages, in less time
+                slab.memory, held, PLACEHOLDER, self._sender, bytes(body), buffers[0], END_1
+            )
+            if said is not None:
+                placed.placeholder = said
+            return said is not None
+        if len(buffers) > _MOST_BUFFERS:
+            return False
+        sizes = [len(each) for each in buffers]
+        starts = gathered.starts_of(sizes)
+        nbytes = starts[-1]
+        if len(body) + nbytes < SMALL:
+            return False
+        if nbytes <= SLOT:
+            placed.withdraw = lambda: any(map(slab.free_slot, held))
+            if not slab.take_slot(held):
+                return False
+            gathered.copy(buffers, starts, 0, slab.slot(held[0], nbytes))
+            placed.placeholder = self._say(_SLOT, held[0], body, sizes)
+            return True
+        placed.withdraw = lambda: any(map(slab.give_back, held))
+        if not slab.take(nbytes, held, receiver=self._slab_of(dest)):
+            return False
+        placed.placeholder = self._say(_RECORD, held[0], body, sizes)
+        placed.finish = lambda: slab.fill(
+            held[0],
+            buffers,
+            starts,
+            lambda start, ways: self._spill(
+                ways, gathered.rest(buffers, starts, start), nbytes - start, dest
+            ),
+        )
+        return True
+
+    def _say(
+        self, kind: int, number: int, body: Memory, sizes: Sequence[int], place: bytes = b""
+    ) -> bytes:
+        """Return the placeholder of a body: where it is, and the lengths of its buffers."""
+        nbytes = gathered.starts_of(sizes)[-1]
+        data = (
+            _SAID.pack(self._family, self._rank, kind, len(sizes), number, nbytes)
+            + struct.pack(f"<{len(sizes)}Q", *sizes)
+            + place
+            + body
+        )
+        return b"".join((PLACEHOLDER, _LENGTH.pack(len(data)), data, END_1))
 
     def _send(self, pieces: Pieces, nbytes: int, dest: int) -> tuple[int, Sent]:
         """Send a body past the slab: this decides which way it takes.
@@ -230,6 +251,17 @@ class Bodies:
 
     def _waiting(self) -> int:
         return sum([way.nbytes for way in self._ways.values()])
+
+    def reach(self, ranks: Sequence[int]) -> bool:
+        """Map the slabs of ranks, so that nothing is needed for it later; False if it fails."""
+        if self._slab is None or None in [self._paths[rank] for rank in ranks]:
+            return False
+        try:
+            for rank in ranks:
+                self._slab_of(rank)
+        except OSError:  # no descriptor is left
+            return False
+        return True
 
     def _slab_of(self, rank: int) -> Slab:
         slab = self._slabs.get(rank)

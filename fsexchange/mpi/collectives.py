@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import pickle
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,18 +17,16 @@ from mpi4py import MPI
 
 from fsexchange.mpi import wire
 from fsexchange.mpi.buffers import Buffer, buffer_of
-from fsexchange.mpi.carriers import carrier
+from fsexchange.mpi.carriers import ByMessages, carrier
 from fsexchange.mpi.message import CALL_SIZE, Message, a_call, decode, length, private
-from fsexchange.mpi.outgoing import Outgoing, pack, pack_each
+from fsexchange.mpi.outgoing import Make, Outbox, Outgoing
 from fsexchange.mpi.packets import Packets
 
 if TYPE_CHECKING:
+    from fsexchange.mpi.bodies import Bodies
     from fsexchange.mpi.codec import Codec
     from fsexchange.mpi.hosts import Hosts
     from fsexchange.mpi.rooms import Rooms
-
-#: What a rank sends in place of an object, see `pack`.
-Make = Callable[[Any], Any]
 
 _loads = pickle.loads
 
@@ -58,11 +56,12 @@ class Collectives:
         codec: Codec,
         hosts: Hosts,
         rooms: Rooms,
+        bodies: Bodies,
+        ranks_above: Sequence[int],
         inline_limit: int,
     ) -> None:
         self.internal = internal
         self.rooms = rooms
-        self._encode = codec.encode
         self._hosts = hosts.names
         # Bytes from which messages go by rooms, but on a single rank: from `inline_limit` for all
         # copies of a host.
@@ -71,6 +70,15 @@ class Collectives:
         self._packets = Packets(internal, hosts, rooms, self._carrier)
         self._number = itertools.count(1).__next__
         self.rank, self.size = internal.rank, internal.size
+        # Packets that MPI's collectives carry have no room for a placeholder.
+        near = isinstance(self._carrier, ByMessages) and bodies.reach(ranks_above)
+        self._outbox = Outbox(
+            codec.encode,
+            self.rank,
+            self.size,
+            bodies if all(internal.allgather(near)) else None,
+            ranks_above,
+        )
         size = self._packet = self._carrier.size
         # A call takes a buffer out, as the handler of a signal may call meanwhile, and puts it back
         # unless what it returns may show the memory.
@@ -94,17 +102,21 @@ class Collectives:
                 return obj
             message = self._packets.bcast_from(call, root, buffer.memory, self._limit(make))
             return self._one(message, root)
-        room = self._carrier.size_to_all
-        packet, sent = pack(self._encode, call, room, obj, make, self._packets.place)
-        self._carrier.bcast(packet, root)
+        packet, sent = self._outbox.pack(call, self._carrier.size_to_all, obj, make)
         if sent is None:
+            self._carrier.bcast(packet, root)
             return _loads(packet[CALL_SIZE:])
-        if packet[1] == wire.PLACED:
-            return self._own(sent, 0)
+        if sent.packets:
+            self._carrier.scatter(sent.packets, root)
+            sent.finish()
+        else:
+            self._carrier.bcast(packet, root)
+        if not sent.messages:
+            return self._own(sent)
         sending: list[MPI.Request] = []
         try:
-            shared = self._packets.bcast(sent.messages[0], root, self._limit(make), sending)
-            return self._own(sent, 0) if shared is None else self._one(shared, root, sent)
+            shared = self._packets.bcast(sent.messages[None], root, self._limit(make), sending)
+            return self._own(sent) if shared is None else self._one(shared, root, sent)
         finally:
             MPI.Request.Waitall(sending)
 
@@ -120,15 +132,15 @@ class Collectives:
                 return obj
             message = self._packets.scatter_from(call, root, buffer.memory)
             return self._one(message, root)
-        place = self._packets.place
-        packets, sent = pack_each(self._encode, call, self.size, self._packet, objs, make, place)
+        packets, sent = self._outbox.pack_each(call, self._packet, objs, make)
         self._carrier.scatter(packets, root)
         if sent is None:
             return _loads(packets[root][CALL_SIZE:])
+        sent.finish()
         sending: list[MPI.Request] = []
         try:
-            self._packets.scatter(sent.messages, packets, sending)
-            return self._own(sent, root)
+            self._packets.scatter(call, sent.messages, sending)
+            return self._own(sent)
         finally:
             MPI.Request.Waitall(sending)
 
@@ -142,19 +154,19 @@ class Collectives:
     ) -> list[Any] | None:
         """Return as `gather` does, `Failed` in place of what could not be had."""
         call = a_call(verb, root, self._number())
-        place = self._packets.place
-        packet, sent = pack(self._encode, call, self._packet, obj, make, place, root)
+        packet, sent = self._outbox.pack(call, self._packet, obj, make, root)
         if self.rank != root:
             self._carrier.gather(packet, root)
             if sent is not None:
-                if packet[1] != wire.PLACED:
-                    self._packets.gather(sent.messages[0], root, self._limit(make))
+                sent.finish()
+                if sent.messages:
+                    self._packets.gather(sent.messages[root], root, self._limit(make))
                 if sent.error is not None:
                     raise sent.error
             return None
         buffer = self._buffer_with(packet)
         self._carrier.gathered(buffer, root)
-        small = self._small(call, buffer)
+        small = self._small(call, buffer, sent)
         if small is not None:
             return small
         messages = self._packets.gathered(call, buffer.memory, self._limit(make))
@@ -167,13 +179,18 @@ class Collectives:
     def allgather_some(self, verb: int, obj: Any, make: Make | None = None) -> list[Any]:
         """Return as `allgather` does, `Failed` in place of what could not be had."""
         call = a_call(verb, 0, self._number())
-        packet, sent = pack(self._encode, call, self._packet, obj, make, self._packets.place)
-        buffer = self._buffer_with(packet)
-        self._carrier.allgather(packet, buffer)
-        small = self._small(call, buffer)
+        packet, sent = self._outbox.pack(call, self._packet, obj, make)
+        if sent is not None and sent.packets:
+            buffer = self._buffer_with(sent.packets[self.rank])
+            self._carrier.alltoall(sent.packets, buffer)
+            sent.finish()
+        else:
+            buffer = self._buffer_with(packet)
+            self._carrier.allgather(packet, buffer)
+        small = self._small(call, buffer, sent)
         if small is not None:
             return small
-        message = None if sent is None or packet[1] == wire.PLACED else sent.messages[0]
+        message = None if sent is None else sent.messages.get(None)
         limit = self._limit(make)
         messages = self._packets.allgathered(call, buffer.memory, message, limit)
         return self._each(messages, sent, buffer)
@@ -181,15 +198,16 @@ class Collectives:
     def alltoall(self, objs: Any, make: Make | None = None) -> list[Any]:
         """Return the objects of all ranks for this one."""
         call = a_call(wire.ALLTOALL, 0, self._number())
-        place = self._packets.place
-        packets, sent = pack_each(self._encode, call, self.size, self._packet, objs, make, place)
+        packets, sent = self._outbox.pack_each(call, self._packet, objs, make)
         buffer = self._buffer_with(packets[self.rank])
         self._carrier.alltoall(packets, buffer)
-        small = self._small(call, buffer)
+        if sent is not None:
+            sent.finish()
+        small = self._small(call, buffer, sent)
         if small is not None:
-            return small
-        messages = () if sent is None else sent.messages
-        received = self._packets.alltoalled(call, buffer.memory, messages, packets)
+            return checked(small)
+        messages = {} if sent is None else sent.messages
+        received = self._packets.alltoalled(call, buffer.memory, messages)
         return checked(self._each(received, sent, buffer))
 
     def _buffer_with(self, packet: bytes) -> Buffer:
@@ -208,17 +226,22 @@ class Collectives:
         """
         return self.size > 1 and (nbytes >= least or nbytes > self._inline_limit)
 
-    def _small(self, call: bytes, buffer: Buffer) -> list[Any] | None:
-        """Return the objects of the packets of all ranks, None if one holds no whole object.
+    def _small(self, call: bytes, buffer: Buffer, sent: Outgoing | None) -> list[Any] | None:
+        """Return the objects of the packets of all ranks, `Failed` in place of what cannot be had.
 
-        None as well if one cannot be loaded, as it remains to be found out which.
+        None if one of them holds no whole object, or if messages are `sent` behind this rank's.
         """
-        if self._heads(buffer.memory).count(call) != self.size:
+        if self._heads(buffer.memory).count(call) != self.size or (sent and sent.messages):
             return None
-        try:
-            objs = list(map(_loads, buffer.bodies))
-        except Exception:  # raised by an object's own class
-            return None
+        own = None if sent is None else self._own(sent)  # first, as the others may still fill slots
+        objs: list[Any] = []
+        while len(objs) < self.size:  # each is loaded once, whatever the class of one raises
+            try:
+                objs.extend(map(_loads, buffer.bodies[len(objs) :]))
+            except Exception as error:
+                objs.append(Failed(error, own=False))
+        if sent is not None:
+            objs[self.rank] = own
         self._kept[_OF_EACH] = buffer
         return objs
 
@@ -241,8 +264,8 @@ class Collectives:
         for rank, message in enumerate(messages):
             mine = sent if rank == self.rank else None
             try:
-                if mine is not None and len(message) < length(message):
-                    objs.append(self._own(mine, rank))
+                if mine is not None and not _is_whole(message):
+                    objs.append(self._own(mine))
                 else:
                     shows = shows or (type(message) is memoryview and message.obj is buffer.memory)
                     objs.append(self._one(message, rank, mine))
@@ -253,11 +276,16 @@ class Collectives:
             self._kept[_OF_EACH] = buffer
         return objs
 
-    def _own(self, sent: Outgoing, rank: int) -> Any:
+    def _own(self, sent: Outgoing) -> Any:
         """Return the object that this rank has sent to itself."""
         if sent.error is not None:
             raise sent.error
-        return private(sent.encoded[rank if len(sent.messages) > 1 else 0])
+        return private(sent.encoded[self.rank if len(sent.encoded) > 1 else 0])
+
+
+def _is_whole(message: Message) -> bool:
+    """Return whether this rank's own message, which it does not send to itself, is here."""
+    return message[1] != wire.SMALL and len(message) >= length(message)
 
 
 def checked(objs: list[Any]) -> list[Any]:

@@ -158,7 +158,13 @@ class Exchange(PointToPoint):
         self.evict = self.store.evict
         self.ref = self.store.ref
         self._collectives = Collectives(
-            members.internal, members.codec, members.hosts, members.rooms, members.inline_limit
+            members.internal,
+            members.codec,
+            members.hosts,
+            members.rooms,
+            members.bodies,
+            members.ranks_above,
+            members.inline_limit,
         )
         self._reductions = Reductions(self._collectives)
 

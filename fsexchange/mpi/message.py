@@ -13,8 +13,6 @@
     BUFFERS         number of buffers, length of the pickle, length of each buffer (8 bytes each),
                     the pickle; then the buffers, each at a multiple of 64 bytes
     FAILURE         frames of a `Failure`
-    PLACED          where in its sender's memory a message of another kind is, see `places`; the
-                    length is of that message
 
 All but the kind and the length are the same on all ranks that call the same: the call. Verbs pass
 it on as the head of a SMALL message.
@@ -44,6 +42,7 @@ Message: TypeAlias = "Memory"
 Pieces: TypeAlias = "list[Memory]"
 
 _CALL = struct.Struct("<BBHI")
+_OF_CALL = struct.Struct("<Bx6s")
 _LENGTH = struct.Struct("<Q")
 _LENGTHS = struct.Struct("<QQ")
 _OF_ONE = struct.Struct(f"<cB{_CALL.size - 2}sQQQQ")  # the head, and the table for one buffer
@@ -67,7 +66,7 @@ def a_call(verb: int, root: int, number: int) -> bytes:
 
 def is_of(message: Message, call: bytes) -> bool:
     """Return whether a message of any kind is of the call."""
-    return message[0] == call[0] and bytes(message[2:CALL_SIZE]) == call[2:]
+    return _OF_CALL.unpack_from(message) == _OF_CALL.unpack(call)
 
 
 def number_of(message: Message) -> int:

@@ -1,11 +1,19 @@
-"""Outgoing: what a rank sends in one call of a collective verb."""
+"""Outgoing: what a rank sends in one call of a collective verb.
+
+A small object is its packet. A larger one for ranks of this host passes through this rank's slab,
+as that of a `send` does, see `bodies`: its packet is a small one, too, whose object is fetched when
+it is loaded. Of all others the packet is the start of a message.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import pickle
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from fsexchange.mpi.bodies import Placed
 from fsexchange.mpi.message import (
     CALL_SIZE,
     failure,
@@ -14,98 +22,182 @@ from fsexchange.mpi.message import (
     start,
     the_call,
 )
+from fsexchange.mpi.slab import KEEPS_ORDER, SLOT
 from fsexchange.serialize.simple import simple_pickle
 
 if TYPE_CHECKING:
+    from fsexchange.mpi.bodies import Bodies
     from fsexchange.mpi.codec import Encoded
     from fsexchange.mpi.message import Pieces
 
+#: What a rank sends in place of an object.
+Make = Callable[[Any], Any]
 
-class Outgoing(NamedTuple):
-    """What a rank sends in one call of a verb."""
+# Bytes up to which an object passes through the slab. Above, MPI takes less time: it copies once,
+# from array to array. But a root to which many send copies one object while the next comes.
+_MOST, _MOST_TO_ROOT = SLOT, 4 << 20
 
-    messages: Sequence[Pieces]
-    """One message, or one for each rank."""
-    encoded: Sequence[Encoded] = ()
-    """The object of each message; none if there is an error."""
+# What a rank sends to itself in place of an object that is not small: it has that.
+_TO_ITSELF = pickle.dumps(None, 5)
+
+
+@dataclass
+class Outgoing:
+    """What a rank sends in one call of a verb, beside packets that are its objects."""
+
+    encoded: list[Encoded] = field(default_factory=list)
+    """The object, or that of each rank; none if there is an error."""
+    messages: dict[int | None, Pieces] = field(default_factory=dict)
+    """The messages of which the packets are the start, by the rank that gets them; None: all."""
+    packets: list[bytes] = field(default_factory=list)
+    """The packet of each rank, if what is for all needs one of its own for each."""
+    placed: list[Placed] = field(default_factory=list)
+    """What is in the slab."""
     error: Exception | None = None
     """The error that the sender raises after it has sent its messages, which carry it, too."""
 
+    def finish(self) -> None:
+        """Do what is yet to do when the packets are out."""
+        for each in self.placed:
+            each.finish()
 
-def pack(
-    encode: Callable[[Any], Encoded],
-    call: bytes,
-    room: int,
-    obj: Any,
-    make: Callable[[Any], Any] | None,
-    place: Callable[[Pieces, int | None], bytes | None],
-    rank: int | None = None,
-) -> tuple[bytes, Outgoing | None]:
-    """Return the packet of an object's message, of `room` bytes at most; what is sent beside SMALL.
 
-    What `place` returns for a longer message to a rank, or to all, is the packet, unless that is
-    None.
+class Outbox:
+    """Makes the packets and messages of one rank. Without `bodies` it has no slab for them."""
 
-    If encoding raises an error, the message is of that. With `make` it is of what that returns for
-    the object.
-    """
-    try:
-        if make is not None:
-            obj = make(obj)
-        simple = simple_pickle(obj, room - CALL_SIZE)
-        if simple is not None:  # most often, and so in less time
-            return call + simple, None
-        body, buffers = encoded = encode(obj)
+    def __init__(
+        self,
+        encode: Callable[[Any], Encoded],
+        rank: int,
+        size: int,
+        bodies: Bodies | None,
+        ranks_above: Sequence[int],
+    ) -> None:
+        self._encode = encode
+        self._rank, self._size = rank, size
+        self._others = [each for each in range(size) if each != rank]
+        self._bodies, self._ranks_above = bodies, ranks_above
+
+    def pack(
+        self, call: bytes, room: int, obj: Any, make: Make | None, rank: int | None = None
+    ) -> tuple[bytes, Outgoing | None]:
+        """Return the packet of an object for a rank, or all, and what is sent unless it is small.
+
+        It has `room` bytes at most. With `make` it is of what that returns for the object. If
+        encoding raises an error, the message is of that.
+        """
+        try:
+            if make is not None:
+                obj = make(obj)
+            simple = simple_pickle(obj, room - CALL_SIZE)
+            if simple is not None:  # most often, and so in less time
+                return call + simple, None
+            encoded = self._encode(obj)
+            if not encoded[1] and CALL_SIZE + len(encoded[0]) <= room:
+                return call + encoded[0], None
+            sent = Outgoing([encoded])
+            if rank is not None:
+                return self._packet(call, room, encoded, rank, _MOST_TO_ROOT, sent), sent
+            placed = self._placed(encoded, self._others, _MOST, sent)
+            if placed:
+                sent.packets = [call + each.placeholder for each in placed]
+                sent.packets.insert(self._rank, call + _TO_ITSELF)
+                return sent.packets[self._rank], sent
+            return _start(room, of_object(call, encoded), [None], sent), sent
+        except Exception as error:  # whatever it is, others wait for a message
+            return self._failed(call, room, error, [rank])
+
+    def pack_each(
+        self, call: bytes, room: int, objs: Any, make: Make | None
+    ) -> tuple[list[bytes], Outgoing | None]:
+        """Return the packet for each rank, and what is sent unless all are small.
+
+        As `pack` does. If there is an error, all ranks get the first one in place of the objects.
+        """
+        packets: list[bytes] = []
+        encoded: list[Encoded] = []
+        placed: list[Placed] = []
+        try:
+            items = [None] * self._size if objs is None else list(objs)
+            if len(items) != self._size:
+                verb = the_call(call).partition(" ")[0].rstrip(",")
+                raise ValueError(
+                    f"{verb} takes one item for each of the {self._size} ranks, and got "
+                    f"{len(items)}"
+                )
+            if make is not None:
+                items = list(map(make, items))
+            bodies: list[Any] = [*map(simple_pickle, items, repeat(room - CALL_SIZE))]
+            if None not in bodies:  # most often, and so in less time
+                return [*map(call.__add__, bodies)], None
+            for item in items:
+                body, buffers = each = self._encode(item)
+                encoded.append(each)
+                if buffers or CALL_SIZE + len(body) > room:
+                    break
+                packets.append(call + body)
+            else:
+                return packets, None
+            encoded += map(self._encode, items[len(encoded) :])
+            sent = Outgoing(encoded, placed=placed)
+            return [
+                self._packet(call, room, each, rank, _MOST, sent)
+                for rank, each in enumerate(encoded)
+            ], sent
+        except Exception as error:
+            _withdraw(placed)
+            packet, failed = self._failed(call, room, error, self._others)
+            return [packet] * self._size, failed
+
+    def _packet(
+        self, call: bytes, room: int, encoded: Encoded, rank: int, most: int, sent: Outgoing
+    ) -> bytes:
+        """Return the packet of an object for one rank."""
+        if rank == self._rank:
+            return call + _TO_ITSELF
+        body, buffers = encoded
         if not buffers and CALL_SIZE + len(body) <= room:
-            return call + body, None
-        sent = Outgoing([of_object(call, encoded)], [encoded])
-    except Exception as error:  # whatever it is, others wait for a message
-        sent = Outgoing([failure(call, error)], error=error)
-    (message,) = sent.messages
-    return (length(message[0]) > room and place(message, rank)) or start(message, room), sent
+            return call + body
+        for each in self._placed(encoded, [rank], most, sent):
+            return call + each.placeholder
+        return _start(room, of_object(call, encoded), [rank], sent)
+
+    def _failed(
+        self, call: bytes, room: int, error: Exception, ranks: Iterable[int | None]
+    ) -> tuple[bytes, Outgoing]:
+        sent = Outgoing(error=error)
+        return _start(room, failure(call, error), ranks, sent), sent
+
+    def _placed(
+        self, encoded: Encoded, ranks: Sequence[int], most: int, sent: Outgoing
+    ) -> list[Placed]:
+        """Get an object into the slab for each of some ranks; for none, if not for all."""
+        body, buffers = encoded
+        if self._bodies is None or max(len(body), sum(map(len, buffers))) > most:
+            return []
+        placed: list[Placed] = []
+        try:
+            for rank in ranks:
+                placed.append(Placed())
+                if not self._bodies.in_slab(placed[-1], body, buffers, self._ranks_above[rank]):
+                    _withdraw(placed)
+                    return []
+                if not KEEPS_ORDER:
+                    placed[-1].finish()
+        except BaseException:
+            _withdraw(placed)
+            raise
+        sent.placed += placed
+        return placed
 
 
-def pack_each(
-    encode: Callable[[Any], Encoded],
-    call: bytes,
-    size: int,
-    room: int,
-    objs: Any,
-    make: Callable[[Any], Any] | None,
-    place: Callable[[Pieces, int], bytes | None],
-) -> tuple[list[bytes], Outgoing | None]:
-    """Return the packet for each of `size` ranks, and what is sent unless all are SMALL.
+def _start(room: int, message: Pieces, ranks: Iterable[int | None], sent: Outgoing) -> bytes:
+    """Return the start of a message, the rest of which is sent to some ranks if there is one."""
+    if length(message[0]) > room:
+        sent.messages.update(dict.fromkeys(ranks, message))
+    return start(message, room)
 
-    What `place` returns for a longer message to a rank is the packet, unless that is None. If there
-    is an error, all ranks get the first one in place of the objects.
-    """
-    encoded: list[Encoded] = []
-    packets: list[bytes] = []
-    try:
-        items = [None] * size if objs is None else list(objs)
-        if len(items) != size:
-            verb = the_call(call).partition(" ")[0].rstrip(",")
-            raise ValueError(
-                f"{verb} takes one item for each of the {size} ranks, and got {len(items)}"
-            )
-        if make is not None:
-            items = list(map(make, items))
-        bodies: list[Any] = [*map(simple_pickle, items, repeat(room - CALL_SIZE))]
-        if None not in bodies:  # most often, and so in less time
-            return [*map(call.__add__, bodies)], None
-        for item in items:
-            body, buffers = each = encode(item)
-            encoded.append(each)
-            if buffers or CALL_SIZE + len(body) > room:
-                break
-            packets.append(call + body)
-        else:
-            return packets, None
-        encoded += map(encode, items[len(encoded) :])
-        sent = Outgoing([of_object(call, each) for each in encoded], encoded)
-    except Exception as error:
-        sent = Outgoing([failure(call, error)] * size, error=error)
-    return [
-        (length(message[0]) > room and place(message, rank)) or start(message, room)
-        for rank, message in enumerate(sent.messages)
-    ], sent
+
+def _withdraw(placed: Sequence[Placed]) -> None:
+    for each in placed:
+        each.withdraw()

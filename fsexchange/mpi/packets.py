@@ -1,16 +1,14 @@
 """Packets: collectives that move messages of any length, each in two steps.
 
 The first step moves packets, see `carriers`. A packet is the start of a message, and its head tells
-which call it is of and how long the message is; or it tells where in its sender's memory the
-message is, see `places`, and that is all. The second step moves the rests, if there are any: a rest
-for all ranks by a collective, or among few ranks of one host by messages, as one for a single rank:
-straight from the sender's array. mpi4py's verbs move lengths first, then data; here a small message
-needs only the first step.
+which call it is of and how long the message is. The second step moves the rests, if there are any:
+a rest for all ranks by a collective, or among few ranks of one host by messages, as one for a
+single rank: straight from the sender's array. mpi4py's verbs move lengths first, then data; here a
+small message needs only the first step.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate, chain, repeat
 from types import MappingProxyType
@@ -22,7 +20,6 @@ from fsexchange.errors import MismatchError
 from fsexchange.mpi import wire
 from fsexchange.mpi.carriers import ByMessages
 from fsexchange.mpi.message import (
-    HEAD_SIZE,
     Message,
     Pieces,
     failure,
@@ -31,13 +28,10 @@ from fsexchange.mpi.message import (
     length,
     number_of,
     rest,
-    start,
     the_call,
 )
-from fsexchange.mpi.places import Places
 from fsexchange.mpi.received import empty
 from fsexchange.mpi.room import MemoryRoom, Room, content, pages, within
-from fsexchange.mpi.slab import KEEPS_ORDER
 from fsexchange.serialize.format import ALIGNMENT
 
 if TYPE_CHECKING:
@@ -72,22 +66,6 @@ class Packets:
         self._hosts, self._rooms = hosts, rooms
         self._size, self._size_to_all = carrier.size, carrier.size_to_all
         self._sends_to_each = isinstance(carrier, ByMessages)
-        self._places = _places(comm) if self._sends_to_each else None
-        self._others = [rank for rank in self._ranks if rank != self._rank]
-
-    def place(self, message: Pieces, rank: int | None) -> bytes | None:
-        """Put a long message into a place, for one rank or all, and return its packet.
-
-        Nothing else is to be sent then. None if there is no place. What a rank sends to itself is
-        not read: of that the head is enough.
-        """
-        if rank == self._rank:
-            return start(message, HEAD_SIZE)
-        if self._places is None:
-            return None
-        if rank is None:
-            return self._places.put(message, self._rank, self._others)
-        return self._places.put(message, rank, [rank])
 
     # ---- one root -------------------------------------------------------------------------------
 
@@ -99,8 +77,6 @@ class Packets:
         Return it if it is in a room. `sending` gets the requests for what is not sent yet.
         """
         total = length(message[0])
-        if total <= self._size_to_all:
-            return None
         shared = self._by_room(total, root, message, limit)
         if shared is not None:
             return shared
@@ -118,8 +94,6 @@ class Packets:
     def bcast_from(self, call: bytes, root: int, packet: Message, limit: float) -> Message:
         """Return the root's message, whose packet is here."""
         total = self._length(call, packet, root)
-        if packet[1] == wire.PLACED and self._places is not None:
-            return self._places.fetch(packet, root)
         if total <= self._size_to_all:
             return packet
         shared = self._by_room(total, root, [], limit)
@@ -148,20 +122,18 @@ class Packets:
         )
 
     def scatter(
-        self, messages: Sequence[Pieces], packets: Sequence[Message], sending: list[MPI.Request]
+        self, call: bytes, messages: dict[int | None, Pieces], sending: list[MPI.Request]
     ) -> None:
-        """Send each rank its message, of which it has the packet.
+        """Send ranks their messages, of which they have the packets.
 
         `sending` gets the requests for what is not sent yet.
         """
-        self._post(sending, rest_tag(messages[0][0]), self._rests(messages, packets))
+        self._post(sending, rest_tag(call), self._rests(messages))
 
     def scatter_from(self, call: bytes, root: int, packet: Message) -> Message:
         """Return the root's message, whose packet is here."""
         messages = {root: packet}
         total = self._length(call, packet, root)
-        if packet[1] == wire.PLACED and self._places is not None:
-            return self._places.fetch(packet, root)
         if total > self._size:
             self._exchange(call, messages, [root])
         return messages[root]
@@ -169,8 +141,6 @@ class Packets:
     def gather(self, message: Pieces, root: int, limit: float) -> None:
         """Send the root this rank's message, of which it has the packet."""
         total = length(message[0])
-        if total <= self._size:
-            return
         if total <= limit or root not in self._hosts.near or not self._rooms.hand_in(root, message):
             self._comm.Send(rest(message, self._size), root, rest_tag(message[0]))
 
@@ -271,15 +241,14 @@ class Packets:
         self,
         call: bytes,
         packets: bytearray,
-        messages: Sequence[Pieces],
-        sent: Sequence[Message],
+        messages: dict[int | None, Pieces],
     ) -> list[Message]:
         """Return the messages of all ranks for this one, whose packets are here.
 
-        `messages` are those of this rank, none if the packets it has `sent` hold all of them.
+        `messages` are those of this rank of which the others have the packets.
         """
         received, _ = self._cut(call, packets)
-        self._exchange(call, received, self._ranks, self._rests(messages, sent))
+        self._exchange(call, received, self._ranks, self._rests(messages))
         return [*received.values()]
 
     # ---- parts of these -------------------------------------------------------------------------
@@ -303,29 +272,17 @@ class Packets:
         return length(packet)
 
     def _cut(self, call: bytes, packets: bytearray) -> tuple[dict[int, Message], list[int]]:
-        """Return what is here of each rank's message, all of the call, and the messages' lengths.
+        """Return what is here of each rank's message, all of the call, and their lengths."""
+        view, size = memoryview(packets), self._size
+        came: dict[int, Message] = {n: view[n * size : n * size + size] for n in self._ranks}
+        return came, [self._length(call, packet, rank) for rank, packet in came.items()]
 
-        Those in places are whole, and not counted; this rank's own stays a packet.
-        """
-        view = memoryview(packets)
-        starts = range(0, len(packets), self._size)
-        came: dict[int, Message] = {n: view[at : at + self._size] for n, at in enumerate(starts)}
-        lengths = [self._length(call, packet, rank) for rank, packet in came.items()]
-        for rank, packet in came.items():
-            if packet[1] == wire.PLACED and self._places is not None:
-                lengths[rank] = 0
-                if rank != self._rank:
-                    came[rank] = self._places.fetch(packet, rank)
-        return came, lengths
-
-    def _rests(self, messages: Sequence[Pieces], packets: Sequence[Message]) -> dict[int, Message]:
+    def _rests(self, messages: dict[int | None, Pieces]) -> dict[int, Message]:
         """Return by rank the rests of messages to other ranks, uncopied; there may be none."""
         return {
             rank: rest(message, self._size)
-            for rank, message in enumerate(messages)
-            if rank != self._rank
-            and length(message[0]) > self._size
-            and packets[rank][1] != wire.PLACED
+            for rank, message in messages.items()
+            if rank is not None
         }
 
     def _exchange(
@@ -345,7 +302,10 @@ class Packets:
                 whole[: self._size] = messages[rank]
                 messages[rank] = whole
                 into[rank] = whole[self._size :]
-        if not into and not sent:  # all that was long was in places
+        if into.keys() == sent.keys() and len(sent) == 1:  # in less time
+            ((rank, data),) = sent.items()
+            tag = rest_tag(call)
+            self._comm.Sendrecv(data, rank, tag, into[rank], rank, tag)
             meanwhile()
             return
         requests: list[MPI.Request] = []
@@ -369,24 +329,6 @@ class Packets:
         # In C: the handler of a signal that raised between two would leave a rank without its own,
         # or a request that nobody waits for, while memory is under way.
         requests.extend(chain(receives, sends))
-
-
-def _places(comm: MPI.Intracomm) -> Places | None:
-    """Return the places of ranks of one host, None if one of them has none; collective."""
-    if comm.size == 1 or not KEEPS_ORDER:
-        return None
-    places: Places | None = None
-    with contextlib.ExitStack() as last:
-        with contextlib.suppress(OSError):
-            places = Places(comm.rank, comm.size)
-            last.callback(places.close)
-        paths = comm.allgather(places and places.path)
-        ready = False
-        with contextlib.suppress(OSError):
-            if places is not None and None not in paths:
-                places.enter(paths)
-                ready = True
-        return places if all(comm.allgather(ready)) else None
 
 
 def rest_tag(head: Message) -> int:

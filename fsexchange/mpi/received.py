@@ -36,17 +36,24 @@ def empty(nbytes: int) -> memoryview:
     """Return writable memory, which unlike a bytearray is not filled with zeros."""
     if nbytes < KEPT_FROM:
         return np.empty(nbytes, np.uint8).data
-    memory, start = _unused(nbytes) or _fresh(nbytes)
+    found = _unused(nbytes)
+    memory, start = found or _fresh(nbytes)
     # By a memoryview, so that each array that shows any of it keeps this one, not `memory`.
     returned = np.frombuffer(memory.data, np.uint8, nbytes, start)
     if nbytes <= _KEPT:
         _kept[next(_numbers)] = memory, start, weakref.ref(returned)
-        while len(_kept) > _MOST_KEPT or (
-            sum([each.nbytes for each, _, _ in tuple(_kept.values())]) > _KEPT + ALIGNMENT
-        ):
-            for number in tuple(_kept)[:1]:
-                _kept.pop(number, None)
+        if found is None:
+            _bound()
     return returned.data
+
+
+def _bound() -> None:
+    """Keep no more than there should be."""
+    while len(_kept) > _MOST_KEPT or (
+        sum([each.nbytes for each, _, _ in tuple(_kept.values())]) > _KEPT + ALIGNMENT
+    ):
+        for number in tuple(_kept)[:1]:
+            _kept.pop(number, None)
 
 
 def _unused(nbytes: int) -> tuple[npt.NDArray[np.uint8], int] | None:

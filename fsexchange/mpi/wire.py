@@ -10,7 +10,6 @@ SMALL = 1  # the object as a pickle that leaves nothing out, all of it in the pa
 PICKLE = 2  # the same, of any length
 BUFFERS = 3  # the object as a pickle and the buffers that it leaves out
 FAILURE = 4  # the exception that the sender raises
-PLACED = 5  # where the message is
 
 # ---- the verb of a message ----------------------------------------------------------------------
 

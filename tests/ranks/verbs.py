@@ -32,7 +32,7 @@ from fsexchange import (
     StoreClosedError,
     StoreError,
 )
-from fsexchange.mpi import Exchange, Request, connect, packets, places
+from fsexchange.mpi import Exchange, Request, bodies, connect, packets
 from fsexchange.mpi.membership import ArgumentError
 from fsexchange.mpi.room import HostRoom
 from fsexchange.mpi.slab import KEEPS_ORDER
@@ -975,11 +975,12 @@ def use_after_close() -> None:
 
 
 def objects_of_a_place() -> None:
-    """Arrays and bytes of some KiB, which ranks of a host read in each other's places."""
+    """Arrays and bytes of some KiB, which ranks of a host read in each other's slabs."""
 
     def made(n: int) -> list[Any]:
         text = {"text": "é" * (5000 + n)}
-        return [np.full(8192, n, "f8"), bytes([n]) * 65_536, text, [np.full(1000, n), None]]
+        small = [np.full(8192, n, "f8"), bytes([n]) * 65_536, text, [np.full(1000, n), None]]
+        return [*small, np.full(40_000, n), {"a": np.full(9 << 16, n), "b": bytes(1 << 20)}]
 
     def program(way: Any) -> list[Any]:
         results = []
@@ -1005,7 +1006,7 @@ def objects_of_a_place() -> None:
         with ex.Split(rank % 2, -rank) as half:
             assert same(program_of(half), program_of(plain))
         plain.Free()
-        # Another communicator over the same places, one call of each in turn.
+        # Another communicator over the same slabs, one call of each in turn.
         with ex.Dup() as other:
             for n in range(20):
                 for root in range(size):
@@ -1018,6 +1019,14 @@ def objects_of_a_place() -> None:
         else:
             time.sleep(0.05)
             assert [ex.bcast(None)[0] for _ in range(50)] == [*range(50)]
+        all_slots_are_free(ex)
+
+
+def all_slots_are_free(ex: Exchange) -> None:
+    """All ranks have received what was sent to them."""
+    ex.barrier()
+    slab = ex._bodies._slab
+    assert slab is None or not any([*slab.slots, *slab.records])
 
 
 def program_of(way: Any) -> list[Any]:
@@ -1026,7 +1035,7 @@ def program_of(way: Any) -> list[Any]:
     return [way.bcast(obj, way.size - 1), way.allgather(obj), way.alltoall([obj] * way.size)]
 
 
-def places_without_descriptors() -> None:
+def slabs_without_descriptors() -> None:
     """One rank has no descriptors left, once the Exchange is made, or before."""
     mine = np.full(30_000 if rank == 0 else 100_000, rank, "u1")
     wanted = [(n, 100_000 if n else 30_000) for n in range(size)]
@@ -1049,21 +1058,20 @@ def places_without_descriptors() -> None:
         use(ex)
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     comm.Barrier()
-    enter = places.Places.enter
+    slab = bodies.Slab
     if rank == last:
-        places.Places.enter = _refuses  # type: ignore[method-assign, assignment]
+        bodies.Slab = _refuses  # type: ignore[assignment, misc]
     with Exchange(comm, base / "store") as ex:
-        assert ex._collectives._packets._places is None
+        bodies.Slab = slab  # type: ignore[misc]
         use(ex)
-    places.Places.enter = enter  # type: ignore[method-assign]
 
 
 def _refuses(*_: Any) -> None:
     raise OSError("too many open files")
 
 
-def failures_beside_places() -> None:
-    """An object that cannot be sent, or loaded, beside those in places."""
+def failures_beside_slots() -> None:
+    """An object that cannot be sent, or loaded, beside those in slots."""
     array = np.full(8192, rank, "f8")
     with Exchange(comm, base / "store") as ex:
         for _ in range(100):
@@ -1082,9 +1090,10 @@ def failures_beside_places() -> None:
             else:
                 assert ex.scatter(None)[0] == 0
             assert ex.bcast(array)[0] == 0
+        all_slots_are_free(ex)
 
 
-def interrupted_beside_places() -> None:
+def interrupted_beside_slots() -> None:
     """A signal's handler raises as packets arrive: what comes after is right."""
     array = np.full(8192, rank, "f8")
     signal.signal(signal.SIGALRM, signal.default_int_handler)
