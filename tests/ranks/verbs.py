@@ -1058,11 +1058,12 @@ def slabs_without_descriptors() -> None:
         use(ex)
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     comm.Barrier()
-    slab = bodies.Slab
+    names = vars(bodies)
+    slab = names["Slab"]
     if rank == last:
-        bodies.Slab = _refuses  # type: ignore[assignment, misc]
+        names["Slab"] = _refuses
     with Exchange(comm, base / "store") as ex:
-        bodies.Slab = slab  # type: ignore[misc]
+        names["Slab"] = slab
         use(ex)
 
 
