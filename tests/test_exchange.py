@@ -36,6 +36,7 @@ def test_on_every_rank(n: int, shm_dir: Path) -> None:
         "objects_of_a_place",
         "slabs_without_descriptors",
         "failures_beside_slots",
+        "some_cannot_be_loaded",
         "interrupted_beside_slots",
         "sent_to_oneself",
         "undelivered_messages_end_with_the_exchange",

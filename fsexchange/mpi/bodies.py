@@ -350,6 +350,7 @@ class Bodies:
         del _families[self._family]
         for rank in self._slabs:
             _senders.pop(_SENDER.pack(self._family, rank), None)
+        self._slabs.clear()
         for way in self._ways.values():
             way.close()
         if self._slab is not None:

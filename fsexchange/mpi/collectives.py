@@ -233,11 +233,18 @@ class Collectives:
         """
         if self._heads(buffer.memory).count(call) != self.size or (sent and sent.messages):
             return None
-        own = None if sent is None else self._own(sent)  # first, as the others may still fill slots
-        objs: list[Any] = []
-        while len(objs) < self.size:  # each is loaded once, whatever the class of one raises
+        own: Any = None
+        if sent is not None:  # first, as the others may still fill slots
             try:
-                objs.extend(map(_loads, buffer.bodies[len(objs) :]))
+                own = self._own(sent)
+            except Exception as error:  # all others are loaded, too, which frees their slots
+                own = Failed(error, own=False)
+        objs: list[Any] = []
+        bodies = iter(buffer.bodies)
+        while len(objs) < self.size:
+            try:
+                for body in bodies:  # each is loaded once, whatever the class of one raises
+                    objs.append(_loads(body))
             except Exception as error:
                 objs.append(Failed(error, own=False))
         if sent is not None:
@@ -284,7 +291,7 @@ class Collectives:
 
 
 def _is_whole(message: Message) -> bool:
-    """Return whether this rank's own message, which it does not send to itself, is here."""
+    """Return whether a rank's own message is here: what is SMALL it does not send to itself."""
     return message[1] != wire.SMALL and len(message) >= length(message)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
@@ -33,33 +32,40 @@ if TYPE_CHECKING:
 #: What a rank sends in place of an object.
 Make = Callable[[Any], Any]
 
-# Bytes up to which an object passes through the slab. Above, MPI takes less time: it copies once,
-# from array to array. But a root to which many send copies one object while the next comes.
+# Bytes of a pickle, and of its buffers, up to which an object passes through the slab. Above, MPI
+# takes less time: it copies once, from array to array. But what goes to a root is copied in while
+# the root copies its own, and that of others.
 _MOST, _MOST_TO_ROOT = SLOT, 4 << 20
 
 # What a rank sends to itself in place of an object that is not small: it has that.
 _TO_ITSELF = pickle.dumps(None, 5)
 
 
-@dataclass
 class Outgoing:
     """What a rank sends in one call of a verb, beside packets that are its objects."""
 
-    encoded: list[Encoded] = field(default_factory=list)
-    """The object, or that of each rank; none if there is an error."""
-    messages: dict[int | None, Pieces] = field(default_factory=dict)
-    """The messages of which the packets are the start, by the rank that gets them; None: all."""
-    packets: list[bytes] = field(default_factory=list)
-    """The packet of each rank, if what is for all needs one of its own for each."""
-    placed: list[Placed] = field(default_factory=list)
-    """What is in the slab."""
-    error: Exception | None = None
-    """The error that the sender raises after it has sent its messages, which carry it, too."""
+    def __init__(self, encoded: Sequence[Encoded], error: Exception | None = None) -> None:
+        #: The object, or that of each rank; none if there is an error.
+        self.encoded = encoded
+        #: The error that the sender raises after it has sent its messages, which carry it, too.
+        self.error = error
+        #: The messages of which the packets are the start, by the rank that gets them; None: all.
+        self.messages: dict[int | None, Pieces] = {}
+        #: The packet of each rank, if what is for all needs one of its own for each.
+        self.packets: list[bytes] = []
+        #: What is in the slab.
+        self.placed: list[Placed] = []
 
     def finish(self) -> None:
-        """Do what is yet to do when the packets are out."""
+        """Do what is yet to do when the packets are out, for all that wait for it."""
+        raised: list[BaseException] = []
         for each in self.placed:
-            each.finish()
+            try:
+                each.finish()
+            except BaseException as error:
+                raised.append(error)
+        if raised:
+            raise raised[0]
 
 
 class Outbox:
@@ -79,9 +85,9 @@ class Outbox:
         self._bodies, self._ranks_above = bodies, ranks_above
 
     def pack(
-        self, call: bytes, room: int, obj: Any, make: Make | None, rank: int | None = None
+        self, call: bytes, room: int, obj: Any, make: Make | None, root: int | None = None
     ) -> tuple[bytes, Outgoing | None]:
-        """Return the packet of an object for a rank, or all, and what is sent unless it is small.
+        """Return the packet of an object for a root, or all, and what is sent unless it is small.
 
         It has `room` bytes at most. With `make` it is of what that returns for the object. If
         encoding raises an error, the message is of that.
@@ -96,8 +102,8 @@ class Outbox:
             if not encoded[1] and CALL_SIZE + len(encoded[0]) <= room:
                 return call + encoded[0], None
             sent = Outgoing([encoded])
-            if rank is not None:
-                return self._packet(call, room, encoded, rank, _MOST_TO_ROOT, sent), sent
+            if root is not None:
+                return self._packet(call, room, encoded, root, _MOST_TO_ROOT, sent), sent
             placed = self._placed(encoded, self._others, _MOST, sent)
             if placed:
                 sent.packets = [call + each.placeholder for each in placed]
@@ -105,7 +111,7 @@ class Outbox:
                 return sent.packets[self._rank], sent
             return _start(room, of_object(call, encoded), [None], sent), sent
         except Exception as error:  # whatever it is, others wait for a message
-            return self._failed(call, room, error, [rank])
+            return self._failed(call, room, error, [root])
 
     def pack_each(
         self, call: bytes, room: int, objs: Any, make: Make | None
@@ -116,7 +122,6 @@ class Outbox:
         """
         packets: list[bytes] = []
         encoded: list[Encoded] = []
-        placed: list[Placed] = []
         try:
             items = [None] * self._size if objs is None else list(objs)
             if len(items) != self._size:
@@ -139,13 +144,16 @@ class Outbox:
             else:
                 return packets, None
             encoded += map(self._encode, items[len(encoded) :])
-            sent = Outgoing(encoded, placed=placed)
-            return [
-                self._packet(call, room, each, rank, _MOST, sent)
-                for rank, each in enumerate(encoded)
-            ], sent
+            sent = Outgoing(encoded)
+            try:
+                return [
+                    self._packet(call, room, each, rank, _MOST, sent)
+                    for rank, each in enumerate(encoded)
+                ], sent
+            except BaseException:
+                _withdraw(sent.placed)
+                raise
         except Exception as error:
-            _withdraw(placed)
             packet, failed = self._failed(call, room, error, self._others)
             return [packet] * self._size, failed
 
@@ -165,7 +173,7 @@ class Outbox:
     def _failed(
         self, call: bytes, room: int, error: Exception, ranks: Iterable[int | None]
     ) -> tuple[bytes, Outgoing]:
-        sent = Outgoing(error=error)
+        sent = Outgoing((), error)
         return _start(room, failure(call, error), ranks, sent), sent
 
     def _placed(

@@ -302,15 +302,15 @@ class Packets:
                 whole[: self._size] = messages[rank]
                 messages[rank] = whole
                 into[rank] = whole[self._size :]
+        tag = rest_tag(call)
         if into.keys() == sent.keys() and len(sent) == 1:  # in less time
             ((rank, data),) = sent.items()
-            tag = rest_tag(call)
             self._comm.Sendrecv(data, rank, tag, into[rank], rank, tag)
             meanwhile()
             return
         requests: list[MPI.Request] = []
         try:
-            self._post(requests, rest_tag(call), sent, into)
+            self._post(requests, tag, sent, into)
             meanwhile()
         finally:
             MPI.Request.Waitall(requests)

@@ -1094,6 +1094,43 @@ def failures_beside_slots() -> None:
         all_slots_are_free(ex)
 
 
+class LoadsWith:
+    """Raises an error that names its sender where it is loaded."""
+
+    def __init__(self, kind: type[Exception], nbytes: int) -> None:
+        self.kind, self.sender, self.data = kind, rank, bytes(nbytes)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        raise state["kind"](f"of rank {state['sender']}")
+
+
+def some_cannot_be_loaded() -> None:
+    """The error is that of the lowest such rank, as with mpi4py, and all others are received."""
+
+    def outcome(verb: Callable[[], Any]) -> Any:
+        try:
+            return [type(each) for each in verb() or ()]
+        except Exception as error:
+            return type(error), error.args
+
+    array = np.full(8192, rank, "f8")
+    with Exchange(comm, base / "store") as ex:
+        for kind in (ValueError, StopIteration):
+            for nbytes, bad in itertools.product((10, 30_000), ([0], [last], [0, last])):
+                obj: Any = LoadsWith(kind, nbytes) if rank in bad else array
+                for wanted, verb in (
+                    (comm.gather, ex.gather),
+                    (comm.allgather, ex.allgather),
+                ):
+                    assert outcome(partial(verb, obj)) == outcome(partial(wanted, obj))
+                for way in (comm, ex):
+                    raised = outcome(partial(way.alltoall, [obj] * size))
+                    assert raised == (kind, (f"of rank {bad[0]}",))
+                raised = outcome(partial(ex.allreduce, obj, op=lambda one, _: one))
+                assert raised == (kind, (f"of rank {bad[0]}",))
+        all_slots_are_free(ex)
+
+
 def interrupted_beside_slots() -> None:
     """A signal's handler raises as packets arrive: what comes after is right."""
     array = np.full(8192, rank, "f8")
