@@ -127,17 +127,24 @@ def test_task_that_fails_ends_the_job(job: Job, script: str) -> None:
 
 @pytest.mark.parametrize("script", ["steps.sh", "array.sh"])
 @pytest.mark.parametrize(
-    ("number", "group"), [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGINT, True)]
+    ("number", "to"),
+    [
+        (signal.SIGTERM, ["script"]),
+        (signal.SIGTERM, ["all"]),
+        (signal.SIGTERM, ["script", "all"]),
+        (signal.SIGINT, ["all"]),
+    ],
 )
-def test_signal_ends_the_job(job: Job, script: str, number: signal.Signals, group: bool) -> None:
-    """To the script alone, as by kill(1), or to all, as by Ctrl-C and timeout(1)."""
+def test_signal_ends_the_job(job: Job, script: str, number: signal.Signals, to: list[str]) -> None:
+    """To the script alone, as by kill(1), to all, as by Ctrl-C, or both, as by timeout(1)."""
     job.replace("smooth.py", WAIT)
     process = job.start("bash", script)
     job.wait_for_files("started1", "started2" if script == "array.sh" else "started4")
-    if group:
-        os.killpg(process.pid, number)
-    else:
-        process.send_signal(number)
+    for each in to:
+        if each == "all":
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
     assert "cleared" in job.end(process)
     assert process.returncode == -number
 

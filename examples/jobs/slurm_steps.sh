@@ -15,8 +15,12 @@ finish() {
     trap '' INT TERM # a second one would stop this
     kill $(jobs -p) 2>/dev/null && wait # a step that goes on would find its store closed
     fsexchange clear
+    trap - EXIT ${1-}
+    [ $# = 0 ] || kill -s "$1" $$
 }
 trap finish EXIT
+trap 'finish INT' INT # not left to the shell: a second one, as timeout sends, would end it at once
+trap 'finish TERM' TERM
 fsexchange init "$FSEXCHANGE_STORE"
 
 # 1. A program writes a file; its array becomes an object with a name.
