@@ -2,12 +2,13 @@
 
     exchange        what users call; communicator: how it is one of MPI
     membership      joining and leaving together; sharing: one directory for all
+    limits          which way an object takes, by its length
     pointtopoint    verbs between two ranks; MPI does the matching
-        bodies      which way a large object takes there
+        bodies      where a large object lies on its way
         slab        memory of the host that is used again; lending: memory that is not
         ways        messages to other hosts, and files
     collectives     verbs of all ranks, over packets, in messages; carriers move small ones
-        rooms       which way a large object takes there
+        rooms       where one lies that all ranks get, or a root gathers
         room        what ranks share: memory of a host, or a file; relay: from host to host
     reductions      operations over objects; assembly, blocks: one array of all ranks
     codec           an object as a pickle and buffers; wire: every kind of message, and every tag

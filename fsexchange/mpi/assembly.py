@@ -11,6 +11,7 @@ from fsexchange.connector.connector import FileConnector
 from fsexchange.connector.keys import FileKey
 from fsexchange.mpi import blocks
 from fsexchange.mpi.collectives import Collectives
+from fsexchange.mpi.limits import ASSEMBLED_BY_ROOM
 from fsexchange.mpi.room import FILLED_FROM, StoreRoom, span
 
 if TYPE_CHECKING:
@@ -18,10 +19,6 @@ if TYPE_CHECKING:
 
     from fsexchange.mpi.relay import Parts
     from fsexchange.mpi.room import MemoryRoom, Room
-
-# Bytes from which an array is assembled faster in a room than from messages, which are copied once
-# more: in a half to a third of the time (2 and 4 ranks).
-_BY_ROOM_FROM = 1 << 20
 
 #: Describes the block of a rank.
 Describe: TypeAlias = "Callable[[npt.ArrayLike], blocks.Block]"
@@ -52,7 +49,7 @@ def assemble(
         views = [plan.part_of(whole, each) for each in range(collectives.size)]
         return [(each, view.T if plan.fortran else view) for each, view in enumerate(views)]
 
-    if collectives.by_room(plan.nbytes, _BY_ROOM_FROM):
+    if collectives.by_room(plan.nbytes, ASSEMBLED_BY_ROOM):
         memory = collectives.rooms.for_all(plan.nbytes, fill, parts)
         if memory is not None:
             return plan.array_in(memory)

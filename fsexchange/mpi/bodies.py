@@ -22,7 +22,7 @@ from mpi4py import MPI
 
 from fsexchange.connector.connector import FileConnector
 from fsexchange.errors import RemoteError, StoreClosedError
-from fsexchange.mpi import gathered, wire
+from fsexchange.mpi import gathered, limits, wire
 from fsexchange.mpi.codec import (
     COPIES,
     END_1,
@@ -35,6 +35,7 @@ from fsexchange.mpi.codec import (
     pinned_by_none,
 )
 from fsexchange.mpi.lending import LentMemory
+from fsexchange.mpi.limits import SMALL
 from fsexchange.mpi.message import Pieces
 from fsexchange.mpi.received import empty, forget
 from fsexchange.mpi.slab import KEEPS_ORDER, SLOT, BrokenBodyError, Slab, order
@@ -48,16 +49,6 @@ try:
     from fsexchange.mpi import _native as _native
 except ImportError:
     _native = None  # type: ignore[assignment]
-
-#: A message of up to this many bytes MPI takes at once: MPICH 3.4 to 5.0 up to 8,000 bytes and
-#: more, Intel MPI 2021 up to 32,000; Open MPI up to 4,096, header included.
-EAGER = 7000 if MPI.get_vendor()[0] in ("MPICH", "Intel MPI") else 4000
-
-#: Arrays and bytes of up to this many bytes are inside such a message.
-SMALL = EAGER - 928
-
-#: Bytes that may wait for receivers, but for those in the slab, before a `send` waits for its own.
-CROWD = 256 << 20
 
 # Family, rank in it, kind of place, slot, record or number, bytes of the body, how many buffers.
 # The length of each buffer, for memory and files their place, and the pickle of the object follow.
@@ -243,11 +234,11 @@ class Bodies:
 
     def is_crowded(self) -> bool:
         """Return whether so much waits for receivers that a sender should wait for its own."""
-        if self._waiting() <= CROWD:
+        if self._waiting() <= limits.CROWD:
             return False
         for way in self._ways.values():
             way.look()
-        return self._waiting() > CROWD
+        return self._waiting() > limits.CROWD
 
     def _waiting(self) -> int:
         return sum([way.nbytes for way in self._ways.values()])

@@ -18,15 +18,12 @@ from typing import TYPE_CHECKING, Protocol
 from mpi4py import MPI
 
 from fsexchange.mpi import wire
-from fsexchange.mpi.bodies import EAGER
+from fsexchange.mpi.limits import EAGER, FEW
 from fsexchange.serialize.format import ALIGNMENT
 
 if TYPE_CHECKING:
     from fsexchange.mpi.buffers import Buffer
     from fsexchange.mpi.hosts import Hosts
-
-# Up to so many ranks, all on one host, messages are the faster way.
-_FEW = 8
 
 # Bytes of the packet of MPI's Bcast: objects of 4 KiB have room. MPICH takes about the same time up
 # to here; it has a step between 6 and 8 KiB.
@@ -167,5 +164,5 @@ class ByCollectives:
 
 def carrier(comm: MPI.Intracomm, hosts: Hosts) -> Carrier:
     """Return the faster way for packets among the ranks of a communicator."""
-    few = hosts.count == 1 and comm.size <= _FEW
+    few = hosts.count == 1 and comm.size <= FEW
     return ByMessages(comm) if few else ByCollectives(comm)

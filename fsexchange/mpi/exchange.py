@@ -13,10 +13,10 @@ from fsexchange.connector.keys import FileKey, checked
 from fsexchange.errors import InvalidKeyError
 from fsexchange.mpi import assembly, blocks
 from fsexchange.mpi.collectives import Collectives
+from fsexchange.mpi.limits import INLINE_LIMIT
 from fsexchange.mpi.membership import Membership
 from fsexchange.mpi.pointtopoint import PointToPoint
 from fsexchange.mpi.reductions import Reductions
-from fsexchange.mpi.sharing import INLINE_LIMIT
 from fsexchange.store.store import Store
 
 if TYPE_CHECKING:

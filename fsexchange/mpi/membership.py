@@ -20,10 +20,11 @@ from fsexchange.connector.directory import clear_owned
 from fsexchange.connector.hostcache import HostCache
 from fsexchange.errors import MismatchError, StoreClosedError
 from fsexchange.mpi import slab as slab_module
-from fsexchange.mpi.bodies import SMALL, Bodies
+from fsexchange.mpi.bodies import Bodies
 from fsexchange.mpi.codec import Codec, this_script
 from fsexchange.mpi.hosts import Hosts
 from fsexchange.mpi.leaving import leave
+from fsexchange.mpi.limits import SMALL
 from fsexchange.mpi.message import the_call
 from fsexchange.mpi.rooms import Rooms
 from fsexchange.mpi.sharing import share

@@ -13,6 +13,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from fsexchange.mpi.bodies import Placed
+from fsexchange.mpi.limits import THROUGH_SLAB, THROUGH_SLAB_TO_ROOT
 from fsexchange.mpi.message import (
     CALL_SIZE,
     failure,
@@ -21,7 +22,7 @@ from fsexchange.mpi.message import (
     start,
     the_call,
 )
-from fsexchange.mpi.slab import KEEPS_ORDER, SLOT
+from fsexchange.mpi.slab import KEEPS_ORDER
 from fsexchange.serialize.simple import simple_pickle
 
 if TYPE_CHECKING:
@@ -31,11 +32,6 @@ if TYPE_CHECKING:
 
 #: What a rank sends in place of an object.
 Make = Callable[[Any], Any]
-
-# Bytes of a pickle, and of its buffers, up to which an object passes through the slab. Above, MPI
-# takes less time: it copies once, from array to array. But what goes to a root is copied in while
-# the root copies its own, and that of others.
-_MOST, _MOST_TO_ROOT = SLOT, 4 << 20
 
 # What a rank sends to itself in place of an object that is not small: it has that.
 _TO_ITSELF = pickle.dumps(None, 5)
@@ -103,8 +99,8 @@ class Outbox:
                 return call + encoded[0], None
             sent = Outgoing([encoded])
             if root is not None:
-                return self._packet(call, room, encoded, root, _MOST_TO_ROOT, sent), sent
-            placed = self._placed(encoded, self._others, _MOST, sent)
+                return self._packet(call, room, encoded, root, THROUGH_SLAB_TO_ROOT, sent), sent
+            placed = self._placed(encoded, self._others, THROUGH_SLAB, sent)
             if placed:
                 sent.packets = [call + each.placeholder for each in placed]
                 sent.packets.insert(self._rank, call + _TO_ITSELF)
@@ -147,7 +143,7 @@ class Outbox:
             sent = Outgoing(encoded)
             try:
                 return [
-                    self._packet(call, room, each, rank, _MOST, sent)
+                    self._packet(call, room, each, rank, THROUGH_SLAB, sent)
                     for rank, each in enumerate(encoded)
                 ], sent
             except BaseException:

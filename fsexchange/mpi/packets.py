@@ -19,6 +19,7 @@ from mpi4py import MPI
 from fsexchange.errors import MismatchError
 from fsexchange.mpi import wire
 from fsexchange.mpi.carriers import ByMessages
+from fsexchange.mpi.limits import BY_PAIRS
 from fsexchange.mpi.message import (
     Message,
     Pieces,
@@ -39,10 +40,6 @@ if TYPE_CHECKING:
     from fsexchange.mpi.hosts import Hosts
     from fsexchange.mpi.relay import Parts
     from fsexchange.mpi.rooms import Rooms
-
-# Up to so many ranks an allgather goes the same way, if all messages together have at most so many
-# bytes, and those of 8 MiB their heads: with 2 to 8 ranks in 0.3 to 1 of the time of Allgather.
-_BY_PAIRS_UP_TO = (8 << 20) + (1 << 16)
 
 # A message of fewer bytes, beside others in memory that is so many times larger, gets its own:
 # else a small object would keep all of it.
@@ -189,7 +186,7 @@ class Packets:
                 for rank, at in places.items():
                     messages[rank] = view[at : at + lengths[rank]]
                 return _unpinned(messages, end)
-        if self._sends_to_each and sum(lengths) <= _BY_PAIRS_UP_TO:
+        if self._sends_to_each and sum(lengths) <= BY_PAIRS:
             return self._all_by_pairs(call, messages, message)
         counts = [n + -n % ALIGNMENT if n > size else 0 for n in lengths]
         starts = [*accumulate(counts, initial=0)]

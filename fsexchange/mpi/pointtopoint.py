@@ -23,8 +23,9 @@ from typing import Any
 
 from mpi4py import MPI
 
-from fsexchange.mpi.bodies import EAGER, Bodies, Placed
+from fsexchange.mpi.bodies import Bodies, Placed
 from fsexchange.mpi.communicator import Communicator
+from fsexchange.mpi.limits import EAGER
 from fsexchange.mpi.membership import ArgumentError, Membership
 from fsexchange.mpi.slab import KEEPS_ORDER
 from fsexchange.serialize.simple import is_simple, simple_pickle

@@ -18,6 +18,7 @@ from mpi4py import MPI
 
 from fsexchange.mpi import wire
 from fsexchange.mpi.collectives import Collectives, Failed, checked
+from fsexchange.mpi.limits import REDUCED_BY_ROOM
 from fsexchange.mpi.room import pages
 
 if TYPE_CHECKING:
@@ -41,10 +42,6 @@ _OPS = (
 
 # Bytes from which an array is described first. Below, a message costs as much as its description.
 _DESCRIBED_FROM = 1 << 12
-
-# Bytes from which allreduce by a room, where each rank reduces its share, takes 0.5 to 1.4 times as
-# long as by MPI (MPICH, 2 and 4 ranks, four runs); from 8 MiB on it is always faster.
-_BY_ROOM_FROM = 4 << 20
 
 # Bytes of an array that each rank reduces at a time: so much stays in a processor's caches.
 _SHARE = 1 << 20
@@ -110,7 +107,7 @@ class Reductions:
 
     def _allreduced(self, obj: npt.NDArray[Any], op: MPI.Op) -> npt.NDArray[Any]:
         """Return the result of arrays that MPI can reduce."""
-        if self._collectives.by_room(obj.nbytes, _BY_ROOM_FROM):
+        if self._collectives.by_room(obj.nbytes, REDUCED_BY_ROOM):
             shares = _shares(obj.nbytes, self._internal.size)
 
             def fill(room: Room) -> None:

@@ -1,4 +1,4 @@
-"""Rooms: which way a large object takes. This is the one place that decides it.
+"""Rooms: where an object goes that is too large for messages, see `limits`.
 
 What all ranks get, and what a root gathers, goes to ranks of the same host by memory of that host,
 to another host by MPI. Where a host's memory does not suffice, it goes by one file of the store;

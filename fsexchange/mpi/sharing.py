@@ -19,11 +19,6 @@ if TYPE_CHECKING:
 # the directory from this host: for 30 s by default on NFS (acdirmin, nfs(5)).
 _HIDDEN_FOR = 35.0
 
-#: Bytes that the copies of an object on one host take together if it rides inside its message.
-#: Above the limit there is one copy a host, in memory that ranks share. Among 2 and 4 ranks of a
-#: host both cost the same where all copies take 64 MiB. What travels beside such objects is added.
-INLINE_LIMIT = (64 << 20) + (64 << 10)
-
 
 class Shared(NamedTuple):
     """One rank's connector to the shared directory, and what the root decided."""

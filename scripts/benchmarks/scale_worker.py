@@ -152,7 +152,7 @@ def main():
     counting = types.SimpleNamespace(**{**vars(MPI), "Intracomm": Counting})
     membership.MPI = relay.MPI = counting
     # As among many ranks: by collectives, and from 64 ranks on packets are short.
-    carriers._FEW = carriers._PASSED_ON = 0
+    carriers.FEW = carriers._PASSED_ON = 0
     with Exchange(world, f"{folder}/store", inline_limit=LIMIT) as ex:
         if way == "store":
             room.HostRoom.make = rooms.OwnRoom = no_memory

@@ -24,7 +24,7 @@ import numpy as np
 from mpi4py import MPI
 
 from fsexchange import FileConnector, RemoteError, SerializationError, StoreClosedError
-from fsexchange.mpi import Exchange, Request, bodies, slab
+from fsexchange.mpi import Exchange, Request, bodies, limits, slab
 from fsexchange.mpi.membership import ArgumentError
 from fsexchange.mpi.slab import Slab
 
@@ -36,7 +36,7 @@ other = rank ^ 1  # of a pair
 if os.environ.get("FSEXCHANGE_TEST_WAY") == "hosts":
     slab.this_host = lambda: (rank,)
 if os.environ.get("FSEXCHANGE_TEST_WAY") == "crowd":
-    bodies.CROWD = -1
+    limits.CROWD = -1
 
 SIZES = [10, 1_000, 3_000, 4_000, 5_000, 6_000, 6_900, 8_000, 70_000, 1 << 20, 7 << 20, 9 << 20]
 
@@ -597,7 +597,7 @@ def nothing_is_left_in_a_kept_store() -> None:
 
 def fast_producer() -> None:
     """What waits for a slow receiver is bounded, and all of it arrives."""
-    bodies.CROWD = 32 << 20
+    limits.CROWD = 32 << 20
     with exchange() as ex:
         if rank:
             for n in range(100 // size):
@@ -615,7 +615,7 @@ def fast_producer() -> None:
 
 def crowd_that_has_ended() -> None:
     """No send waits for its receiver when all that was sent has been received."""
-    bodies.CROWD = 32 << 20
+    limits.CROWD = 32 << 20
     for nbytes in (1 << 20, 9 << 20):
         obj = np.full(nbytes, rank, "u1")
         with exchange() as ex:
@@ -846,8 +846,8 @@ def send_with_another_protocol() -> None:
         before = MPI.pickle.PROTOCOL
         try:
             for protocol, obj in (
-                (0, "\u0416" * (bodies.EAGER // 2 - 60)),
-                (2, b"\xff" * (bodies.EAGER - 60)),
+                (0, "\u0416" * (limits.EAGER // 2 - 60)),
+                (2, b"\xff" * (limits.EAGER - 60)),
             ):
                 MPI.pickle.PROTOCOL = protocol
                 if rank == 0:

@@ -14,7 +14,7 @@ from mpi4py import MPI
 
 from fsexchange import MismatchError, RemoteError, SerializationError
 from fsexchange.mpi import Exchange, room
-from fsexchange.mpi.bodies import EAGER
+from fsexchange.mpi.limits import EAGER
 
 from .common import base, comm, left_behind, no_memory, raises, rank, run, same, size
 

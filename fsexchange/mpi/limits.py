@@ -1,0 +1,60 @@
+"""Limits: which way an object takes, by its length. This is the one place that says it.
+
+Between two ranks it goes
+
+    up to EAGER             in the message itself
+    to a rank of this host  through the slab of its sender, if that has room for all of it, or its
+                            receiver waits for it; else by memory that the receiver maps
+    to another host         by a message of its own up to `inline_limit`; by a file of the store
+
+and among all ranks
+
+    up to EAGER             in the packet (`carriers`)
+    up to THROUGH_SLAB      through the slab, to a root THROUGH_SLAB_TO_ROOT: FEW ranks of one host
+    up to `inline_limit`    by MPI, from array to array (`packets`); all copies of a host together
+    above                   by a room (`rooms`): one copy in the memory of each host, passed on from
+                            host to host by MPI; but scatter and alltoall by MPI, at any length
+
+What has no room in a host's memory goes by a file of the store, and what has none there by MPI.
+"""
+
+from __future__ import annotations
+
+from mpi4py import MPI
+
+from fsexchange.mpi.slab import SLOT
+
+#: A message of up to this many bytes MPI takes at once: MPICH 3.4 to 5.0 up to 8,000 bytes and
+#: more, Intel MPI 2021 up to 32,000; Open MPI up to 4,096, header included.
+EAGER = 7000 if MPI.get_vendor()[0] in ("MPICH", "Intel MPI") else 4000
+
+#: Arrays and bytes of up to this many bytes are inside such a message.
+SMALL = EAGER - 928
+
+#: Bytes that may wait for receivers, but for those in the slab, before a `send` waits for its own.
+CROWD = 256 << 20
+
+#: Up to so many ranks, all on one host, messages carry packets faster than MPI's collectives.
+FEW = 8
+
+#: Bytes of a pickle, and of its buffers, up to which an object passes through the slab. Above, MPI
+#: takes less time: it copies once, from array to array. But what goes to a root is copied in while
+#: the root copies its own, and that of others.
+THROUGH_SLAB, THROUGH_SLAB_TO_ROOT = SLOT, 4 << 20
+
+#: Up to so many bytes of all ranks together, those of 8 MiB and their heads, FEW ranks move the
+#: parts of an allgather by pairs: with 2 to 8 ranks in 0.3 to 1 of the time of Allgather.
+BY_PAIRS = (8 << 20) + (1 << 16)
+
+#: Bytes that the copies of an object on one host take together if it rides inside its message.
+#: Above the limit there is one copy a host, in memory that ranks share. Among 2 and 4 ranks of a
+#: host both cost the same where all copies take 64 MiB. What travels beside such objects is added.
+INLINE_LIMIT = (64 << 20) + (64 << 10)
+
+#: Bytes from which an array is assembled faster in a room than from messages, which are copied once
+#: more: in a half to a third of the time (2 and 4 ranks).
+ASSEMBLED_BY_ROOM = 1 << 20
+
+#: Bytes from which allreduce by a room, where each rank reduces its share, takes 0.5 to 1.4 times
+#: as long as by MPI (MPICH, 2 and 4 ranks, four runs); from 8 MiB on it is always faster.
+REDUCED_BY_ROOM = 4 << 20
