@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fsexchange.filesystem.mapping import shared
 from fsexchange.mpi import gathered
 from fsexchange.mpi.received import empty
 
@@ -104,14 +105,14 @@ class Slab:
         if path is None:
             self._fd = os.memfd_create("fsexchange")
             os.ftruncate(self._fd, _SIZE)
-        else:
-            self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        try:
             self._map = mmap.mmap(self._fd, _SIZE)
-        finally:
-            if path is not None:
-                os.close(self._fd)
-        memory = memoryview(self._map)
+            memory = memoryview(self._map)
+        else:
+            (fd,) = map(os.open, (path,), (os.O_RDWR | os.O_CLOEXEC,))
+            try:
+                memory = shared(fd, _SIZE)  # which needs no descriptor, as an `mmap` does
+            finally:
+                os.close(fd)
         #: Set while the owner waits in `recv`.
         self.receiving = memory[_FLAG : _FLAG + 1]
         #: Which slots and records are taken, and which pieces of other memory are lent: a byte
