@@ -33,7 +33,7 @@ def test_on_every_rank(n: int, shm_dir: Path) -> None:
         "any_source_and_tag",
         "users_own_messages_do_not_mix",
         "sender_may_compute_on",
-        "objects_of_a_place",
+        "objects_in_slots",
         "slabs_without_descriptors",
         "failures_beside_slots",
         "some_cannot_be_loaded",

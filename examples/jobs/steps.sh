@@ -8,13 +8,16 @@ export FSEXCHANGE_STORE=${1-${FSEXCHANGE_DIR-/dev/shm}/job-$$}
 # At the end, also when a step fails, when the time is up, and after Ctrl-C.
 finish() {
     trap '' INT TERM # a second one would stop this
+    trap - EXIT
     kill $(jobs -p) 2>/dev/null && wait # a step that goes on would find its store closed
-    fsexchange clear
-    trap - EXIT ${1-}
-    [ $# = 0 ] || kill -s "$1" $$
+    fsexchange clear || [ $# != 0 ]
+    if [ $# != 0 ]; then
+        trap - "$1"
+        kill -s "$1" $$
+    fi
 }
 trap finish EXIT
-trap 'finish INT' INT # not left to the shell: a second one, as timeout sends, would end it at once
+trap 'finish INT' INT # else bash ends at a second signal, as timeout sends, without the EXIT trap
 trap 'finish TERM' TERM
 fsexchange init "$FSEXCHANGE_STORE"
 

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial, update_wrapper
 from itertools import starmap
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,7 +85,7 @@ class _Arrived(threading.local):
 class Placed:
     """The placeholder of a message; how its body is taken back, and how it gets to its place.
 
-    Before the message is out `withdraw` may be called at any time: it takes back what there is.
+    Before the message is out `withdraw` may be called, once: it takes back what there is.
     """
 
     placeholder: bytes
@@ -149,10 +150,18 @@ class Bodies:
         placed.finish = sent.finish
         placed.placeholder = self._say(kind, sent.number, body, sizes, sent.place)
 
-    def in_slab(self, placed: Placed, body: Memory, buffers: Sequence[Memory], dest: int) -> bool:
-        """Get the body of a message to a rank of this host into the slab, as `place` does.
+    def in_slab(
+        self,
+        placed: Placed,
+        body: Memory,
+        buffers: Sequence[Memory],
+        dest: int,
+        most: float = inf,
+    ) -> bool:
+        """Place the body of a message in the slab, as `place` does; what fits in a slot at once.
 
-        Return whether it has room there, and is of a size that needs it.
+        False if the rank is on another host, the slab has no room, or the body is small or takes
+        more than `most` bytes.
         """
         slab = self._slab
         if slab is None or self._paths[dest] is None:
@@ -173,7 +182,7 @@ class Bodies:
         sizes = [len(each) for each in buffers]
         starts = gathered.starts_of(sizes)
         nbytes = starts[-1]
-        if len(body) + nbytes < SMALL:
+        if len(body) + nbytes < SMALL or nbytes > most:
             return False
         if nbytes <= SLOT:
             placed.withdraw = lambda: any(map(slab.free_slot, held))
@@ -244,13 +253,13 @@ class Bodies:
         return sum([way.nbytes for way in self._ways.values()])
 
     def reach(self, ranks: Sequence[int]) -> bool:
-        """Map the slabs of ranks, so that nothing is needed for it later; False if it fails."""
+        """Map the slabs of ranks now; False if one cannot be mapped."""
         if self._slab is None or None in [self._paths[rank] for rank in ranks]:
             return False
         try:
             for rank in ranks:
                 self._slab_of(rank)
-        except OSError:  # no descriptor is left
+        except OSError:
             return False
         return True
 

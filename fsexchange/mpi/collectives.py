@@ -1,7 +1,7 @@
 """Collectives: verbs that all ranks call together.
 
-Each verb begins with packets. If all of them hold whole objects, that is all; else `Packets` moves
-the rests.
+Each verb begins with packets. If all of them hold whole objects, or their placeholders, that is
+all; else `Packets` moves the rests.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class Collectives:
 
     The error of a rank is raised there, and as `RemoteError` by every rank that waits for its
     message. What a rank sends is its object, or with `make` what that returns for it: that goes by
-    MPI, as a rank that could not take it from elsewhere would be out of step with the others.
+    no room, as a rank that could not take it from there would be out of step with the others. What
+    a signal's handler raises may keep memory in the slabs of the others until the end.
     """
 
     def __init__(
@@ -108,7 +109,6 @@ class Collectives:
             return _loads(packet[CALL_SIZE:])
         if sent.packets:
             self._carrier.scatter(sent.packets, root)
-            sent.finish()
         else:
             self._carrier.bcast(packet, root)
         if not sent.messages:
@@ -136,7 +136,6 @@ class Collectives:
         self._carrier.scatter(packets, root)
         if sent is None:
             return _loads(packets[root][CALL_SIZE:])
-        sent.finish()
         sending: list[MPI.Request] = []
         try:
             self._packets.scatter(call, sent.messages, sending)
@@ -156,9 +155,12 @@ class Collectives:
         call = a_call(verb, root, self._number())
         packet, sent = self._outbox.pack(call, self._packet, obj, make, root)
         if self.rank != root:
-            self._carrier.gather(packet, root)
+            try:
+                self._carrier.gather(packet, root)
+            finally:  # else the root waits for ever for what its packet tells of
+                if sent is not None and sent.placed:
+                    sent.placed[0].finish()
             if sent is not None:
-                sent.finish()
                 if sent.messages:
                     self._packets.gather(sent.messages[root], root, self._limit(make))
                 if sent.error is not None:
@@ -180,12 +182,10 @@ class Collectives:
         """Return as `allgather` does, `Failed` in place of what could not be had."""
         call = a_call(verb, 0, self._number())
         packet, sent = self._outbox.pack(call, self._packet, obj, make)
+        buffer = self._buffer_with(packet)
         if sent is not None and sent.packets:
-            buffer = self._buffer_with(sent.packets[self.rank])
             self._carrier.alltoall(sent.packets, buffer)
-            sent.finish()
         else:
-            buffer = self._buffer_with(packet)
             self._carrier.allgather(packet, buffer)
         small = self._small(call, buffer, sent)
         if small is not None:
@@ -201,8 +201,6 @@ class Collectives:
         packets, sent = self._outbox.pack_each(call, self._packet, objs, make)
         buffer = self._buffer_with(packets[self.rank])
         self._carrier.alltoall(packets, buffer)
-        if sent is not None:
-            sent.finish()
         small = self._small(call, buffer, sent)
         if small is not None:
             return checked(small)
@@ -233,22 +231,18 @@ class Collectives:
         """
         if self._heads(buffer.memory).count(call) != self.size or (sent and sent.messages):
             return None
-        own: Any = None
+        objs: list[Any] = [None] * self.size
         if sent is not None:  # first, as the others may still fill slots
             try:
-                own = self._own(sent)
+                objs[self.rank] = self._own(sent)
             except Exception as error:  # all others are loaded, too, which frees their slots
-                own = Failed(error, own=False)
-        objs: list[Any] = []
-        bodies = iter(buffer.bodies)
-        while len(objs) < self.size:
-            try:
-                for body in bodies:  # each is loaded once, whatever the class of one raises
-                    objs.append(_loads(body))
-            except Exception as error:
-                objs.append(Failed(error, own=False))
-        if sent is not None:
-            objs[self.rank] = own
+                objs[self.rank] = Failed(error, own=False)
+        for rank, body in enumerate(buffer.bodies):
+            if sent is None or rank != self.rank:
+                try:
+                    objs[rank] = _loads(body)
+                except Exception as error:
+                    objs[rank] = Failed(error, own=False)
         self._kept[_OF_EACH] = buffer
         return objs
 
@@ -266,19 +260,23 @@ class Collectives:
         This rank's own is made of what it `sent` if its message is not whole. The buffer is kept
         if no object may show its memory.
         """
-        objs: list[Any] = []
+        objs: list[Any] = [None] * self.size
         shows = False
         for rank, message in enumerate(messages):
             mine = sent if rank == self.rank else None
             try:
                 if mine is not None and not _is_whole(message):
-                    objs.append(self._own(mine))
+                    objs[rank] = self._own(mine)
                 else:
-                    shows = shows or (type(message) is memoryview and message.obj is buffer.memory)
-                    objs.append(self._one(message, rank, mine))
+                    shows = shows or (
+                        type(message) is memoryview
+                        and message.obj is buffer.memory
+                        and message[1] != wire.SMALL
+                    )
+                    objs[rank] = self._one(message, rank, mine)
             except Exception as error:
                 shows = True
-                objs.append(Failed(error, own=mine is not None and mine.error is error))
+                objs[rank] = Failed(error, own=mine is not None and mine.error is error)
         if not shows:
             self._kept[_OF_EACH] = buffer
         return objs

@@ -5,12 +5,14 @@ Between two ranks it goes
     up to EAGER             in the message itself
     to a rank of this host  through the slab of its sender, if that has room for all of it, or its
                             receiver waits for it; else by memory that the receiver maps
-    to another host         by a message of its own up to `inline_limit`; by a file of the store
+    to another host         by a message of its own up to `inline_limit`; above, by a file of the
+                            store
 
 and among all ranks
 
-    up to EAGER             in the packet (`carriers`)
-    up to THROUGH_SLAB      through the slab, to a root THROUGH_SLAB_TO_ROOT: FEW ranks of one host
+    up to EAGER             in the packet; less among many ranks, or between hosts: see `carriers`
+    up to THROUGH_SLAB      through the slab, among FEW ranks of one host; to a root up to
+                            THROUGH_SLAB_TO_ROOT
     up to `inline_limit`    by MPI, from array to array (`packets`); all copies of a host together
     above                   by a room (`rooms`): one copy in the memory of each host, passed on from
                             host to host by MPI; but scatter and alltoall by MPI, at any length
@@ -37,9 +39,9 @@ CROWD = 256 << 20
 #: Up to so many ranks, all on one host, messages carry packets faster than MPI's collectives.
 FEW = 8
 
-#: Bytes of a pickle, and of its buffers, up to which an object passes through the slab. Above, MPI
-#: takes less time: it copies once, from array to array. But what goes to a root is copied in while
-#: the root copies its own, and that of others.
+#: Bytes up to which an object passes through the slab. Above, MPI takes less time: it copies once,
+#: from array to array. But what goes to a root is copied in while the root copies its own, and that
+#: of others.
 THROUGH_SLAB, THROUGH_SLAB_TO_ROOT = SLOT, 4 << 20
 
 #: Up to so many bytes of all ranks together, those of 8 MiB and their heads, FEW ranks move the

@@ -1,8 +1,8 @@
 """Outgoing: what a rank sends in one call of a collective verb.
 
-A small object is its packet. A larger one for ranks of this host passes through this rank's slab,
-as that of a `send` does, see `bodies`: its packet is a small one, too, whose object is fetched when
-it is loaded. Of all others the packet is the start of a message.
+A small object is its packet. A larger one for ranks of this host lies in this rank's slab, and its
+packet is the placeholder of `bodies`, which fetches it. Of every other object the packet is the
+start of a message.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 #: What a rank sends in place of an object.
 Make = Callable[[Any], Any]
 
-# What a rank sends to itself in place of an object that is not small: it has that.
+# A rank's packet to itself where not all is small: it makes its own object of what it has encoded.
 _TO_ITSELF = pickle.dumps(None, 5)
 
 
 class Outgoing:
-    """What a rank sends in one call of a verb, beside packets that are its objects."""
+    """What a rank sends in one call of a verb, if its packets do not hold it all."""
 
     def __init__(self, encoded: Sequence[Encoded], error: Exception | None = None) -> None:
         #: The object, or that of each rank; none if there is an error.
@@ -47,21 +47,15 @@ class Outgoing:
         self.error = error
         #: The messages of which the packets are the start, by the rank that gets them; None: all.
         self.messages: dict[int | None, Pieces] = {}
-        #: The packet of each rank, if what is for all needs one of its own for each.
+        #: The packet for each rank, if an object for all lies in the slab for each.
         self.packets: list[bytes] = []
-        #: What is in the slab.
+        #: What lies in the slab. What goes to a root is to be finished when the packet is out.
         self.placed: list[Placed] = []
 
-    def finish(self) -> None:
-        """Do what is yet to do when the packets are out, for all that wait for it."""
-        raised: list[BaseException] = []
-        for each in self.placed:
-            try:
-                each.finish()
-            except BaseException as error:
-                raised.append(error)
-        if raised:
-            raise raised[0]
+    def withdraw(self, kept: int = 0) -> None:
+        """Take back what lies in the slab, but for so many."""
+        while len(self.placed) > kept:
+            self.placed.pop().withdraw()
 
 
 class Outbox:
@@ -83,7 +77,7 @@ class Outbox:
     def pack(
         self, call: bytes, room: int, obj: Any, make: Make | None, root: int | None = None
     ) -> tuple[bytes, Outgoing | None]:
-        """Return the packet of an object for a root, or all, and what is sent unless it is small.
+        """Return the packet of an object for a root, or for all; `Outgoing` if it is not small.
 
         It has `room` bytes at most. With `make` it is of what that returns for the object. If
         encoding raises an error, the message is of that.
@@ -98,26 +92,28 @@ class Outbox:
             if not encoded[1] and CALL_SIZE + len(encoded[0]) <= room:
                 return call + encoded[0], None
             sent = Outgoing([encoded])
-            if root is not None:
-                return self._packet(call, room, encoded, root, THROUGH_SLAB_TO_ROOT, sent), sent
-            placed = self._placed(encoded, self._others, THROUGH_SLAB, sent)
-            if placed:
-                sent.packets = [call + each.placeholder for each in placed]
-                sent.packets.insert(self._rank, call + _TO_ITSELF)
-                return sent.packets[self._rank], sent
-            return _start(room, of_object(call, encoded), [None], sent), sent
+            try:
+                if root is not None:
+                    packet = self._packet(call, room, encoded, root, THROUGH_SLAB_TO_ROOT, sent)
+                    return packet, sent
+                if self._placed(encoded, self._others, THROUGH_SLAB, sent):
+                    sent.packets = [call + each.placeholder for each in sent.placed]
+                    sent.packets.insert(self._rank, call + _TO_ITSELF)
+                    return sent.packets[self._rank], sent
+                return _start(room, of_object(call, encoded), [None], sent), sent
+            except BaseException:
+                sent.withdraw()
+                raise
         except Exception as error:  # whatever it is, others wait for a message
             return self._failed(call, room, error, [root])
 
     def pack_each(
         self, call: bytes, room: int, objs: Any, make: Make | None
     ) -> tuple[list[bytes], Outgoing | None]:
-        """Return the packet for each rank, and what is sent unless all are small.
+        """Return the packet for each rank; `Outgoing` unless all are small.
 
         As `pack` does. If there is an error, all ranks get the first one in place of the objects.
         """
-        packets: list[bytes] = []
-        encoded: list[Encoded] = []
         try:
             items = [None] * self._size if objs is None else list(objs)
             if len(items) != self._size:
@@ -131,15 +127,9 @@ class Outbox:
             bodies: list[Any] = [*map(simple_pickle, items, repeat(room - CALL_SIZE))]
             if None not in bodies:  # most often, and so in less time
                 return [*map(call.__add__, bodies)], None
-            for item in items:
-                body, buffers = each = self._encode(item)
-                encoded.append(each)
-                if buffers or CALL_SIZE + len(body) > room:
-                    break
-                packets.append(call + body)
-            else:
-                return packets, None
-            encoded += map(self._encode, items[len(encoded) :])
+            encoded = [*map(self._encode, items)]
+            if all(not more and CALL_SIZE + len(body) <= room for body, more in encoded):
+                return [call + body for body, _ in encoded], None
             sent = Outgoing(encoded)
             try:
                 return [
@@ -147,7 +137,7 @@ class Outbox:
                     for rank, each in enumerate(encoded)
                 ], sent
             except BaseException:
-                _withdraw(sent.placed)
+                sent.withdraw()
                 raise
         except Exception as error:
             packet, failed = self._failed(call, room, error, self._others)
@@ -162,8 +152,8 @@ class Outbox:
         body, buffers = encoded
         if not buffers and CALL_SIZE + len(body) <= room:
             return call + body
-        for each in self._placed(encoded, [rank], most, sent):
-            return call + each.placeholder
+        if self._placed(encoded, [rank], most, sent):
+            return call + sent.placed[-1].placeholder
         return _start(room, of_object(call, encoded), [rank], sent)
 
     def _failed(
@@ -172,27 +162,21 @@ class Outbox:
         sent = Outgoing((), error)
         return _start(room, failure(call, error), ranks, sent), sent
 
-    def _placed(
-        self, encoded: Encoded, ranks: Sequence[int], most: int, sent: Outgoing
-    ) -> list[Placed]:
-        """Get an object into the slab for each of some ranks; for none, if not for all."""
-        body, buffers = encoded
-        if self._bodies is None or max(len(body), sum(map(len, buffers))) > most:
-            return []
-        placed: list[Placed] = []
-        try:
-            for rank in ranks:
-                placed.append(Placed())
-                if not self._bodies.in_slab(placed[-1], body, buffers, self._ranks_above[rank]):
-                    _withdraw(placed)
-                    return []
-                if not KEEPS_ORDER:
-                    placed[-1].finish()
-        except BaseException:
-            _withdraw(placed)
-            raise
-        sent.placed += placed
-        return placed
+    def _placed(self, encoded: Encoded, ranks: Sequence[int], most: int, sent: Outgoing) -> bool:
+        """Copy an object into the slab once for each of some ranks; False if not for all."""
+        if self._bodies is None:
+            return False
+        before = len(sent.placed)
+        for rank in ranks:
+            placed = Placed()
+            sent.placed.append(placed)
+            if not self._bodies.in_slab(placed, *encoded, self._ranks_above[rank], most):
+                sent.withdraw(before)
+                return False
+            if not KEEPS_ORDER:  # it is whole before its packet goes out
+                placed.finish()
+                placed.finish = bool
+        return len(ranks) > 0
 
 
 def _start(room: int, message: Pieces, ranks: Iterable[int | None], sent: Outgoing) -> bytes:
@@ -200,8 +184,3 @@ def _start(room: int, message: Pieces, ranks: Iterable[int | None], sent: Outgoi
     if length(message[0]) > room:
         sent.messages.update(dict.fromkeys(ranks, message))
     return start(message, room)
-
-
-def _withdraw(placed: Sequence[Placed]) -> None:
-    for each in placed:
-        each.withdraw()

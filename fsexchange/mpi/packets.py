@@ -1,10 +1,10 @@
 """Packets: collectives that move messages of any length, each in two steps.
 
-The first step moves packets, see `carriers`. A packet is the start of a message, and its head tells
-which call it is of and how long the message is. The second step moves the rests, if there are any:
-a rest for all ranks by a collective, or among few ranks of one host by messages, as one for a
-single rank: straight from the sender's array. mpi4py's verbs move lengths first, then data; here a
-small message needs only the first step.
+The first step moves packets, see `carriers`. A packet holds an object or the placeholder of one,
+see `outgoing`, or it is the start of a message: its head tells which call it is of and how long the
+message is. The second step moves the rests, if there are any: a rest for all ranks by a collective,
+or among few ranks of one host by messages, as one for a single rank: straight from the sender's
+array. mpi4py's verbs move lengths first, then data; here a small message needs only the first step.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
 _COPIED_BELOW = 1 << 16
 _TIMES_LARGER = 16
 
-# Bytes by which the memory for a message is behind a multiple of 64, as large arrays that malloc
-# gives are: where both are, process_vm_readv(2) copies 256 KiB to 1 MiB in 0.9 of the time (Xeon).
-_BEHIND = 16
+# Bytes by which the memory for a message is past a multiple of 64, as large arrays of malloc's are.
+# Where both are, process_vm_readv(2) copies 256 KiB to 1 MiB in 0.9 of the time (Xeon).
+_PAST = 16
 
 _NONE: Mapping[int, Message] = MappingProxyType({})
 
@@ -333,7 +333,7 @@ class Packets:
 
 def _empty(nbytes: int) -> memoryview:
     """Return memory for a message whose rest the kernel copies from another process."""
-    return empty(nbytes + _BEHIND)[_BEHIND:]
+    return empty(nbytes + _PAST)[_PAST:]
 
 
 def rest_tag(head: Message) -> int:

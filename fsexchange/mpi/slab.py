@@ -110,7 +110,7 @@ class Slab:
         else:
             (fd,) = map(os.open, (path,), (os.O_RDWR | os.O_CLOEXEC,))
             try:
-                memory = shared(fd, _SIZE)  # which needs no descriptor, as an `mmap` does
+                memory = shared(fd, _SIZE)  # an `mmap` would keep a descriptor
             finally:
                 os.close(fd)
         #: Set while the owner waits in `recv`.

@@ -32,10 +32,9 @@ from fsexchange import (
     StoreClosedError,
     StoreError,
 )
-from fsexchange.mpi import Exchange, Request, bodies, connect, packets
+from fsexchange.mpi import Exchange, Request, bodies, connect, limits, packets
 from fsexchange.mpi.membership import ArgumentError
 from fsexchange.mpi.room import HostRoom
-from fsexchange.mpi.slab import KEEPS_ORDER
 
 from .common import (
     base,
@@ -974,7 +973,7 @@ def use_after_close() -> None:
         )
 
 
-def objects_of_a_place() -> None:
+def objects_in_slots() -> None:
     """Arrays and bytes of some KiB, which ranks of a host read in each other's slabs."""
 
     def made(n: int) -> list[Any]:
@@ -993,8 +992,10 @@ def objects_of_a_place() -> None:
         return results
 
     with Exchange(comm, base / "store") as ex:
+        placed = _placed_by(ex)
         wanted = program(comm)
         assert same(program(ex), wanted)
+        assert bool(placed) == (1 < size <= limits.FEW and ex._bodies._slab is not None)
         obj = np.full(8192, rank, "f8")
         results = [ex.bcast(obj), *ex.allgather(obj), *ex.alltoall([obj] * size)]
         for n, array in enumerate(results):
@@ -1020,6 +1021,20 @@ def objects_of_a_place() -> None:
             time.sleep(0.05)
             assert [ex.bcast(None)[0] for _ in range(50)] == [*range(50)]
         all_slots_are_free(ex)
+
+
+def _placed_by(ex: Exchange) -> list[int]:
+    """Return the receivers of what an Exchange puts into its slab from now on."""
+    placed: list[int] = []
+    in_slab = ex._bodies.in_slab
+
+    def counted(each: Any, body: Any, buffers: Any, dest: int, *most: Any) -> bool:
+        is_placed = in_slab(each, body, buffers, dest, *most)
+        placed.extend([dest] * is_placed)
+        return is_placed
+
+    vars(ex._bodies)["in_slab"] = counted
+    return placed
 
 
 def all_slots_are_free(ex: Exchange) -> None:
@@ -1064,6 +1079,7 @@ def slabs_without_descriptors() -> None:
         names["Slab"] = _refuses
     with Exchange(comm, base / "store") as ex:
         names["Slab"] = slab
+        assert ex._collectives._outbox._bodies is None or size == 1
         use(ex)
 
 
@@ -1143,7 +1159,7 @@ def interrupted_beside_slots() -> None:
             partial(ex.allgather, array),
             partial(ex.alltoall, [array] * size),
         ]
-        for verb in verbs if size > 1 and KEEPS_ORDER else ():  # else others wait for the rest
+        for verb in verbs if size > 1 else ():
             comm.Barrier()
             if rank == last:
                 signal.setitimer(signal.ITIMER_REAL, 0.005)
