@@ -128,8 +128,11 @@ class Outbox:
             if None not in bodies:  # most often, and so in less time
                 return [*map(call.__add__, bodies)], None
             encoded = [*map(self._encode, items)]
-            if all(not more and CALL_SIZE + len(body) <= room for body, more in encoded):
-                return [call + body for body, _ in encoded], None
+            packets = [
+                call + body for body, more in encoded if not more and CALL_SIZE + len(body) <= room
+            ]
+            if len(packets) == self._size:
+                return packets, None
             sent = Outgoing(encoded)
             try:
                 return [
