@@ -110,6 +110,40 @@ def test_body_of_many_times_the_slab(slab: Slab, monkeypatch: pytest.MonkeyPatch
     assert is_empty(slab)
 
 
+@pytest.mark.skipif(not module.KEEPS_ORDER, reason="nobody copies behind a sender here")
+def test_sender_waits_for_a_receiver_that_comes(
+    slab: Slab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For as long as it may, and not for one that receives by requests, or sends itself."""
+    monkeypatch.setattr(module, "_HOPE_PER_BYTE", 1.0)  # for ever, as tests are limited
+    too_long = SLOTS * SLOT + 1
+    other = Slab()
+    held: list[int] = []
+
+    def receive() -> None:
+        time.sleep(0.05)
+        other.receiving[0] = 1
+
+    child = fork(receive)
+    assert slab.take(too_long, held, receiver=other)
+    assert os.waitpid(child, 0)[1] == 0
+    slab.give_back(held.pop())
+    other.receiving[0] = 0
+    for why in (module.REQUESTS, module.SENDS):
+        other.busy[0] = why
+        assert not slab.take(too_long, held, receiver=other)
+    other.busy[0] = 0
+    assert slab.busy[0] == module.SENDS  # until the sender has sent: others do not wait for it
+    assert not other.take(too_long, held, receiver=slab)
+    assert not slab.take(too_long, held, receiver=None)
+    monkeypatch.setattr(module, "_HOPE_PER_BYTE", 1e-9)
+    slab.busy[0] = 0
+    assert not other.take(too_long, held, receiver=slab)
+    other.close()
+    assert held == []
+    assert is_empty(slab)
+
+
 def test_rest_of_a_body_for_which_no_slot_is_free(slab: Slab) -> None:
     buffers = [random.Random(1).randbytes((SLOTS + 5) * SLOT + 9)]
     sizes = [*map(len, buffers)]

@@ -39,7 +39,7 @@ from fsexchange.mpi.lending import LentMemory
 from fsexchange.mpi.limits import SMALL
 from fsexchange.mpi.message import Pieces
 from fsexchange.mpi.received import empty, forget
-from fsexchange.mpi.slab import KEEPS_ORDER, SLOT, BrokenBodyError, Slab, order
+from fsexchange.mpi.slab import KEEPS_ORDER, REQUESTS, SLOT, BrokenBodyError, Slab, order
 from fsexchange.mpi.way import Sent, Way
 from fsexchange.mpi.ways import NumberedMessages, StoredFiles
 
@@ -122,6 +122,8 @@ class Bodies:
             self._ways[_MEMORY] = self._lent = LentMemory(connector, slab.lent, hosts)
         #: Set while the owner waits in `recv`, so that senders let it copy behind them.
         self.receiving = memoryview(bytearray(1)) if slab is None else slab.receiving
+        #: REQUESTS from `irecv` to the next `recv`: no sender waits for it to begin.
+        self.busy = memoryview(bytearray(1)) if slab is None else slab.busy
         self.arrived = _Arrived()
         _families[family] = self
 
@@ -135,8 +137,15 @@ class Bodies:
             buffers, body = [body, *buffers], b""
             if len(buffers) > _MOST_BUFFERS:
                 buffers, body = [gathered.packed(buffers)], called(_unpacked, OUT_OF_IT)
-        if self.in_slab(placed, body, buffers, dest):
-            return
+        try:
+            if not self.in_slab(placed, body, buffers, dest):
+                self._place_past_it(placed, body, buffers, dest)
+        finally:
+            self.busy[0] &= REQUESTS
+
+    def _place_past_it(
+        self, placed: Placed, body: Memory, buffers: Sequence[Memory], dest: int
+    ) -> None:
         sizes = [len(each) for each in buffers]
         starts = gathered.starts_of(sizes)
         nbytes = starts[-1]
@@ -192,7 +201,9 @@ class Bodies:
             placed.placeholder = self._say(_SLOT, held[0], body, sizes)
             return True
         placed.withdraw = lambda: any(map(slab.give_back, held))
-        if not slab.take(nbytes, held, receiver=self._slab_of(dest)):
+        # To a collective, which says how much at `most`, nobody comes by `recv`.
+        receiver = self._slab_of(dest) if most == inf else None
+        if not slab.take(nbytes, held, receiver=receiver):
             return False
         placed.placeholder = self._say(_RECORD, held[0], body, sizes)
         placed.finish = lambda: slab.fill(

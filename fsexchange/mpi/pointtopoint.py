@@ -27,7 +27,7 @@ from fsexchange.mpi.bodies import Bodies, Placed
 from fsexchange.mpi.communicator import Communicator
 from fsexchange.mpi.limits import EAGER
 from fsexchange.mpi.membership import ArgumentError, Membership
-from fsexchange.mpi.slab import KEEPS_ORDER
+from fsexchange.mpi.slab import KEEPS_ORDER, REQUESTS
 from fsexchange.serialize.simple import is_simple, simple_pickle
 
 _Send, _Ssend, _Bsend = MPI.Intracomm.Send, MPI.Intracomm.Ssend, MPI.Intracomm.Bsend
@@ -78,7 +78,7 @@ class PointToPoint(Communicator):
         self._check = members.check
         self._encode = members.codec.encode
         self._bodies = members.bodies
-        self._receiving = members.bodies.receiving
+        self._receiving, self._busy = members.bodies.receiving, members.bodies.busy
         self._rank = members.rank
         self._ranks_above = members.ranks_above
         # Sends that MPI has not taken yet, each alone in a list, which keep their memory: a program
@@ -138,6 +138,7 @@ class PointToPoint(Communicator):
             self._check()
         receiving = self._receiving
         try:
+            self._busy[0] = 0
             receiving[0] = 1
             if status is None:
                 return _recv(self, buf, source, tag)
@@ -156,6 +157,7 @@ class PointToPoint(Communicator):
         self, buf: Any = None, source: int = MPI.ANY_SOURCE, tag: int = MPI.ANY_TAG
     ) -> MPI.Request:
         """Return a request for an object that another rank sends; `buf` is best left out."""
+        self._busy[0] = REQUESTS
         for _ in range(min(_LOOKED_AT, len(_dropped))):
             request = _dropped.popleft()
             if not request.Test():

@@ -56,9 +56,12 @@ _NOT_BEGUN = bytes(4)
 # In the record, in place of 0: the rest is elsewhere; the sender could not finish.
 _ELSEWHERE, _BROKEN = 1, 2
 
-# The flag of the owner; at which slot it looks first for a free one; the bytes of slots, of
+#: Why the owner of a slab is not about to receive.
+REQUESTS, SENDS = 1, 2
+
+# Two flags of the owner; at which slot it looks first for a free one; the bytes of slots, of
 # records, and of loans; records, slots.
-_FLAG, _NEXT, _SLOT_BYTES, _RECORD_BYTES = 0, 1, 64, 64 + SLOTS
+_RECEIVING, _NEXT, _BUSY, _SLOT_BYTES, _RECORD_BYTES = 0, 1, 2, 64, 64 + SLOTS
 _LOANS_AT = _RECORD_BYTES + RECORDS
 _RECORDS_AT = _LOANS_AT + LOANS
 _SLOTS_AT = -(-(_RECORDS_AT + RECORDS * _RECORD) // SLOT) * SLOT
@@ -70,8 +73,9 @@ _SIZE = _SLOTS_AT + SLOTS * SLOT
 _PATIENCE, _PATIENCE_PER_BYTE = 5e-4, 1e-10
 
 # Seconds that it waits, for each byte of a body for which the slab has no room, for a receiver that
-# may be about to come: 1 ms for 64 MiB.
-_HOPE_PER_BYTE = 1.5e-11
+# may be about to come: 8 ms for 64 MiB, a third of what it takes to write them to fresh memory. One
+# that comes later sets the two apart for good: it maps what is fresh, and is later still.
+_HOPE_PER_BYTE = 1.2e-10
 
 # Seconds for which a receiver that drops a body waits for a sender that does nothing.
 _ENDS_WITHIN = 1.0
@@ -114,7 +118,10 @@ class Slab:
             finally:
                 os.close(fd)
         #: Set while the owner waits in `recv`.
-        self.receiving = memory[_FLAG : _FLAG + 1]
+        self.receiving = memory[_RECEIVING : _RECEIVING + 1]
+        #: Not 0 while it is not about to: REQUESTS as it receives by these, SENDS as it has a large
+        #: body to send itself.
+        self.busy = memory[_BUSY : _BUSY + 1]
         #: Which slots and records are taken, and which pieces of other memory are lent: a byte
         #: each, which the receiver clears, after all that it does with them.
         self.slots = memory[_SLOT_BYTES : _SLOT_BYTES + SLOTS]
@@ -167,14 +174,14 @@ class Slab:
                 held.append(found - _SLOT_BYTES)
                 return True
 
-    def take(self, nbytes: int, held: list[int], *, receiver: Slab) -> bool:
+    def take(self, nbytes: int, held: list[int], *, receiver: Slab | None) -> bool:
         """Take a record for a body that has room, or whose receiver waits for it; else False.
 
-        Its number is appended to those that are held.
+        Its number is appended to those that are held. None is a receiver that will not wait.
         """
         memory = self.memory
         free = self._map[_SLOT_BYTES : _SLOT_BYTES + SLOTS].count(0)
-        if nbytes > free * SLOT and not (KEEPS_ORDER and receiver.comes(nbytes)):
+        if nbytes > free * SLOT and not self._meets(receiver, nbytes):
             return False
         while True:
             found = self._map.find(b"\0", _RECORD_BYTES, _RECORD_BYTES + RECORDS)
@@ -188,12 +195,18 @@ class Slab:
                 held.append(record)
                 return True
 
-    def comes(self, nbytes: int) -> bool:
-        """Wait a little, for a body of so many bytes, and return whether the owner is in `recv`."""
+    def _meets(self, receiver: Slab | None, nbytes: int) -> bool:
+        """Wait a little, for a body of so many bytes, and return whether the other is in `recv`.
+
+        The caller ends `busy` once it has sent.
+        """
+        if receiver is None or not KEEPS_ORDER:
+            return False
         deadline = time.perf_counter() + nbytes * _HOPE_PER_BYTE
-        while not self.receiving[0] and time.perf_counter() < deadline:
+        self.busy[0] |= SENDS
+        while not (receiver.receiving[0] or receiver.busy[0]) and time.perf_counter() < deadline:
             os.sched_yield()
-        return bool(self.receiving[0])
+        return bool(receiver.receiving[0])
 
     def give_back(self, record: int) -> None:
         """Free a record of which nobody was told, and the slots that were filled."""
