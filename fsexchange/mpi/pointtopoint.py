@@ -92,6 +92,8 @@ class PointToPoint(Communicator):
 
         It does not wait for the receiver, whatever the size, unless more than 256 MiB wait for
         receivers in memory and files of this rank; then it returns when this message is matched.
+        For a large object it gives a receiver that is not in `recv` yet some time to come, 8 ms for
+        64 MiB, as that saves several times as much.
         MPI itself has room for so many messages to a rank that does not call it: MPICH for 64.
         """
         if dest == self._rank:  # MPI may wait for the receiver, which is this rank
