@@ -62,6 +62,7 @@ def test_too_many_of_them(n: int, shm_dir: Path) -> None:
 def test_between_ranks(n: int, shm_dir: Path) -> None:
     bodies = [
         "interrupted_while_copying",
+        "who_is_about_to_receive",
         "send_with_another_protocol",
         "fast_producer",
         "sendrecv_that_cannot_receive",

@@ -121,7 +121,8 @@ def test_sender_waits_for_a_receiver_that_comes(
     held: list[int] = []
 
     def receive() -> None:
-        time.sleep(0.05)
+        while not slab.busy[0]:  # it waits
+            time.sleep(0.001)
         other.receiving[0] = 1
 
     child = fork(receive)
@@ -133,12 +134,16 @@ def test_sender_waits_for_a_receiver_that_comes(
         other.busy[0] = why
         assert not slab.take(too_long, held, receiver=other)
     other.busy[0] = 0
-    assert slab.busy[0] == module.SENDS  # until the sender has sent: others do not wait for it
+    assert slab.busy[0] == module.SENDS  # until the body is placed
     assert not other.take(too_long, held, receiver=slab)
     assert not slab.take(too_long, held, receiver=None)
-    monkeypatch.setattr(module, "_HOPE_PER_BYTE", 1e-9)
+    monkeypatch.setattr(module, "_HOPE_PER_BYTE", 1e-8)
     slab.busy[0] = 0
-    assert not other.take(too_long, held, receiver=slab)
+    waits = [too_long * 1e-8, too_long * 0.5e-8]  # half as long after it has waited in vain
+    for least in waits:
+        began = time.perf_counter()
+        assert not other.take(too_long, held, receiver=slab)
+        assert time.perf_counter() - began >= least
     other.close()
     assert held == []
     assert is_empty(slab)

@@ -122,7 +122,7 @@ class Bodies:
             self._ways[_MEMORY] = self._lent = LentMemory(connector, slab.lent, hosts)
         #: Set while the owner waits in `recv`, so that senders let it copy behind them.
         self.receiving = memoryview(bytearray(1)) if slab is None else slab.receiving
-        #: REQUESTS from `irecv` to the next `recv`: no sender waits for it to begin.
+        #: What the slab has: REQUESTS from `irecv` to the next `recv`, SENDS in `place`.
         self.busy = memoryview(bytearray(1)) if slab is None else slab.busy
         self.arrived = _Arrived()
         _families[family] = self

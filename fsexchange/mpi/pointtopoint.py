@@ -67,6 +67,9 @@ class PointToPoint(Communicator):
     memory back. A handler may send, but not wait for its receiver, which may wait for what it has
     interrupted.
 
+    A send of a large object waits a moment if its receiver is not in `recv` yet, at most 8 ms for
+    64 MiB: a receiver that comes in time saves several times that.
+
     Probes are mpi4py's own: they see every message, and `status.Get_count()` is then the length of
     the message, not of the object.
     """
@@ -92,8 +95,6 @@ class PointToPoint(Communicator):
 
         It does not wait for the receiver, whatever the size, unless more than 256 MiB wait for
         receivers in memory and files of this rank; then it returns when this message is matched.
-        For a large object it gives a receiver that is not in `recv` yet some time to come, 8 ms for
-        64 MiB, as that saves several times as much.
         MPI itself has room for so many messages to a rank that does not call it: MPICH for 64.
         """
         if dest == self._rank:  # MPI may wait for the receiver, which is this rank

@@ -56,11 +56,12 @@ _NOT_BEGUN = bytes(4)
 # In the record, in place of 0: the rest is elsewhere; the sender could not finish.
 _ELSEWHERE, _BROKEN = 1, 2
 
-#: Why the owner of a slab is not about to receive.
+#: Why the owner of a slab is not about to enter `recv`: it receives by requests, or it has a large
+#: body to send.
 REQUESTS, SENDS = 1, 2
 
-# Two flags of the owner; at which slot it looks first for a free one; the bytes of slots, of
-# records, and of loans; records, slots.
+# Whether the owner is in `recv`; at which slot it looks first for a free one; why it is not about
+# to enter `recv`; the bytes of slots, of records, and of loans; records, slots.
 _RECEIVING, _NEXT, _BUSY, _SLOT_BYTES, _RECORD_BYTES = 0, 1, 2, 64, 64 + SLOTS
 _LOANS_AT = _RECORD_BYTES + RECORDS
 _RECORDS_AT = _LOANS_AT + LOANS
@@ -73,8 +74,8 @@ _SIZE = _SLOTS_AT + SLOTS * SLOT
 _PATIENCE, _PATIENCE_PER_BYTE = 5e-4, 1e-10
 
 # Seconds that it waits, for each byte of a body for which the slab has no room, for a receiver that
-# may be about to come: 8 ms for 64 MiB, a third of what it takes to write them to fresh memory. One
-# that comes later sets the two apart for good: it maps what is fresh, and is later still.
+# may be about to come: 8 ms for 64 MiB, a quarter of what it takes to write them to fresh memory. A
+# receiver that comes later must map that memory, and so is late for the next body, too.
 _HOPE_PER_BYTE = 1.2e-10
 
 # Seconds for which a receiver that drops a body waits for a sender that does nothing.
@@ -119,9 +120,11 @@ class Slab:
                 os.close(fd)
         #: Set while the owner waits in `recv`.
         self.receiving = memory[_RECEIVING : _RECEIVING + 1]
-        #: Not 0 while it is not about to: REQUESTS as it receives by these, SENDS as it has a large
-        #: body to send itself.
+        #: Why senders should not wait for the owner to enter `recv`: REQUESTS, SENDS, or 0.
+        #: A hint: a send by another thread or a signal's handler may end SENDS early.
         self.busy = memory[_BUSY : _BUSY + 1]
+        # How much of the time this process waits for the owner: less after each time in vain.
+        self._hope = 1.0
         #: Which slots and records are taken, and which pieces of other memory are lent: a byte
         #: each, which the receiver clears, after all that it does with them.
         self.slots = memory[_SLOT_BYTES : _SLOT_BYTES + SLOTS]
@@ -198,15 +201,21 @@ class Slab:
     def _meets(self, receiver: Slab | None, nbytes: int) -> bool:
         """Wait a little, for a body of so many bytes, and return whether the other is in `recv`.
 
-        The caller ends `busy` once it has sent.
+        The caller ends SENDS when the body is placed.
         """
         if receiver is None or not KEEPS_ORDER:
             return False
-        deadline = time.perf_counter() + nbytes * _HOPE_PER_BYTE
         self.busy[0] |= SENDS
-        while not (receiver.receiving[0] or receiver.busy[0]) and time.perf_counter() < deadline:
+        deadline = time.perf_counter() + nbytes * _HOPE_PER_BYTE * receiver._hope
+        while not receiver.receiving[0]:
+            if receiver.busy[0]:
+                return False
+            if time.perf_counter() > deadline:
+                receiver._hope /= 2
+                return False
             os.sched_yield()
-        return bool(receiver.receiving[0])
+        receiver._hope = 1.0
+        return True
 
     def give_back(self, record: int) -> None:
         """Free a record of which nobody was told, and the slots that were filled."""

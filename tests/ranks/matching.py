@@ -641,6 +641,34 @@ def more_than_a_slab_holds() -> None:
         assert left_behind(ex) == []
 
 
+def who_is_about_to_receive() -> None:
+    """A sender of a large object sees that a rank receives by requests, or sends one itself."""
+
+    def refuse(*_: Any) -> bytes:
+        raise MemoryError
+
+    with exchange() as ex:
+        large = np.full(9 << 20, rank, "u1")
+        busy = ex._bodies.busy
+        posted = ex.irecv(source=left)
+        assert busy[0] == slab.REQUESTS
+        ex.send(large, right)
+        assert busy[0] == slab.REQUESTS
+        assert same(posted.wait(), np.full(9 << 20, left, "u1"))
+        ex.send(large, right)
+        assert same(ex.recv(source=left), np.full(9 << 20, left, "u1"))
+        assert busy[0] == 0
+        comm.Barrier()
+        ex.send(large, right)
+        assert busy[0] == 0
+        comm.Barrier()
+        vars(ex._bodies)["_say"] = refuse
+        raises(MemoryError, lambda: ex.send(large, right))
+        assert busy[0] == 0
+        comm.Barrier()
+        assert same(ex.recv(source=left), np.full(9 << 20, left, "u1"))
+
+
 def full_disk() -> None:
     """What the slab has no room for when its message is under way goes another way."""
     with Exchange(comm, base / "small" / "store") as ex, no_memory():
