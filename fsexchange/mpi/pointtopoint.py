@@ -5,8 +5,8 @@ the Exchange's own communicator, under the user's tag. mpi4py's own `recv`, requ
 it on the other side. So order, wildcards, cancelling and statuses are MPI's, and nothing is matched
 here. The message has at most 4000 bytes, with MPICH 7000, which MPI takes from its sender at once.
 A larger object is replaced by a placeholder that says where its buffers lie (`bodies`): loading it,
-which mpi4py does as it returns the object, fetches them. So no `send` waits for its receiver, and
-no request of a send for anybody. Only if very much waits already, a `send` becomes an `ssend`.
+which mpi4py does as it returns the object, fetches them. So no `send` needs its receiver, and no
+request of a send waits for anybody. Only if very much waits already, a `send` becomes an `ssend`.
 
 MPICH up to 5.0 can lose messages for which a receive from any source is posted already, if some
 ranks are on this host and some on others (ch4:ucx; mpich#7203 and #7702 are alike). That is so for
