@@ -7,6 +7,7 @@ references, which CPython calls while the object is freed.
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -21,7 +22,9 @@ class Releases:
     """
 
     def __init__(self) -> None:
-        self._refs: set[_Ref] = set()
+        # They must live for as long as the object, as no callback is called otherwise.
+        self._refs: dict[int, tuple[weakref.ref[Any], weakref.ref[Any]]] = {}
+        self._numbers = itertools.count()
 
     def __len__(self) -> int:
         return len(self._refs)
@@ -32,13 +35,6 @@ class Releases:
         Add it before there is something to release, with ctypes objects as `args`, and give these
         their values by the statement that gets it: then no signal handler comes between.
         """
-        ref = _Ref(obj, self._refs.discard)
-        ref.releasing = weakref.ref(obj, partial(release, *args))
-        self._refs.add(ref)
-
-
-class _Ref(weakref.ref[Any]):
-    __slots__ = ("releasing",)
-
-    releasing: weakref.ref[Any]
-    """It must live for as long as the object, as its callback is not called otherwise."""
+        number = next(self._numbers)
+        releasing = weakref.ref(obj, partial(release, *args))
+        self._refs[number] = releasing, weakref.ref(obj, partial(self._refs.pop, number))
