@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -10,12 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fsexchange.filesystem.memory import whole_pages
 from fsexchange.mpi.received import _KEPT, _MOST_KEPT, KEPT_FROM, _kept, empty, forget
 from fsexchange.serialize.format import ALIGNMENT
 
 from .processes import fork
 
 MEGA = 1 << 20
+
+# Reclaim pages now, as the kernel does when memory is short: asm-generic/mman-common.h.
+_MADV_PAGEOUT = 21
 
 
 @pytest.fixture(autouse=True)
@@ -82,18 +88,51 @@ def test_an_array_does_not_pin_much_more_than_its_own() -> None:
 
 
 def test_what_is_kept_has_an_end() -> None:
-    for n in range(1, 40):
-        empty(n * MEGA)
-        assert sum(memory.nbytes for memory, _, _ in _kept.values()) <= _KEPT + ALIGNMENT
-    forget()
-    had = [empty(KEPT_FROM) for _ in range(100)]
-    assert len(_kept) == _MOST_KEPT
-    assert len({address(each) for each in had}) == 100
-    empty(_KEPT + 1)
-    assert len(_kept) == _MOST_KEPT
-    del had
-    forget()
-    assert not _kept
+    for kept, most, each in zip(_kept, _KEPT, (MEGA // 8, 4 * MEGA), strict=True):
+        for n in range(1, 40):
+            empty(n * each)
+            assert sum(memory.nbytes for memory, _, _ in kept.values()) <= most + ALIGNMENT
+        forget()
+        had = [empty(each) for _ in range(100)]
+        assert len(kept) == _MOST_KEPT
+        assert len({address(each) for each in had}) == 100
+        del had
+        forget()
+        assert not kept
+    empty(_KEPT[True] + 1)
+    assert not any(_kept)
+
+
+def lazily_free() -> int:
+    """Return how many bytes of this process the kernel may have back without a write."""
+    with open("/proc/self/smaps_rollup", encoding="ascii") as file:
+        return sum(int(line.split()[1]) << 10 for line in file if line.startswith("LazyFree"))
+
+
+def resident() -> int:
+    """Return how many bytes this process has in memory."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * mmap.PAGESIZE
+
+
+def test_the_kernel_may_have_back_what_is_kept_of_large_pieces() -> None:
+    memory = empty(64 * MEGA)
+    memory[:] = b"x" * len(memory)
+    where, before = address(memory), lazily_free()
+    part = np.frombuffer(memory)[3:5]
+    del memory
+    assert lazily_free() < before + MEGA
+    del part
+    assert lazily_free() > before + 63 * MEGA
+    had = resident()
+    pages = [ctypes.c_size_t(each) for each in whole_pages(where, 64 * MEGA)]
+    assert ctypes.CDLL(None).madvise(*pages, _MADV_PAGEOUT) == 0
+    assert resident() < had - 60 * MEGA
+    again = empty(64 * MEGA)
+    assert address(again) == where
+    again[:] = b"y" * len(again)
+    assert bytes(again[:: 4 * MEGA]) == b"y" * 16
+    assert lazily_free() < before + MEGA
 
 
 def test_threads_do_not_get_the_same() -> None:

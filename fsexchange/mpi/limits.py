@@ -50,7 +50,8 @@ BY_PAIRS = (8 << 20) + (1 << 16)
 
 #: Bytes that the copies of an object on one host take together if it rides inside its message.
 #: Above the limit there is one copy a host, in memory that ranks share. Among 2 and 4 ranks of a
-#: host both cost the same where all copies take 64 MiB. What travels beside such objects is added.
+#: host both cost the same where all copies take 64 MiB and are in fresh memory; in memory that was
+#: used before copies take a third of the time. What travels beside such objects is added.
 INLINE_LIMIT = (64 << 20) + (64 << 10)
 
 #: Bytes from which an array is assembled faster in a room than from messages, which are copied once
