@@ -28,6 +28,7 @@ def test_hundred_mebibytes(n: int, shm_dir: Path) -> None:
 def test_on_every_rank(n: int, shm_dir: Path) -> None:
     bodies = [
         "results_are_private",
+        "same_results_by_every_way_of_a_bcast",
         "packets_are_used_again",
         "what_was_sent_may_change_at_once",
         "any_source_and_tag",

@@ -453,12 +453,43 @@ arrive(PyObject *Py_UNUSED(module), PyObject *args)
     return result;
 }
 
+PyDoc_STRVAR(copy_past_doc, "copy_past(into, data, /)\n--\n\n\
+Copy data, past the caches of this core if `STREAMS`.");
+
+static PyObject *
+copy_past(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *memory, *data;
+    Py_buffer into, from;
+    if (!PyArg_ParseTuple(args, "OO", &memory, &data) ||
+        PyObject_GetBuffer(memory, &into, PyBUF_WRITABLE) < 0)
+        return NULL;
+    if (PyObject_GetBuffer(data, &from, PyBUF_SIMPLE) < 0) {
+        PyBuffer_Release(&into);
+        return NULL;
+    }
+    int fits = from.len <= into.len;
+    if (fits) {
+        Py_BEGIN_ALLOW_THREADS
+        copy(into.buf, from.buf, (size_t)from.len, 1);
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&from);
+    PyBuffer_Release(&into);
+    if (!fits) {
+        PyErr_SetString(PyExc_ValueError, "the data is longer than the memory");
+        return NULL;
+    }
+    return Py_BuildValue("");
+}
+
 static PyMethodDef functions[] = {
     {"take_slot", take_slot, METH_VARARGS, take_slot_doc},
     {"place", place, METH_VARARGS, place_doc},
     {"fill", fill, METH_VARARGS, fill_doc},
     {"empty", empty, METH_VARARGS, empty_doc},
     {"arrive", arrive, METH_VARARGS, arrive_doc},
+    {"copy_past", copy_past, METH_VARARGS, copy_past_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -477,5 +508,10 @@ PyInit__native(void)
     __builtin_cpu_init();
     streams = __builtin_cpu_is("amd") != 0;
 #endif
-    return PyModule_Create(&definition);
+    PyObject *module = PyModule_Create(&definition);
+    if (module != NULL && PyModule_AddIntConstant(module, "STREAMS", streams) < 0) {
+        Py_DECREF(module);
+        return NULL;
+    }
+    return module;
 }

@@ -6,6 +6,8 @@ import numpy as np
 from fsexchange.mpi.codec import Memory
 from fsexchange.mpi.room import HostRoom
 
+STREAMS: int
+
 def take_slot(slab: memoryview, held: list[int], /) -> bool: ...
 def place(
     slab: memoryview,
@@ -36,3 +38,4 @@ def arrive(
     said: bytes,
     /,
 ) -> Any: ...
+def copy_past(into: memoryview, data: Memory, /) -> None: ...

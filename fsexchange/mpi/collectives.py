@@ -113,12 +113,11 @@ class Collectives:
             self._carrier.bcast(packet, root)
         if not sent.messages:
             return self._own(sent)
-        sending: list[MPI.Request] = []
-        try:
-            shared = self._packets.bcast(sent.messages[None], root, self._limit(make), sending)
-            return self._own(sent) if shared is None else self._one(shared, root, sent)
-        finally:
-            MPI.Request.Waitall(sending)
+        own: list[Any] = []
+        whole = self._packets.bcast(
+            sent.messages[None], root, self._limit(make), lambda: own.append(self._own(sent))
+        )
+        return own[0] if whole is None else self._one(whole, root, sent)
 
     def scatter(self, objs: Any, root: int, make: Make | None = None) -> Any:
         """Return the root's object for this rank; those of the other ranks are ignored."""

@@ -166,6 +166,30 @@ def results_are_private() -> None:
             assert all((result == n + 1 + rank).all() for n, result in enumerate(results))
 
 
+def same_results_by_every_way_of_a_bcast() -> None:
+    """A root takes several in turn; what it sent stays its own."""
+    with Exchange(comm, base / "store") as ex:
+        for nbytes in (100 << 10, 1 << 20, 5 << 20):
+            array = np.arange(nbytes // 8)
+            for n in range(7):
+                objs = {
+                    "array": array,
+                    "columns": array.reshape(-1, 128).T,
+                    "arrays": [array, array[:5], array[::-2], "text"],
+                    "bytes": array.tobytes(),
+                    "mixed": {"bytes": array.tobytes(), "array": array},
+                }
+                for name, obj in objs.items():
+                    result = ex.bcast(obj if rank == last else None, root=last)
+                    np.testing.assert_equal(result, obj)
+                    for each in result if name == "arrays" else [result]:
+                        if isinstance(each, np.ndarray):
+                            each[...] = -1
+                    assert array[0] == n
+                    assert array[-1] == n + len(array) - 1
+                array += 1
+
+
 def _calls_within(name: str) -> Any:
     return name, Calling.within.allgather([name] * 3)
 
