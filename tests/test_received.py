@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import mmap
 import os
 import threading
@@ -91,7 +92,7 @@ def test_what_is_kept_has_an_end() -> None:
     for kept, most, each in zip(_kept, _KEPT, (MEGA // 8, 4 * MEGA), strict=True):
         for n in range(1, 40):
             empty(n * each)
-            assert sum(memory.nbytes for memory, _, _ in kept.values()) <= most + ALIGNMENT
+            assert sum(memory.nbytes for memory, _ in kept.values()) <= most + ALIGNMENT
         forget()
         had = [empty(each) for _ in range(100)]
         assert len(kept) == _MOST_KEPT
@@ -101,6 +102,48 @@ def test_what_is_kept_has_an_end() -> None:
         assert not kept
     empty(_KEPT[True] + 1)
     assert not any(_kept)
+
+
+def test_a_loop_that_has_the_last_array_yet_gets_no_fresh_memory() -> None:
+    where = []
+    for _ in range(4):
+        had = empty((256 << 20) + 1000)  # the array, and what is before it
+        where.append(address(had))
+    assert where == where[:2] * 2
+    assert len(_kept[True]) == 2
+
+
+def test_nobody_gets_memory_that_is_yet_to_be_offered() -> None:
+    """The garbage collector runs, before 3.12, while an object is freed, and calls others."""
+    nbytes = 8 * MEGA
+    got: list[memoryview] = []
+
+    class Greedy:
+        def __init__(self) -> None:
+            self.cycle = self
+
+        def __del__(self) -> None:
+            got.append(empty(nbytes))
+            got[-1][:] = b"z" * nbytes
+
+    thresholds = gc.get_threshold()
+    for _ in range(20):
+        memory = empty(nbytes)
+        memory[:] = b"x" * nbytes
+        where = address(memory)
+        gc.disable()
+        Greedy()
+        held = [(n,) * 4 for n in range(3000)]  # no tuple is left to be used again
+        gc.set_threshold(1, 1000, 1000)
+        gc.enable()
+        del memory
+        gc.set_threshold(*thresholds)
+        del held
+        gc.collect()
+        pages = [ctypes.c_size_t(each) for each in whole_pages(address(got[-1]), nbytes)]
+        assert ctypes.CDLL(None).madvise(*pages, _MADV_PAGEOUT) == 0
+        assert set(got[-1][::4096]) == set(b"z"), where
+        got.clear()
 
 
 def lazily_free() -> int:

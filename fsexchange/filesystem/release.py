@@ -36,5 +36,5 @@ class Releases:
         their values by the statement that gets it: then no signal handler comes between.
         """
         number = next(self._numbers)
-        releasing = weakref.ref(obj, partial(release, *args))
-        self._refs[number] = releasing, weakref.ref(obj, partial(self._refs.pop, number))
+        released = weakref.ref(obj, partial(self._refs.pop, number))  # the older is called later
+        self._refs[number] = weakref.ref(obj, partial(release, *args)), released

@@ -104,7 +104,7 @@ class Packets:
         try:
             if past or len(message) > 2:
                 whole = _copied(message, past)
-        finally:  # the others wait for it
+        finally:  # the others wait for it, whatever a handler of a signal raised
             data = rest(message if whole is None else [whole], self._size_to_all)
             sent = {rank: data for rank in self._ranks if rank != root}
             self._exchange(bytes(message[0]), {}, (), sent, own if whole is None else bool)
