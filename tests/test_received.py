@@ -92,7 +92,7 @@ def test_what_is_kept_has_an_end() -> None:
     for kept, most, each in zip(_kept, _KEPT, (MEGA // 8, 4 * MEGA), strict=True):
         for n in range(1, 40):
             empty(n * each)
-            assert sum(memory.nbytes for memory, _ in kept.values()) <= most + ALIGNMENT
+            assert sum(memory.nbytes for memory in kept.values()) <= most
         forget()
         had = [empty(each) for _ in range(100)]
         assert len(kept) == _MOST_KEPT
