@@ -26,29 +26,31 @@ class Slots:
         self.free = self.slots = slots
         self.error_at = error_at
         self.finished: list[int] = []
+        self.asked = 0
 
-    def in_slab(
-        self, placed: Any, body: Any, buffers: Sequence[Any], dest: int, most: float
+    def share(
+        self, placed: Any, body: Any, buffers: Sequence[Any], readers: int, most: float
     ) -> bool:
-        if dest == self.error_at:
+        number, self.asked = self.asked, self.asked + 1
+        if number == self.error_at:
             raise MemoryError("no memory")
         if not self.free:
             return False
         self.free -= 1
-        placed.placeholder = b"for %d" % dest
+        placed.placeholder = b"no. %d for %d" % (number, readers)
 
         def withdraw() -> None:
             self.free += 1
             assert self.free <= self.slots
 
-        placed.withdraw, placed.finish = withdraw, lambda: self.finished.append(dest)
+        placed.withdraw, placed.finish = withdraw, lambda: self.finished.append(number)
         return True
 
 
 def outbox(slots: Slots, size: int = 4) -> Outbox:
-    """Return that of rank 1, which has other numbers in the Exchange that the slots are of."""
+    """Return that of rank 1."""
     bodies: Any = slots
-    return Outbox(encode, 1, size, bodies, [10, 11, 12, 13][:size])
+    return Outbox(encode, 1, size, bodies)
 
 
 def test_for_each_rank() -> None:
@@ -57,7 +59,7 @@ def test_for_each_rank() -> None:
     assert sent is not None
     assert decode(packets[0], 0, "") == "text"
     assert decode(packets[1], 0, "") is None  # of its own object it needs none
-    assert packets[2:] == [CALL + b"for 12", CALL + b"for 13"]
+    assert packets[2:] == [CALL + b"no. 0 for 1", CALL + b"no. 1 for 1"]
     assert slots.free == 3
     assert not sent.messages
 
@@ -83,22 +85,18 @@ def test_without_a_slot_for_one_rank_there_is_a_message(free: int) -> None:
 
 
 def test_for_all_ranks() -> None:
-    slots = Slots(3)
+    """It lies in the slab once."""
+    slots = Slots(1)
     packet, sent = outbox(slots).pack(CALL, ROOM, LARGE, None)
     assert sent is not None
-    assert sent.packets[:1] + sent.packets[2:] == [CALL + b"for %d" % n for n in (10, 12, 13)]
-    assert sent.packets[1] == packet
-    assert decode(packet, 0, "") is None
-    assert not sent.messages
+    assert packet == CALL + b"no. 0 for 3"
+    assert (slots.free, sent.messages) == (0, {})
 
 
-@pytest.mark.parametrize("free", [0, 1, 2])
-def test_with_too_few_slots_for_all_there_is_one_message(free: int) -> None:
-    slots = Slots(free)
-    packet, sent = outbox(slots).pack(CALL, ROOM, LARGE, None)
+def test_without_a_slot_for_all_there_is_one_message() -> None:
+    packet, sent = outbox(Slots(0)).pack(CALL, ROOM, LARGE, None)
     assert sent is not None
-    assert slots.free == free
-    assert not sent.packets
+    assert not sent.placed
     assert packet == bytes(joined(sent.messages[None]))[:ROOM]
     assert len(packet) > CALL_SIZE
 
@@ -106,7 +104,7 @@ def test_with_too_few_slots_for_all_there_is_one_message(free: int) -> None:
 @pytest.mark.parametrize("to_all", [True, False])
 def test_error_after_some_were_placed(to_all: bool) -> None:
     """All get it, and no slot is lost."""
-    slots = Slots(5, error_at=13)
+    slots = Slots(5, error_at=0 if to_all else 2)
     box = outbox(slots)
     if to_all:
         _, sent = box.pack(CALL, ROOM, LARGE, None)
@@ -127,17 +125,23 @@ def test_whole_before_its_packet_where_stores_have_no_order(
     slots = Slots(5)
     _, sent = outbox(slots).pack(CALL, ROOM, LARGE, None, 0)
     assert sent is not None
-    assert slots.finished == [10]
-    for each in sent.placed:
-        each.finish()
-    assert slots.finished == [10]
+    assert slots.finished == [0]
+    sent.finish()
+    assert slots.finished == [0]
 
 
-def test_to_a_root_it_is_finished_once_its_packet_is_out() -> None:
+def test_it_is_finished_once_its_packets_are_out() -> None:
+    """All of it, also if one raises."""
     slots = Slots(5)
-    packet, sent = outbox(slots).pack(CALL, ROOM, LARGE, None, 3)
+    packets, sent = outbox(slots).pack_each(CALL, ROOM, [LARGE] * 4, None)
     assert sent is not None
-    assert packet == CALL + b"for 13"
+    assert packets[3] == CALL + b"no. 2 for 1"
     assert not slots.finished
-    sent.placed[0].finish()
-    assert slots.finished == [13]
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    sent.placed[1].finish = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        sent.finish()
+    assert slots.finished == [0, 2]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import os
 import random
 import resource
 import signal
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +33,7 @@ from .processes import fork
 def slab(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slab]:
     if request.param == "in Python":
         monkeypatch.setattr(module, "_native", None)
+        monkeypatch.setattr(module, "release", operator.setitem)
     elif module._native is None:
         pytest.skip("what is in C is not built here")
     made = Slab()
@@ -146,6 +149,58 @@ def test_sender_waits_for_a_receiver_that_comes(
         assert time.perf_counter() - began >= least
     other.close()
     assert held == []
+    assert is_empty(slab)
+
+
+def test_body_for_several_readers(slab: Slab) -> None:
+    """Each gets it, as it is filled; it has its slots from the start, until the last is done."""
+    readers = 3 if module._native is not None else 1
+    buffers = [random.Random(n).randbytes(n) for n in (20 * SLOT + 3, 100, 7 * SLOT)]
+    sizes, starts = [*map(len, buffers)], gathered.starts_of([*map(len, buffers)])
+    held: list[int] = []
+    slots: list[int] = []
+    assert slab.take_all(starts[-1], held, slots, readers)
+    assert len(slots) == 28
+    reads, go_on = os.pipe()
+
+    def receive(waits: bool) -> None:
+        if waits:
+            os.read(reads, 1)
+        assert received(slab, held[0], sizes) == buffers
+
+    children = [fork(partial(receive, n > 0)) for n in range(readers)]
+    slab.fill(held[0], buffers, starts, None)
+    assert os.waitpid(children.pop(0), 0)[1] == 0
+    assert is_empty(slab) == (readers == 1)
+    assert {*slab.slots} == ({0, readers - 1} if readers > 1 else {0})
+    os.write(go_on, b"." * readers)
+    for child in children:
+        assert os.waitpid(child, 0)[1] == 0
+    assert is_empty(slab)
+    os.close(reads)
+    os.close(go_on)
+
+
+def test_body_that_is_to_have_all_its_slots(slab: Slab) -> None:
+    """It gets none if there are too few, and gives back what nobody was told of."""
+    held: list[int] = []
+    slots: list[int] = []
+    assert not slab.take_all((SLOTS + 1) * SLOT, held, slots, 1)
+    assert (held, slots) == ([], [])
+    assert slab.take_all((SLOTS - 1) * SLOT + 1, held, slots, 1)
+    others: list[int] = []
+    assert not slab.take_all(1, others, others, 1)
+    slab.give_all_back(held, slots)
+    assert is_empty(slab)
+    held.clear()
+    slots.clear()
+    assert slab.take_all(3 * SLOT, held, slots, 1)
+    unreadable: Any = [bytes(SLOT), object()]
+    with pytest.raises(TypeError):
+        slab.fill(held[0], unreadable, [0, SLOT, 3 * SLOT], None)
+    assert sum(slab.slots) <= 1  # what is ready
+    with pytest.raises(BrokenBodyError):
+        slab.empty(held[0], 3 * SLOT, [], no_rest)
     assert is_empty(slab)
 
 
@@ -391,7 +446,7 @@ def test_array_in_a_slot(arriving: Arriving) -> None:
     for nbytes in (1, 6072, SLOT - 1, SLOT):
         data = random.Random(nbytes).randbytes(nbytes)
         held: list[int] = []
-        said = module._native.place(slab.memory, held, b"<", b"of so many: ", PICKLE, data, b">")
+        said = module._native.place(slab.memory, held, 1, b"<", b"of so many: ", PICKLE, data, b">")
         (slot,) = held
         length = struct.pack("<Q", 40 + len(PICKLE))
         says = struct.pack("<HHQQQ", IN_SLOT, 1, slot, nbytes, nbytes)
@@ -412,17 +467,17 @@ def test_no_slot_is_taken_for_what_cannot_be_placed(arriving: Arriving) -> None:
     place = partial(module._native.place, slab.memory)
     for wrong in ([b"<", b"short", PICKLE, b"", b">"], [b"<", bytes(12), PICKLE, bytes(SLOT + 1)]):
         with pytest.raises((TypeError, ValueError)):
-            place([], *wrong)
+            place([], 1, *wrong)
     with pytest.raises(TypeError):
-        place([], b"<", bytes(12), PICKLE, "text", b">")  # type: ignore[arg-type]
+        place([], 1, b"<", bytes(12), PICKLE, "text", b">")  # type: ignore[arg-type]
     assert is_empty(slab)
     held: list[int] = []
     for _ in range(SLOTS):
-        assert place(held, b"<", bytes(12), PICKLE, b"data", b">")
-    assert place(held, b"<", bytes(12), PICKLE, b"data", b">") is None
+        assert place(held, 1, b"<", bytes(12), PICKLE, b"data", b">")
+    assert place(held, 1, b"<", bytes(12), PICKLE, b"data", b">") is None
     assert sorted(held) == [*range(SLOTS)]
     assert arriving(IN_SLOT, 5, 4).tobytes() == b"data"
-    assert place(held, b"<", bytes(12), PICKLE, b"data", b">")
+    assert place(held, 1, b"<", bytes(12), PICKLE, b"data", b">")
 
 
 def test_array_of_many_slots(arriving: Arriving) -> None:
@@ -444,7 +499,7 @@ def test_array_whose_rest_is_elsewhere_is_taken_from_where_it_goes_on(arriving: 
     slab.fill(record, [data], [0, nbytes], lambda start, sent: b"elsewhere")
     assert arriving(IN_RECORD, record, nbytes) == "taken"
     ((_, (array, copied)),) = held = arriving.taken
-    assert copied == SLOTS * SLOT
+    assert int.from_bytes(copied, sys.byteorder) == SLOTS * SLOT
     assert not any(slab.slots)
     into = slab.empty(record, nbytes, held[0], lambda place, left: data[-left:])
     assert into == array.data == data
@@ -454,7 +509,7 @@ def test_array_whose_rest_is_elsewhere_is_taken_from_where_it_goes_on(arriving: 
 def test_handler_that_raises_when_python_takes_over(
     arriving: Arriving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is not lost how much was copied, of which the record has only the last byte."""
+    """It is not lost how much was copied."""
     monkeypatch.setattr(module, "_PATIENCE", 30)
     slab = arriving.slab
     nbytes = (2 * SLOTS + 80) * SLOT
@@ -471,10 +526,10 @@ def test_handler_that_raises_when_python_takes_over(
         target=slab.fill, args=(record, [data], [0, nbytes], no_spill), daemon=True
     )
     filling.start()
-    array, copied = np.empty(nbytes, np.uint8), 0
-    while copied < (2 * SLOTS + 70) * SLOT:
+    array, copied = np.empty(nbytes, np.uint8), memoryview(bytearray(8))
+    while int.from_bytes(copied, sys.byteorder) < (2 * SLOTS + 70) * SLOT:
         at = module._RECORDS_AT + record * module._RECORD
-        copied = module._native.empty(slab.memory, at, array.data, copied)
+        module._native.empty(slab.memory, at, array.data, copied)
     filling.join()
     with pytest.raises(KeyError, match="a handler"):
         slab.empty(record, nbytes, Cleared([b"said", (array, copied)]), no_rest)
@@ -500,7 +555,7 @@ def test_handler_that_raises_while_an_array_comes(arriving: Arriving) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     ((_, (_, copied)),) = held = arriving.dropped
-    assert copied == 5 * SLOT
+    assert int.from_bytes(copied, sys.byteorder) == 5 * SLOT
     slab.memory[at] = 8
     slab.empty(record, nbytes, held[0], no_rest)
     assert is_empty(slab)

@@ -15,12 +15,11 @@
 #endif
 
 /* As `slab` has them: bytes of a slot, and of a record; how many there are; where in the slab is at
-   which slot to look first, which slots and records are taken, the first record, and the first slot;
-   where in a record is whether the rest is elsewhere, how many pieces were copied out, and the slot
-   of each piece. */
+   which slot to look first, by how many readers each slot and record is taken, the first record, and
+   the first slot; where in a record is whether the rest is elsewhere, and the slot of each piece. */
 enum { SLOT = 1 << 16, RECORD = 512, SLOTS = 128, RECORDS = 64 };
 enum { NEXT = 1, TAKEN = 64, RECORDS_TAKEN = 192, RECORD_AT = 384, FIRST = SLOT };
-enum { OVER = 1, OUT = 3, PIECES = 256 };
+enum { OVER = 1, PIECES = 256 };
 
 enum {
     LINE = 64,       /* bytes of a cache's line */
@@ -115,33 +114,66 @@ get_parts(PyObject *buffers, PyObject *starts, struct part *parts)
     return -1;
 }
 
-/* Take up to so many free slots that follow one another: return the first, and how many. Called
-   with the GIL, so that no other thread takes the same, and no signal's handler loses them. */
+/* Take up to so many free slots that follow one another, each for so many readers: return the first,
+   and how many. Called with the GIL, so that no other thread takes the same, and no signal's handler
+   loses them. */
 static int
-take(unsigned char *slab, int most, int *count)
+take(unsigned char *slab, int most, int readers, int *count)
 {
     unsigned char *taken = slab + TAKEN;
     int first = slab[NEXT] % (streams ? SLOTS : WARM);
     for (int looks = 0; looks < SLOTS && taken[first]; looks++)
         first = (first + 1) % SLOTS;
     for (*count = 0; *count < most && first + *count < SLOTS && !taken[first + *count]; ++*count)
-        taken[first + *count] = 1;
+        taken[first + *count] = (unsigned char)readers;
     slab[NEXT] = (unsigned char)(first + *count) % SLOTS;
     return first;
 }
 
-PyDoc_STRVAR(take_slot_doc, "take_slot(slab, held, /)\n--\n\n\
-Take a slot, and append its number to a list; return whether one is free.");
+/* Take the share of one reader from what is taken; the last one's frees it. */
+static void
+release_share(unsigned char *taken)
+{
+    __atomic_sub_fetch(taken, 1, __ATOMIC_ACQ_REL);
+}
+
+PyDoc_STRVAR(release_doc, "release(taken, number, kept, /)\n--\n\n\
+Take the share of one reader from a slot or a record, unless it is to be kept.");
+
+static PyObject *
+release(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *memory;
+    Py_ssize_t number;
+    int kept;
+    Py_buffer taken;
+    if (!PyArg_ParseTuple(args, "Onp", &memory, &number, &kept) ||
+        PyObject_GetBuffer(memory, &taken, PyBUF_WRITABLE) < 0)
+        return NULL;
+    int is_in = number >= 0 && number < taken.len;
+    if (is_in && !kept)
+        release_share((unsigned char *)taken.buf + number);
+    PyBuffer_Release(&taken);
+    if (!is_in) {
+        PyErr_SetString(PyExc_IndexError, "there is no such slot or record");
+        return NULL;
+    }
+    return Py_BuildValue("");
+}
+
+PyDoc_STRVAR(take_slot_doc, "take_slot(slab, held, readers, /)\n--\n\n\
+Take a slot for so many readers, and append its number to a list; return whether one is free.");
 
 static PyObject *
 take_slot(PyObject *Py_UNUSED(module), PyObject *args)
 {
     PyObject *memory, *held;
+    int readers;
     Py_buffer slab;
-    if (!PyArg_ParseTuple(args, "OO!", &memory, &PyList_Type, &held) ||
+    if (!PyArg_ParseTuple(args, "OO!i", &memory, &PyList_Type, &held, &readers) ||
         PyObject_GetBuffer(memory, &slab, PyBUF_WRITABLE) < 0)
         return NULL;
-    int count, first = take(slab.buf, 1, &count), failed = 0;
+    int count, first = take(slab.buf, 1, readers, &count), failed = 0;
     if (count) {
         PyObject *slot = PyLong_FromLong(first);
         failed = slot == NULL || PyList_Append(held, slot) < 0;
@@ -165,7 +197,7 @@ put_bytes(char *at, PyObject *bytes)
     return at + nbytes;
 }
 
-PyDoc_STRVAR(place_doc, "place(slab, held, before, sender, body, buffer, after, /)\n--\n\n\
+PyDoc_STRVAR(place_doc, "place(slab, held, readers, before, sender, body, buffer, after, /)\n--\n\n\
 Copy a buffer into a slot, append its number to a list, and return the placeholder; None if no slot\n\
 is free.\n\
 \n\
@@ -175,9 +207,10 @@ static PyObject *
 place(PyObject *Py_UNUSED(module), PyObject *args)
 {
     PyObject *memory, *held, *before, *from, *body, *buffer, *after;
+    int readers;
     Py_buffer slab, data;
-    if (!PyArg_ParseTuple(args, "OO!SSSOS", &memory, &PyList_Type, &held, &before, &from, &body,
-                          &buffer, &after) ||
+    if (!PyArg_ParseTuple(args, "OO!iSSSOS", &memory, &PyList_Type, &held, &readers, &before, &from,
+                          &body, &buffer, &after) ||
         PyObject_GetBuffer(memory, &slab, PyBUF_WRITABLE) < 0)
         return NULL;
     if (PyObject_GetBuffer(buffer, &data, PyBUF_SIMPLE) < 0) {
@@ -192,7 +225,7 @@ place(PyObject *Py_UNUSED(module), PyObject *args)
     else {
         placeholder = PyBytes_FromStringAndSize(
             NULL, PyBytes_Size(before) + 8 + (Py_ssize_t)size + PyBytes_Size(after));
-        slot = take(slab.buf, placeholder != NULL, &count);
+        slot = take(slab.buf, placeholder != NULL, readers, &count);
     }
     if (count) {
         char *at = put_number(put_bytes(PyBytes_AsString(placeholder), before), size, 8);
@@ -217,22 +250,23 @@ place(PyObject *Py_UNUSED(module), PyObject *args)
     return placeholder;
 }
 
-PyDoc_STRVAR(fill_doc, "fill(slab, record, buffers, starts, start, /)\n--\n\n\
+PyDoc_STRVAR(fill_doc, "fill(slab, record, has_slots, buffers, starts, start, /)\n--\n\n\
 Copy a body, from `start` on, into free slots, count up its pieces, and return how far that went.\n\
 \n\
-Where in the slab the record is; the body is a list of buffers, and of where they start in it, and\n\
-its length.");
+Where in the slab the record is, and whether it has all its slots already; the body is a list of\n\
+buffers, and of where they start in it, and its length.");
 
 static PyObject *
 fill(PyObject *Py_UNUSED(module), PyObject *args)
 {
     PyObject *memory, *buffers, *starts;
     Py_ssize_t record;
+    int has_slots;
     unsigned long long start;
     Py_buffer slab;
     struct part parts[BUFFERS];
-    if (!PyArg_ParseTuple(args, "OnO!O!K", &memory, &record, &PyList_Type, &buffers, &PyList_Type,
-                          &starts, &start) ||
+    if (!PyArg_ParseTuple(args, "OnpO!O!K", &memory, &record, &has_slots, &PyList_Type, &buffers,
+                          &PyList_Type, &starts, &start) ||
         PyObject_GetBuffer(memory, &slab, PyBUF_WRITABLE) < 0)
         return NULL;
     Py_ssize_t count = get_parts(buffers, starts, parts);
@@ -242,10 +276,12 @@ fill(PyObject *Py_UNUSED(module), PyObject *args)
         unsigned char *at = (unsigned char *)slab.buf + record;
         int left = (stop - start) / SLOT < AT_A_TIME ? (int)((stop - start + SLOT - 1) / SLOT)
                                                      : AT_A_TIME;
-        int free, slot = take(slab.buf, left, &free);
+        int free = left, slot = has_slots ? 0 : take(slab.buf, left, 1, &free);
         Py_BEGIN_ALLOW_THREADS
         for (; free; free--, slot++) {
             uint64_t n = start / SLOT, nbytes = stop - start < SLOT ? stop - start : SLOT;
+            if (has_slots)
+                slot = at[PIECES + n % 256] % SLOTS;
             collect((char *)slab.buf + FIRST + (size_t)slot * SLOT, parts, count, start, nbytes);
             at[PIECES + n % 256] = (unsigned char)slot;
             __atomic_store_n(at, (unsigned char)(n + 1), __ATOMIC_RELEASE);
@@ -278,8 +314,7 @@ copy_out(unsigned char *slab, Py_ssize_t record, const Py_buffer *into, uint64_t
         unsigned char slot = at[PIECES + n % 256] % SLOTS;
         copy((char *)into->buf + start, (const char *)slab + FIRST + (size_t)slot * SLOT, nbytes,
              stop >= WIDE);
-        at[OUT] = (unsigned char)(n + 1);
-        __atomic_store_n(slab + TAKEN + slot, 0, __ATOMIC_RELEASE);
+        release_share(slab + TAKEN + slot);
         start += nbytes;
         looks = 0;
         copied++;
@@ -287,66 +322,80 @@ copy_out(unsigned char *slab, Py_ssize_t record, const Py_buffer *into, uint64_t
     return start;
 }
 
-PyDoc_STRVAR(empty_doc, "empty(slab, record, into, start, /)\n--\n\n\
-Copy a body, from `start` on, out of its slots, free these, and return how far it was ready.\n\
+PyDoc_STRVAR(empty_doc, "empty(slab, record, into, done, /)\n--\n\n\
+Copy a body out of its slots as far as it is ready, and free these.\n\
 \n\
-Where in the slab the record is.");
+Where in the slab the record is; memory of 8 bytes that says from where on, and then how far.");
 
 static PyObject *
 empty(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    PyObject *memory, *body;
+    PyObject *memory, *body, *progress;
     Py_ssize_t record;
-    unsigned long long start;
-    Py_buffer slab, into;
-    if (!PyArg_ParseTuple(args, "OnOK", &memory, &record, &body, &start) ||
+    Py_buffer slab, into, done;
+    if (!PyArg_ParseTuple(args, "OnOO", &memory, &record, &body, &progress) ||
         PyObject_GetBuffer(memory, &slab, PyBUF_WRITABLE) < 0)
         return NULL;
     if (PyObject_GetBuffer(body, &into, PyBUF_WRITABLE) < 0) {
         PyBuffer_Release(&slab);
         return NULL;
     }
-    Py_BEGIN_ALLOW_THREADS
-    start = copy_out(slab.buf, record, &into, start);
-    Py_END_ALLOW_THREADS
+    int failed = PyObject_GetBuffer(progress, &done, PyBUF_WRITABLE) < 0;
+    if (!failed) {
+        uint64_t start;
+        memcpy(&start, done.buf, sizeof start);
+        Py_BEGIN_ALLOW_THREADS
+        start = copy_out(slab.buf, record, &into, start);
+        Py_END_ALLOW_THREADS
+        memcpy(done.buf, &start, sizeof start);
+        PyBuffer_Release(&done);
+    }
     PyBuffer_Release(&into);
     PyBuffer_Release(&slab);
-    return PyLong_FromUnsignedLongLong(start);
+    return failed ? NULL : Py_BuildValue("");
 }
 
 /* ---- arrays --------------------------------------------------------------------------------- */
 
 static PyObject *its_nbytes;
 
-/* Copy a body out of its slot or record, and free that; return how far it went. Less than all of it
-   if a signal's handler has raised an error, or the rest is elsewhere. */
-static uint64_t
-take_out(unsigned char *slab, int is_record, uint64_t number, const Py_buffer *into)
+/* Copy a body out of its slot or record, and free that; return whether it is all here. It is not if
+   a signal's handler has raised an error, or the rest is elsewhere: then `done` says how far it went,
+   and is behind the array in `held`. */
+static int
+take_out(unsigned char *slab, int is_record, uint64_t number, PyObject *array,
+         const Py_buffer *into, PyObject *held)
 {
     uint64_t start = 0, before, nbytes = (uint64_t)into->len;
-    unsigned char *taken = slab + TAKEN + number;
     if (!is_record) {
         memcpy(into->buf, slab + FIRST + number * SLOT, (size_t)nbytes);
-        start = nbytes;
+        release_share(slab + TAKEN + number);
+        return 1;
     }
-    else {
-        Py_ssize_t record = RECORD_AT + (Py_ssize_t)number * RECORD;
-        taken = slab + RECORDS_TAKEN + number;
-        do {
-            before = start;
-            Py_BEGIN_ALLOW_THREADS
-            start = copy_out(slab, record, into, start);
-            Py_END_ALLOW_THREADS
-        } while (start < nbytes && PyErr_CheckSignals() == 0 &&
-                 (start > before || !slab[record + OVER]));
-    }
-    if (start == nbytes)
-        __atomic_store_n(taken, 0, __ATOMIC_RELEASE);
-    return start;
+    PyObject *done = PyByteArray_FromStringAndSize((const char *)&start, sizeof start);
+    PyObject *begun = done == NULL ? NULL : PyTuple_Pack(2, array, done);
+    int failed = begun == NULL || PyList_Append(held, begun) < 0;
+    Py_XDECREF(begun);
+    Py_XDECREF(done);
+    if (failed)
+        return 0;
+    Py_ssize_t record = RECORD_AT + (Py_ssize_t)number * RECORD;
+    do {
+        before = start;
+        Py_BEGIN_ALLOW_THREADS
+        start = copy_out(slab, record, into, start);
+        Py_END_ALLOW_THREADS
+        memcpy(PyByteArray_AsString(done), &start, sizeof start);
+    } while (start < nbytes && PyErr_CheckSignals() == 0 &&
+             (start > before || !slab[record + OVER]));
+    if (start < nbytes)
+        return 0;
+    release_share(slab + RECORDS_TAKEN + number);
+    return 1;
 }
 
 /* Return the array of a body in the slab. NULL for all else, and for an error: then `held` has what
-   is to be taken, or dropped, and if some of it was copied, a tuple of the array and how much. */
+   is to be taken, or dropped, and if some of it was copied, a tuple: see `take_out`. */
 static PyObject *
 array_in_slab(PyObject *senders, PyObject *arrays, PyObject *ndarray, PyObject *empty_it,
               PyObject *what, PyObject *held)
@@ -372,7 +421,8 @@ array_in_slab(PyObject *senders, PyObject *arrays, PyObject *ndarray, PyObject *
         return NULL;
     Py_INCREF(sender);
     Py_INCREF(array);
-    uint64_t nbytes = number_of(said + NBYTES, 8), start = 0;
+    int is_whole = 0;
+    uint64_t nbytes = number_of(said + NBYTES, 8);
     PyObject *arrived = PyLong_FromUnsignedLongLong((uint64_t)size + nbytes);
     PyObject *size_of = PyLong_FromUnsignedLongLong(nbytes);
     PyObject *memory = NULL; /* kept, where that is worth it: see `received` */
@@ -391,7 +441,7 @@ array_in_slab(PyObject *senders, PyObject *arrays, PyObject *ndarray, PyObject *
         PyBuffer_Release(&waits);
         if (PyObject_GetBuffer(made, &into, PyBUF_WRITABLE) == 0) {
             if (into.len == (Py_ssize_t)nbytes)
-                start = take_out(slab.buf, kind == 1, number, &into);
+                is_whole = take_out(slab.buf, kind == 1, number, made, &into, held);
             PyBuffer_Release(&into);
         }
     }
@@ -399,17 +449,8 @@ array_in_slab(PyObject *senders, PyObject *arrays, PyObject *ndarray, PyObject *
     Py_DECREF(array);
     Py_DECREF(sender);
     PyBuffer_Release(&slab);
-    if (made != NULL && start == nbytes)
+    if (is_whole)
         return made;
-    if (start) {
-        PyObject *type, *error, *traceback;
-        PyErr_Fetch(&type, &error, &traceback);
-        PyObject *begun = Py_BuildValue("(OK)", made, (unsigned long long)start);
-        if (begun == NULL || PyList_Append(held, begun) < 0)
-            PyErr_Clear(); /* what was copied is then found by the record */
-        Py_XDECREF(begun);
-        PyErr_Restore(type, error, traceback);
-    }
     Py_XDECREF(made);
     return NULL;
 }
@@ -418,7 +459,8 @@ PyDoc_STRVAR(arrive_doc, "arrive(senders, arrays, ndarray, empty, take, drop, sa
 Return the object of a placeholder: an array, or what `take(held)` returns.\n\
 \n\
 That gets a list of what the placeholder says, and if some of an array was copied, of a tuple of\n\
-this and how many bytes. If something raises, `drop(held)` is called unless the list is empty.");
+this and memory of 8 bytes that says how many. If something raises, `drop(held)` is called unless\n\
+the list is empty.");
 
 static PyObject *
 arrive(PyObject *Py_UNUSED(module), PyObject *args)
@@ -484,6 +526,7 @@ copy_past(PyObject *Py_UNUSED(module), PyObject *args)
 }
 
 static PyMethodDef functions[] = {
+    {"release", release, METH_VARARGS, release_doc},
     {"take_slot", take_slot, METH_VARARGS, take_slot_doc},
     {"place", place, METH_VARARGS, place_doc},
     {"fill", fill, METH_VARARGS, fill_doc},

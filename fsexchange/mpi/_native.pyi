@@ -8,10 +8,12 @@ from fsexchange.mpi.room import HostRoom
 
 STREAMS: int
 
-def take_slot(slab: memoryview, held: list[int], /) -> bool: ...
+def release(taken: memoryview, number: int, kept: bool, /) -> None: ...
+def take_slot(slab: memoryview, held: list[int], readers: int, /) -> bool: ...
 def place(
     slab: memoryview,
     held: list[int],
+    readers: int,
     before: bytes,
     sender: bytes,
     body: bytes,
@@ -22,12 +24,13 @@ def place(
 def fill(
     slab: memoryview,
     record: int,
+    has_slots: bool,
     buffers: list[Memory],
     starts: list[int],
     start: int,
     /,
 ) -> int: ...
-def empty(slab: memoryview, record: int, into: memoryview, start: int, /) -> int: ...
+def empty(slab: memoryview, record: int, into: memoryview, done: memoryview, /) -> None: ...
 def arrive(
     senders: dict[bytes, tuple[memoryview, object, memoryview, dict[int, HostRoom]]],
     arrays: dict[bytes, tuple[np.dtype[Any], tuple[int, ...]]],

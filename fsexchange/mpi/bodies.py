@@ -39,7 +39,16 @@ from fsexchange.mpi.lending import LentMemory
 from fsexchange.mpi.limits import SMALL
 from fsexchange.mpi.message import Pieces
 from fsexchange.mpi.received import empty, forget
-from fsexchange.mpi.slab import KEEPS_ORDER, REQUESTS, SLOT, BrokenBodyError, Slab, order
+from fsexchange.mpi.slab import (
+    KEEPS_ORDER,
+    MOST_READERS,
+    REQUESTS,
+    SLOT,
+    BrokenBodyError,
+    Slab,
+    order,
+    release,
+)
 from fsexchange.mpi.way import Sent, Way
 from fsexchange.mpi.ways import NumberedMessages, StoredFiles
 
@@ -138,7 +147,7 @@ class Bodies:
             if len(buffers) > _MOST_BUFFERS:
                 buffers, body = [gathered.packed(buffers)], called(_unpacked, OUT_OF_IT)
         try:
-            if not self.in_slab(placed, body, buffers, dest):
+            if not self._in_slab(placed, body, buffers, dest, 1, inf):
                 self._place_past_it(placed, body, buffers, dest)
         finally:
             self.busy[0] &= REQUESTS
@@ -159,21 +168,30 @@ class Bodies:
         placed.finish = sent.finish
         placed.placeholder = self._say(kind, sent.number, body, sizes, sent.place)
 
-    def in_slab(
+    def share(
+        self, placed: Placed, body: Memory, buffers: Sequence[Memory], readers: int, most: int
+    ) -> bool:
+        """Place the body of a collective's message in the slab, for so many ranks of the host.
+
+        What fits in a slot at once, the rest by `finish`, which needs no more room. False if it is
+        small or takes more than `most` bytes, or there is no room.
+        """
+        if readers > MOST_READERS:
+            return False
+        return self._in_slab(placed, body, buffers, None, readers, most)
+
+    def _in_slab(
         self,
         placed: Placed,
         body: Memory,
         buffers: Sequence[Memory],
-        dest: int,
-        most: float = inf,
+        dest: int | None,
+        readers: int,
+        most: float,
     ) -> bool:
-        """Place the body of a message in the slab, as `place` does; what fits in a slot at once.
-
-        False if the rank is on another host, the slab has no room, or the body is small or takes
-        more than `most` bytes.
-        """
+        """Place the body of a message in the slab, as `place` and `share` do."""
         slab = self._slab
-        if slab is None or self._paths[dest] is None:
+        if slab is None or (dest is not None and self._paths[dest] is None):
             return False
         if len(body) > _MOST_SAID:
             buffers, body = [body, *buffers], b""
@@ -181,7 +199,14 @@ class Bodies:
         if _native is not None and len(buffers) == 1 and SMALL <= len(buffers[0]) <= SLOT:
             placed.withdraw = lambda: any(map(slab.free_slot, held))
             said = _native.place(  # most messages, in less time
-                slab.memory, held, PLACEHOLDER, self._sender, bytes(body), buffers[0], END_1
+                slab.memory,
+                held,
+                readers,
+                PLACEHOLDER,
+                self._sender,
+                bytes(body),
+                buffers[0],
+                END_1,
             )
             if said is not None:
                 placed.placeholder = said
@@ -195,25 +220,30 @@ class Bodies:
             return False
         if nbytes <= SLOT:
             placed.withdraw = lambda: any(map(slab.free_slot, held))
-            if not slab.take_slot(held):
+            if not slab.take_slot(held, readers):
                 return False
             gathered.copy(buffers, starts, 0, slab.slot(held[0], nbytes))
             placed.placeholder = self._say(_SLOT, held[0], body, sizes)
             return True
-        placed.withdraw = lambda: any(map(slab.give_back, held))
-        # To a collective, which says how much at `most`, nobody comes by `recv`.
-        receiver = self._slab_of(dest) if most == inf else None
-        if not slab.take(nbytes, held, receiver=receiver):
-            return False
+        if dest is None:
+            slots: list[int] = []
+            placed.withdraw = lambda: slab.give_all_back(held, slots)
+            if not slab.take_all(nbytes, held, slots, readers):
+                return False
+            placed.finish = lambda: slab.fill(held[0], buffers, starts, None)
+        else:
+            placed.withdraw = lambda: any(map(slab.give_back, held))
+            if not slab.take(nbytes, held, receiver=self._slab_of(dest)):
+                return False
+            placed.finish = lambda: slab.fill(
+                held[0],
+                buffers,
+                starts,
+                lambda start, ways: self._spill(
+                    ways, gathered.rest(buffers, starts, start), nbytes - start, dest
+                ),
+            )
         placed.placeholder = self._say(_RECORD, held[0], body, sizes)
-        placed.finish = lambda: slab.fill(
-            held[0],
-            buffers,
-            starts,
-            lambda start, ways: self._spill(
-                ways, gathered.rest(buffers, starts, start), nbytes - start, dest
-            ),
-        )
         return True
 
     def _say(
@@ -300,8 +330,8 @@ class Bodies:
             if not KEEPS_ORDER:
                 order()
             return obj
-        finally:  # no call and no jump, where a signal's handler may raise
-            slab.slots[slot] = 0
+        finally:  # nothing before it, where a signal's handler may raise
+            release(slab.slots, slot, False)
 
     def fetch(
         self, rank: int, kind: int, number: int, nbytes: int, place: bytes, held: list[Any]
@@ -327,7 +357,7 @@ class Bodies:
                     order()
                 return copy
             finally:
-                slab.slots[number] = 0
+                release(slab.slots, number, False)
         flags, at = (self._slab_of(rank).lent, number) if kind == _MEMORY else (bytearray(1), 0)
         try:
             held.clear()

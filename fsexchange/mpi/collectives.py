@@ -78,7 +78,6 @@ class Collectives:
             self.rank,
             self.size,
             bodies if all(internal.allgather(near)) else None,
-            ranks_above,
         )
         size = self._packet = self._carrier.size
         # A call takes a buffer out, as the handler of a signal may call meanwhile, and puts it back
@@ -107,10 +106,10 @@ class Collectives:
         if sent is None:
             self._carrier.bcast(packet, root)
             return _loads(packet[CALL_SIZE:])
-        if sent.packets:
-            self._carrier.scatter(sent.packets, root)
-        else:
+        try:
             self._carrier.bcast(packet, root)
+        finally:
+            sent.finish()
         if not sent.messages:
             return self._own(sent)
         own: list[Any] = []
@@ -132,12 +131,16 @@ class Collectives:
             message = self._packets.scatter_from(call, root, buffer.memory)
             return self._one(message, root)
         packets, sent = self._outbox.pack_each(call, self._packet, objs, make)
-        self._carrier.scatter(packets, root)
         if sent is None:
+            self._carrier.scatter(packets, root)
             return _loads(packets[root][CALL_SIZE:])
         sending: list[MPI.Request] = []
         try:
-            self._packets.scatter(call, sent.messages, sending)
+            try:
+                self._carrier.scatter(packets, root)
+                self._packets.scatter(call, sent.messages, sending)
+            finally:
+                sent.finish()
             return self._own(sent)
         finally:
             MPI.Request.Waitall(sending)
@@ -157,8 +160,8 @@ class Collectives:
             try:
                 self._carrier.gather(packet, root)
             finally:  # else the root waits for ever for what its packet tells of
-                if sent is not None and sent.placed:
-                    sent.placed[0].finish()
+                if sent is not None:
+                    sent.finish()
             if sent is not None:
                 if sent.messages:
                     self._packets.gather(sent.messages[root], root, self._limit(make))
@@ -182,10 +185,11 @@ class Collectives:
         call = a_call(verb, 0, self._number())
         packet, sent = self._outbox.pack(call, self._packet, obj, make)
         buffer = self._buffer_with(packet)
-        if sent is not None and sent.packets:
-            self._carrier.alltoall(sent.packets, buffer)
-        else:
+        try:
             self._carrier.allgather(packet, buffer)
+        finally:
+            if sent is not None:
+                sent.finish()
         small = self._small(call, buffer, sent)
         if small is not None:
             return small
@@ -199,7 +203,11 @@ class Collectives:
         call = a_call(wire.ALLTOALL, 0, self._number())
         packets, sent = self._outbox.pack_each(call, self._packet, objs, make)
         buffer = self._buffer_with(packets[self.rank])
-        self._carrier.alltoall(packets, buffer)
+        try:
+            self._carrier.alltoall(packets, buffer)
+        finally:
+            if sent is not None:
+                sent.finish()
         small = self._small(call, buffer, sent)
         if small is not None:
             return checked(small)

@@ -11,8 +11,8 @@ Between two ranks it goes
 and among all ranks
 
     up to EAGER             in the packet; less among many ranks, or between hosts: see `carriers`
-    up to THROUGH_SLAB      through the slab, among FEW ranks of one host; to a root up to
-                            THROUGH_SLAB_TO_ROOT
+    up to THROUGH_SLAB      through the slab, among FEW ranks of one host; what is for each rank, so
+                            many bytes together
     up to `inline_limit`    by MPI, from array to array (`packets`); all copies of a host together
     above                   by a room (`rooms`): one copy in the memory of each host, passed on from
                             host to host by MPI; but scatter and alltoall by MPI, at any length
@@ -23,8 +23,6 @@ What has no room in a host's memory goes by a file of the store, and what has no
 from __future__ import annotations
 
 from mpi4py import MPI
-
-from fsexchange.mpi.slab import SLOT
 
 #: A message of up to this many bytes MPI takes at once: MPICH 3.4 to 5.0 up to 8,000 bytes and
 #: more, Intel MPI 2021 up to 32,000; Open MPI up to 4,096, header included.
@@ -39,14 +37,11 @@ CROWD = 256 << 20
 #: Up to so many ranks, all on one host, messages carry packets faster than MPI's collectives.
 FEW = 8
 
-#: Bytes up to which an object passes through the slab. Above, MPI takes less time: it copies once,
-#: from array to array. But what goes to a root is copied in while the root copies its own, and that
-#: of others.
-THROUGH_SLAB, THROUGH_SLAB_TO_ROOT = SLOT, 4 << 20
-
-#: Up to so many bytes of all ranks together, those of 8 MiB and their heads, FEW ranks move the
-#: parts of an allgather by pairs: with 2 to 8 ranks in 0.3 to 1 of the time of Allgather.
-BY_PAIRS = (8 << 20) + (1 << 16)
+#: Bytes that a rank copies into its slab in a collective; an object for all ranks goes in once.
+#: Above, MPI takes less time: it copies once, from array to array. Below, with 2, 4 and 8 ranks on
+#: two cores of an EPYC that share no cache, it takes 1.2 to 3 times as long; if they share one, 0.6
+#: to 1.2 times where all ranks send, which then copy in and out in turn, else 1 to 2 times.
+THROUGH_SLAB = 4 << 20
 
 #: Bytes that the copies of an object on one host take together if it rides inside its message.
 #: Above the limit there is one copy a host, in memory that ranks share. Among 2 and 4 ranks of a

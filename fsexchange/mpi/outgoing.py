@@ -13,7 +13,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from fsexchange.mpi.bodies import Placed
-from fsexchange.mpi.limits import THROUGH_SLAB, THROUGH_SLAB_TO_ROOT
+from fsexchange.mpi.limits import THROUGH_SLAB
 from fsexchange.mpi.message import (
     CALL_SIZE,
     failure,
@@ -47,10 +47,16 @@ class Outgoing:
         self.error = error
         #: The messages of which the packets are the start, by the rank that gets them; None: all.
         self.messages: dict[int | None, Pieces] = {}
-        #: The packet for each rank, if an object for all lies in the slab for each.
-        self.packets: list[bytes] = []
-        #: What lies in the slab. What goes to a root is to be finished when the packet is out.
+        #: What lies in the slab, or will when the packets are out.
         self.placed: list[Placed] = []
+
+    def finish(self, begun: int = 0) -> None:
+        """Copy into the slab what will lie there: the packets are out."""
+        if begun < len(self.placed):
+            try:
+                self.placed[begun].finish()
+            finally:  # the others wait for theirs, whatever a handler of a signal raised
+                self.finish(begun + 1)
 
     def withdraw(self, kept: int = 0) -> None:
         """Take back what lies in the slab, but for so many."""
@@ -67,12 +73,11 @@ class Outbox:
         rank: int,
         size: int,
         bodies: Bodies | None,
-        ranks_above: Sequence[int],
     ) -> None:
         self._encode = encode
         self._rank, self._size = rank, size
         self._others = [each for each in range(size) if each != rank]
-        self._bodies, self._ranks_above = bodies, ranks_above
+        self._bodies = bodies
 
     def pack(
         self, call: bytes, room: int, obj: Any, make: Make | None, root: int | None = None
@@ -94,12 +99,9 @@ class Outbox:
             sent = Outgoing([encoded])
             try:
                 if root is not None:
-                    packet = self._packet(call, room, encoded, root, THROUGH_SLAB_TO_ROOT, sent)
-                    return packet, sent
-                if self._placed(encoded, self._others, THROUGH_SLAB, sent):
-                    sent.packets = [call + each.placeholder for each in sent.placed]
-                    sent.packets.insert(self._rank, call + _TO_ITSELF)
-                    return sent.packets[self._rank], sent
+                    return self._packet(call, room, encoded, root, THROUGH_SLAB, sent), sent
+                if self._placed(encoded, len(self._others), THROUGH_SLAB, sent):
+                    return call + sent.placed[0].placeholder, sent
                 return _start(room, of_object(call, encoded), [None], sent), sent
             except BaseException:
                 sent.withdraw()
@@ -134,9 +136,10 @@ class Outbox:
             if len(packets) == self._size:
                 return packets, None
             sent = Outgoing(encoded)
+            most = THROUGH_SLAB // max(1, len(self._others))
             try:
                 return [
-                    self._packet(call, room, each, rank, THROUGH_SLAB, sent)
+                    self._packet(call, room, each, rank, most, sent)
                     for rank, each in enumerate(encoded)
                 ], sent
             except BaseException:
@@ -155,7 +158,7 @@ class Outbox:
         body, buffers = encoded
         if not buffers and CALL_SIZE + len(body) <= room:
             return call + body
-        if self._placed(encoded, [rank], most, sent):
+        if self._placed(encoded, 1, most, sent):
             return call + sent.placed[-1].placeholder
         return _start(room, of_object(call, encoded), [rank], sent)
 
@@ -165,21 +168,19 @@ class Outbox:
         sent = Outgoing((), error)
         return _start(room, failure(call, error), ranks, sent), sent
 
-    def _placed(self, encoded: Encoded, ranks: Sequence[int], most: int, sent: Outgoing) -> bool:
-        """Copy an object into the slab once for each of some ranks; False if not for all."""
-        if self._bodies is None:
+    def _placed(self, encoded: Encoded, readers: int, most: int, sent: Outgoing) -> bool:
+        """Get an object a place in the slab, for so many other ranks; False if there is none."""
+        if self._bodies is None or not readers:
             return False
-        before = len(sent.placed)
-        for rank in ranks:
-            placed = Placed()
-            sent.placed.append(placed)
-            if not self._bodies.in_slab(placed, *encoded, self._ranks_above[rank], most):
-                sent.withdraw(before)
-                return False
-            if not KEEPS_ORDER:  # it is whole before its packet goes out
-                placed.finish()
-                placed.finish = bool
-        return len(ranks) > 0
+        placed = Placed()
+        sent.placed.append(placed)
+        if not self._bodies.share(placed, *encoded, readers, most):
+            sent.withdraw(len(sent.placed) - 1)
+            return False
+        if not KEEPS_ORDER:  # it is whole before its packet goes out
+            placed.finish()
+            placed.finish = bool
+        return True
 
 
 def _start(room: int, message: Pieces, ranks: Iterable[int | None], sent: Outgoing) -> bytes:

@@ -19,7 +19,6 @@ from mpi4py import MPI
 from fsexchange.errors import MismatchError
 from fsexchange.mpi import wire
 from fsexchange.mpi.carriers import ByMessages
-from fsexchange.mpi.limits import BY_PAIRS
 from fsexchange.mpi.message import (
     Message,
     Pieces,
@@ -205,8 +204,6 @@ class Packets:
                 for rank, at in places.items():
                     messages[rank] = view[at : at + lengths[rank]]
                 return _unpinned(messages, end)
-        if self._sends_to_each and sum(lengths) <= BY_PAIRS:
-            return self._all_by_pairs(call, messages, message)
         counts = [n + -n % ALIGNMENT if n > size else 0 for n in lengths]
         starts = [*accumulate(counts, initial=0)]
         memory = empty(starts.pop())
@@ -221,24 +218,6 @@ class Packets:
             if counts[rank]:
                 messages[rank] = memory[at : at + lengths[rank]]
         return _unpinned(messages, len(memory))
-
-    def _all_by_pairs(
-        self, call: bytes, messages: dict[int, Message], message: Pieces | None
-    ) -> list[Message]:
-        """Return the messages of all ranks, whose packets these are; `message` is this rank's."""
-        sent: dict[int, Message] = {}
-        own: Pieces = []
-        if message is not None and length(message[0]) > self._size:
-            own = message
-            after = [*self._ranks[self._rank + 1 :], *self._ranks[: self._rank]]
-            sent = dict.fromkeys(after, rest(message, self._size))
-
-        def copy_own() -> None:
-            if own:
-                messages[self._rank] = _copied(own)
-
-        self._exchange(call, messages, self._ranks, sent, copy_own)
-        return [*messages.values()]
 
     def _all_by_room(
         self, nbytes: int, places: dict[int, int], lengths: list[int], message: Pieces | None

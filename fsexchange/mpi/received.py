@@ -102,9 +102,9 @@ def _unused(kept: _Kept, nbytes: int) -> npt.NDArray[np.uint8] | None:
 
 def _fresh(nbytes: int) -> npt.NDArray[np.uint8]:
     if nbytes < _MAPPED_FROM:
-        memory = np.empty(nbytes + ALIGNMENT, np.uint8)
-        start = -memory.ctypes.data % ALIGNMENT
-        return memory[start : start + nbytes]
+        some = np.empty(nbytes + ALIGNMENT, np.uint8)
+        start = -some.ctypes.data % ALIGNMENT
+        return some[start : start + nbytes]
     private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     try:
         mapped = mmap.mmap(-1, nbytes + _HUGE_PAGE, private)

@@ -7,9 +7,10 @@ with its rank. This module needs no MPI.
 
 The sender owns the slab. For each message it takes a record, and for each piece of the body a slot;
 it fills the slot, writes its number into the record, and then counts up the pieces that are ready.
-The receiver copies a piece, and frees its slot by clearing a byte; at the end, the record. So each
-byte has one writer at a time, and x86-64 keeps the order of stores. Elsewhere the body is whole
-before its message goes out, which orders memory, and `order` does so before a slot is freed.
+A receiver copies a piece, and gives up its share of the slot; at the end, of the record. A byte of
+each says how many readers have yet to do so. x86-64 keeps the order of stores. Elsewhere the body
+is whole before its message goes out, which orders memory, and `order` does so before a slot is
+freed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import math
 import mmap
+import operator
 import os
 import platform
 import socket
@@ -46,12 +48,11 @@ PLACE_SIZE = 128
 KEEPS_ORDER = platform.machine() in ("x86_64", "AMD64")
 
 # A record: how many pieces are ready, modulo 256; whether the rest of the body is elsewhere, and
-# where; whether the sender has begun; how many pieces were copied out, modulo 256; and the slot of
-# each piece, modulo 256.
-_OVER, _BEGUN, _OUT, _PLACE, _PIECES = 1, 2, 3, 64, 256
+# where; whether the sender has begun; and the slot of each piece, modulo 256.
+_OVER, _BEGUN, _PLACE, _PIECES = 1, 2, 64, 256
 _RECORD = 512
 
-_NOT_BEGUN = bytes(4)
+_NOT_BEGUN = bytes(3)
 
 # In the record, in place of 0: the rest is elsewhere; the sender could not finish.
 _ELSEWHERE, _BROKEN = 1, 2
@@ -87,6 +88,15 @@ try:
     from fsexchange.mpi import _native as _native
 except ImportError:
     _native = None  # type: ignore[assignment]
+
+#: Takes the share of one reader from a slot or a record of some, unless it is to be kept: in C
+#: only, where no signal's handler runs. Without C there is one reader.
+release: Callable[[memoryview, int, bool], object] = (
+    operator.setitem if _native is None else _native.release
+)
+
+#: How many ranks may read one body.
+MOST_READERS = 1 if _native is None else 255
 
 
 def this_host() -> tuple[object, ...]:
@@ -125,8 +135,8 @@ class Slab:
         self.busy = memory[_BUSY : _BUSY + 1]
         # How much of the time this process waits for the owner: less after each time in vain.
         self._hope = 1.0
-        #: Which slots and records are taken, and which pieces of other memory are lent: a byte
-        #: each, which the receiver clears, after all that it does with them.
+        #: By how many readers each slot and record is taken, and which pieces of other memory are
+        #: lent: a byte each. A receiver gives up its share after all that it does with them.
         self.slots = memory[_SLOT_BYTES : _SLOT_BYTES + SLOTS]
         self.records = memory[_RECORD_BYTES : _RECORD_BYTES + RECORDS]
         self.lent = memory[_LOANS_AT : _LOANS_AT + LOANS]
@@ -148,20 +158,20 @@ class Slab:
         return self.memory[begin : begin + nbytes]
 
     def free_slot(self, slot: int) -> None:
-        """Free a slot, after all that was done with its memory."""
+        """Free a slot of which nobody was told."""
         if not KEEPS_ORDER:
             order()
         self.slots[slot] = 0
 
     # ---- sender ---------------------------------------------------------------------------------
 
-    def take_slot(self, held: list[int]) -> bool:
+    def take_slot(self, held: list[int], readers: int = 1) -> bool:
         """Take a slot, and append its number to those that are held; False if none is free."""
         # In turn. To write again the one that its receiver has just read took up to three times as
         # long, as another core has it in its cache. In C it depends on the processor: see there.
         memory = self.memory
         if _native is not None:
-            return _native.take_slot(memory, held)
+            return _native.take_slot(memory, held, readers)
         first, end = _SLOT_BYTES + memory[_NEXT], _SLOT_BYTES + SLOTS
         while True:
             found = self._map.find(b"\0", first, end)
@@ -172,7 +182,7 @@ class Slab:
             # Other threads and signals' handlers, which may take it, run only where a call ends:
             # from here on not before the slot is held.
             if not memory[found]:
-                memory[found] = 1
+                memory[found] = readers
                 memory[_NEXT] = (found + 1 - _SLOT_BYTES) % SLOTS
                 held.append(found - _SLOT_BYTES)
                 return True
@@ -182,10 +192,31 @@ class Slab:
 
         Its number is appended to those that are held. None is a receiver that will not wait.
         """
-        memory = self.memory
-        free = self._map[_SLOT_BYTES : _SLOT_BYTES + SLOTS].count(0)
-        if nbytes > free * SLOT and not self._meets(receiver, nbytes):
+        if nbytes > self._free * SLOT and not self._meets(receiver, nbytes):
             return False
+        return self._take_record(held, 1)
+
+    def take_all(self, nbytes: int, held: list[int], slots: list[int], readers: int) -> bool:
+        """Take a record and all slots for a body and its readers; False if there are too few.
+
+        Their numbers are appended to those that are held.
+        """
+        count = -(-nbytes // SLOT)
+        if count > self._free or not self._take_record(held, readers):
+            return False
+        for _ in range(count):
+            if not self.take_slot(slots, readers):  # another thread has them
+                return False
+        at = _RECORDS_AT + held[-1] * _RECORD + _PIECES
+        self.memory[at : at + count] = bytes(slots)
+        return True
+
+    @property
+    def _free(self) -> int:
+        return self._map[_SLOT_BYTES : _SLOT_BYTES + SLOTS].count(0)
+
+    def _take_record(self, held: list[int], readers: int) -> bool:
+        memory = self.memory
         while True:
             found = self._map.find(b"\0", _RECORD_BYTES, _RECORD_BYTES + RECORDS)
             if found < 0:
@@ -193,8 +224,8 @@ class Slab:
             record = found - _RECORD_BYTES
             at = _RECORDS_AT + record * _RECORD
             if not memory[found]:  # as above
-                memory[found] = 1
-                memory[at : at + 4] = _NOT_BEGUN
+                memory[found] = readers
+                memory[at : at + 3] = _NOT_BEGUN
                 held.append(record)
                 return True
 
@@ -224,17 +255,27 @@ class Slab:
             self.free_slot(slot)
         self.records[record] = 0
 
+    def give_all_back(self, held: list[int], slots: list[int]) -> None:
+        """Free the records and slots of `take_all`, of which nobody was told."""
+        for record in held:
+            at = _RECORDS_AT + record * _RECORD
+            if self.memory[at + _OVER] == _BROKEN:  # those that are not ready are free
+                del slots[self.memory[at] :]
+            self.records[record] = 0
+        any(map(self.free_slot, slots))
+
     def fill(
         self,
         record: int,
         buffers: Sequence[Memory],
         starts: list[int],
-        spill: Callable[[int, list[tuple[int, Sent]]], bytes],
+        spill: Callable[[int, list[tuple[int, Sent]]], bytes] | None,
     ) -> None:
         """Copy a body into slots, once: buffers, where each starts in it, and its length.
 
         What the receiver leaves no slots for, `spill` sends elsewhere, which it appends to a list,
-        and returns where. It is withdrawn if the receiver is not told.
+        and returns where. It is withdrawn if the receiver is not told. Without `spill` the record
+        has all slots.
         """
         memory = self.memory
         at = _RECORDS_AT + record * _RECORD
@@ -242,12 +283,17 @@ class Slab:
             return
         sent: list[tuple[int, Sent]] = []
         told = [False]
+        elsewhere = None if spill is None else lambda start: spill(start, sent)
         try:
             memory[at + _BEGUN] = 1
-            self._fill(at, [*buffers], starts, lambda start: spill(start, sent), told)
+            self._fill(at, [*buffers], starts, elsewhere, told)
         except BaseException:
             if not told[0]:
                 memory[at + _OVER] = _BROKEN
+                if spill is None:  # nobody will read what is not ready
+                    count = -(-starts[-1] // SLOT)
+                    unread = memory[at + _PIECES + memory[at] : at + _PIECES + count]
+                    any(map(self.free_slot, unread))
                 for _, each in sent:
                     each.withdraw()
             raise
@@ -257,7 +303,7 @@ class Slab:
         at: int,
         buffers: list[Memory],
         starts: list[int],
-        spill: Callable[[int], bytes],
+        spill: Callable[[int], bytes] | None,
         told: list[bool],
     ) -> None:
         # A function of its own, as CPython 3.12 and 3.13 have the end of a loop outside the `try`
@@ -268,10 +314,10 @@ class Slab:
         while start < nbytes:
             before = start
             if _native is None:
-                start = self._copy_in(at, buffers, starts, start)
+                start = self._copy_in(at, buffers, starts, start, spill is None)
             else:
-                start = _native.fill(memory, at, buffers, starts, start)
-            if start > before:
+                start = _native.fill(memory, at, spill is None, buffers, starts, start)
+            if start > before or spill is None:
                 late = 0.0
             elif not late:
                 late = time.perf_counter() + _PATIENCE + (nbytes - start) * _PATIENCE_PER_BYTE
@@ -284,15 +330,17 @@ class Slab:
                 told[0] = True
                 return
 
-    def _copy_in(self, at: int, buffers: list[Memory], starts: list[int], start: int) -> int:
+    def _copy_in(
+        self, at: int, buffers: list[Memory], starts: list[int], start: int, has_slots: bool
+    ) -> int:
         """Copy the next piece of a body into a slot, count it up, and return how far that went."""
         memory = self.memory
+        n, nbytes = start // SLOT, min(SLOT, starts[-1] - start)
         held: list[int] = []
         try:
-            if not self.take_slot(held):
+            if not has_slots and not self.take_slot(held):
                 return start
-            (slot,) = held
-            n, nbytes = start // SLOT, min(SLOT, starts[-1] - start)
+            slot = memory[at + _PIECES + n % 256] if has_slots else held[0]
             gathered.copy(buffers, starts, start, self.slot(slot, nbytes))
         except BaseException:
             any(map(self.free_slot, held))
@@ -317,10 +365,10 @@ class Slab:
         """
         at = _RECORDS_AT + record * _RECORD
         into: memoryview | None = None
-        done, goes_on = [0], False
+        done, goes_on = memoryview(bytearray(8)), False
         if len(held) > 1:
-            array, done[0] = held[1]
-            into = memoryview(array).cast("B")
+            array, copied = held[1]
+            into, done = memoryview(array).cast("B"), memoryview(copied)
         try:
             held.clear()
             if into is None:
@@ -337,31 +385,29 @@ class Slab:
                     rest(*elsewhere)
             raise
         finally:
-            self.records[record] = goes_on
+            release(self.records, record, goes_on)
         if elsewhere is not None:
             place, left = elsewhere
             into[nbytes - left :] = rest(place, left)
         return into
 
     def _empty(
-        self, at: int, nbytes: int, done: list[int], into: memoryview | None
+        self, at: int, nbytes: int, done: memoryview, into: memoryview | None
     ) -> tuple[bytes, int] | None:
         """Copy a body out from where `done` says it, in whole or up to what is elsewhere.
 
         Return where that is, and how many bytes. Without memory to copy to, what comes is dropped;
         `TimeoutError` if the sender does nothing for long.
         """
-        memory = self.memory
+        memory, end = self.memory, done.cast("Q")
         patience = _ENDS_WITHIN if into is None else math.inf
         late = time.monotonic() + patience
-        # Pieces that were copied when a signal's handler raised, before `done` was set.
-        done[0] += (memory[at + _OUT] - done[0] // SLOT) % 256 * SLOT
-        while (start := done[0]) < nbytes:
+        while (start := end[0]) < nbytes:
             if _native is None or into is None:
-                done[0] = self._copy_out(at, nbytes, into, start)
+                self._copy_out(at, nbytes, into, end)
             else:
-                done[0] = _native.empty(memory, at, into, start)
-            if done[0] > start:
+                _native.empty(memory, at, into, done)
+            if end[0] > start:
                 late = time.monotonic() + patience
                 continue
             over = memory[at + _OVER]
@@ -376,21 +422,20 @@ class Slab:
             os.sched_yield()
         return None
 
-    def _copy_out(self, at: int, nbytes: int, into: memoryview | None, start: int) -> int:
-        """Copy or drop the next piece of a body, if it is ready, and return how far that went."""
-        memory = self.memory
+    def _copy_out(self, at: int, nbytes: int, into: memoryview | None, done: memoryview) -> None:
+        """Copy or drop the next piece of a body, if it is ready."""
+        memory, start = self.memory, done[0]
         n = start // SLOT
         if memory[at] == n % 256:
-            return start
+            return
         slot = memory[at + _PIECES + n % 256]
         end = min(nbytes, start + SLOT)
         if into is not None:
             into[start:end] = self.slot(slot, end - start)
         if not KEEPS_ORDER:
             order()
-        memory[at + _OUT] = (n + 1) % 256  # no call from here on: a signal's handler might raise
-        self.slots[slot] = 0
-        return end
+        done[0] = end  # nothing from here on where a signal's handler might raise
+        release(self.slots, slot, False)
 
 
 def order() -> None:

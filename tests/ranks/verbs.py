@@ -1048,16 +1048,16 @@ def objects_in_slots() -> None:
 
 
 def _placed_by(ex: Exchange) -> list[int]:
-    """Return the receivers of what an Exchange puts into its slab from now on."""
+    """Return how many readers has what an Exchange puts into its slab from now on."""
     placed: list[int] = []
-    in_slab = ex._bodies.in_slab
+    share = ex._bodies.share
 
-    def counted(each: Any, body: Any, buffers: Any, dest: int, *most: Any) -> bool:
-        is_placed = in_slab(each, body, buffers, dest, *most)
-        placed.extend([dest] * is_placed)
+    def counted(each: Any, body: Any, buffers: Any, readers: int, most: int) -> bool:
+        is_placed = share(each, body, buffers, readers, most)
+        placed.extend([readers] * is_placed)
         return is_placed
 
-    vars(ex._bodies)["in_slab"] = counted
+    vars(ex._bodies)["share"] = counted
     return placed
 
 
