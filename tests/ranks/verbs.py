@@ -32,9 +32,10 @@ from fsexchange import (
     StoreClosedError,
     StoreError,
 )
-from fsexchange.mpi import Exchange, Request, bodies, connect, limits, packets
+from fsexchange.mpi import Exchange, Request, bodies, connect, limits, packets, slab
 from fsexchange.mpi.membership import ArgumentError
 from fsexchange.mpi.room import HostRoom
+from fsexchange.mpi.slab import Slab
 
 from .common import (
     base,
@@ -737,7 +738,7 @@ def interrupted_while_sending() -> None:
         for verb in ("bcast", "scatter") if size > 1 else ():
             interrupted = 0
             for n in range(600):
-                obj = np.full(4 << 20, n % 200, "u1")
+                obj = np.full(6 << 20, n % 200, "u1")
                 armed[0] = rank == 0
                 try:
                     got = call(verb, obj)
@@ -1003,7 +1004,8 @@ def objects_in_slots() -> None:
     def made(n: int) -> list[Any]:
         text = {"text": "é" * (5000 + n)}
         small = [np.full(8192, n, "f8"), bytes([n]) * 65_536, text, [np.full(1000, n), None]]
-        return [*small, np.full(40_000, n), {"a": np.full(9 << 16, n), "b": bytes(1 << 20)}]
+        large = [np.full(40_000, n), [np.full(150_000, n), "text", np.full(200_000, n, "f4")]]
+        return [*small, *large, {"a": np.full(9 << 16, n), "b": bytes(1 << 20)}]
 
     def program(way: Any) -> list[Any]:
         results = []
@@ -1193,6 +1195,42 @@ def interrupted_beside_slots() -> None:
                 verb()
             comm.Barrier()
         assert ex.allgather(rank) == [*range(size)]
+
+
+def interrupted_while_filling_slots() -> None:
+    """Those who wait for the rest hear of it, and no slot stays taken."""
+    array = np.full(20 << 13, rank, "f8")
+    with Exchange(comm, base / "store") as ex:
+        if ex._bodies._slab is None or not 1 < size <= 4:
+            return
+        verbs: dict[str, partial[Any]] = {
+            "bcast": partial(ex.bcast, array, last),
+            "scatter": partial(ex.scatter, [array] * size, last),
+            "gather": partial(ex.gather, array, 0),
+        }
+        where, name = (Slab, "_copy_in") if slab._native is None else (slab._native, "fill")
+        copy: Callable[..., Any] = getattr(where, name)
+        copied = itertools.count()
+
+        def interrupted(*args: Any) -> Any:
+            if next(copied):
+                raise KeyboardInterrupt
+            return copy(*args)
+
+        for verb, call in verbs.items():
+            copied = itertools.count()
+            if rank == last:
+                setattr(where, name, interrupted)
+                raises(KeyboardInterrupt, call)
+                setattr(where, name, copy)
+            elif verb != "gather" or rank == 0:
+                assert raises(RemoteError, call).rank == last
+            else:
+                call()
+            if verb == "scatter" and rank == last:  # those who wait for no rest are told, too
+                assert next(copied) > last
+            all_slots_are_free(ex)
+            assert same(call(), getattr(comm, verb)(*call.args))
 
 
 if __name__ == "__main__":
