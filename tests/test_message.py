@@ -53,7 +53,8 @@ each_object = pytest.mark.parametrize("obj", OBJECTS.values(), ids=OBJECTS)
 
 def outbox(size: int = 1) -> Outbox:
     """Return one without a slab, of none of the ranks: it sends a message to each."""
-    return Outbox(encode, -1, size, None)
+    no_slab: Any = None
+    return Outbox(encode, -1, size, no_slab, 0)
 
 
 def sent_of(obj: Any, make: Any = None) -> Outgoing:

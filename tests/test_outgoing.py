@@ -50,7 +50,7 @@ class Slots:
 def outbox(slots: Slots, size: int = 4) -> Outbox:
     """Return that of rank 1."""
     bodies: Any = slots
-    return Outbox(encode, 1, size, bodies)
+    return Outbox(encode, 1, size, bodies, 255)
 
 
 def test_for_each_rank() -> None:
@@ -131,7 +131,7 @@ def test_whole_before_its_packet_where_stores_have_no_order(
 
 
 def test_it_is_finished_once_its_packets_are_out() -> None:
-    """All of it, also if one raises."""
+    """All of it, if it is called again where one raised."""
     slots = Slots(5)
     packets, sent = outbox(slots).pack_each(CALL, ROOM, [LARGE] * 4, None)
     assert sent is not None
@@ -141,7 +141,9 @@ def test_it_is_finished_once_its_packets_are_out() -> None:
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    sent.placed[1].finish = interrupted
+    finish, sent.placed[1].finish = sent.placed[1].finish, interrupted
     with pytest.raises(KeyboardInterrupt):
         sent.finish()
-    assert slots.finished == [0, 2]
+    sent.placed[1].finish = finish
+    sent.finish()
+    assert {*slots.finished} == {0, 1, 2}

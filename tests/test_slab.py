@@ -65,7 +65,7 @@ def received(slab: Slab, record: int, sizes: list[int]) -> list[bytes]:
 def taken(slab: Slab, nbytes: int) -> int:
     """Take a record and return its number."""
     held: list[int] = []
-    assert slab.take(nbytes, held, receiver=slab)
+    assert slab.take(nbytes, held, slab)
     (record,) = held
     return record
 
@@ -74,7 +74,7 @@ def send(slab: Slab, buffers: list[bytes]) -> int:
     starts = gathered.starts_of([len(each) for each in buffers])
     slab.receiving[0] = 1
     record = taken(slab, starts[-1])
-    slab.fill(record, buffers, starts, no_spill)
+    slab.fill(record, buffers, starts, no_spill, [])
     return record
 
 
@@ -107,7 +107,7 @@ def test_body_of_many_times_the_slab(slab: Slab, monkeypatch: pytest.MonkeyPatch
         assert received(slab, record, sizes) == buffers
 
     child = fork(receive)
-    slab.fill(record, buffers, gathered.starts_of(sizes), no_spill)
+    slab.fill(record, buffers, gathered.starts_of(sizes), no_spill, [])
     assert os.waitpid(child, 0)[1] == 0
     slab.receiving[0] = 0
     assert is_empty(slab)
@@ -129,23 +129,22 @@ def test_sender_waits_for_a_receiver_that_comes(
         other.receiving[0] = 1
 
     child = fork(receive)
-    assert slab.take(too_long, held, receiver=other)
+    assert slab.take(too_long, held, other)
     assert os.waitpid(child, 0)[1] == 0
     slab.give_back(held.pop())
     other.receiving[0] = 0
     for why in (module.REQUESTS, module.SENDS):
         other.busy[0] = why
-        assert not slab.take(too_long, held, receiver=other)
+        assert not slab.take(too_long, held, other)
     other.busy[0] = 0
     assert slab.busy[0] == module.SENDS  # until the body is placed
-    assert not other.take(too_long, held, receiver=slab)
-    assert not slab.take(too_long, held, receiver=None)
+    assert not other.take(too_long, held, slab)
     monkeypatch.setattr(module, "_HOPE_PER_BYTE", 1e-8)
     slab.busy[0] = 0
     waits = [too_long * 1e-8, too_long * 0.5e-8]  # half as long after it has waited in vain
     for least in waits:
         began = time.perf_counter()
-        assert not other.take(too_long, held, receiver=slab)
+        assert not other.take(too_long, held, slab)
         assert time.perf_counter() - began >= least
     other.close()
     assert held == []
@@ -169,7 +168,7 @@ def test_body_for_several_readers(slab: Slab) -> None:
         assert received(slab, held[0], sizes) == buffers
 
     children = [fork(partial(receive, n > 0)) for n in range(readers)]
-    slab.fill(held[0], buffers, starts, None)
+    slab.fill(held[0], buffers, starts, None, [])
     assert os.waitpid(children.pop(0), 0)[1] == 0
     assert is_empty(slab) == (readers == 1)
     assert {*slab.slots} == ({0, readers - 1} if readers > 1 else {0})
@@ -197,7 +196,7 @@ def test_body_that_is_to_have_all_its_slots(slab: Slab) -> None:
     assert slab.take_all(3 * SLOT, held, slots, 1)
     unreadable: Any = [bytes(SLOT), object()]
     with pytest.raises(TypeError):
-        slab.fill(held[0], unreadable, [0, SLOT, 3 * SLOT], None)
+        slab.fill(held[0], unreadable, [0, SLOT, 3 * SLOT], None, [])
     assert sum(slab.slots) <= 1  # what is ready
     with pytest.raises(BrokenBodyError):
         slab.empty(held[0], 3 * SLOT, [], no_rest)
@@ -216,7 +215,7 @@ def test_rest_of_a_body_for_which_no_slot_is_free(slab: Slab) -> None:
     slab.receiving[0] = 1
     record = taken(slab, sum(sizes))
     slab.receiving[0] = 0
-    slab.fill(record, buffers, gathered.starts_of(sizes), spill)
+    slab.fill(record, buffers, gathered.starts_of(sizes), spill, [])
 
     def rest(place: bytes, nbytes: int) -> bytes:
         assert place.rstrip(b"\0") == b"elsewhere"
@@ -238,7 +237,7 @@ def test_sender_that_is_interrupted(slab: Slab) -> None:
     slab.receiving[0] = 0
     buffers = [bytes((SLOTS + 1) * SLOT)]
     with pytest.raises(HandlerError):
-        slab.fill(record, buffers, gathered.starts_of([len(buffers[0])]), interrupt)
+        slab.fill(record, buffers, gathered.starts_of([len(buffers[0])]), interrupt, [])
     with pytest.raises(BrokenBodyError):
         slab.empty(record, len(buffers[0]), [], no_rest)
     assert is_empty(slab)
@@ -277,7 +276,7 @@ def test_sender_that_is_interrupted_at_any_place(slab: Slab) -> None:
     lost = 0
     for _ in range(300):
         record = taken(slab, 40 * SLOT)
-        fill = partial(slab.fill, record, buffers, [0, 40 * SLOT], no_spill)
+        fill = partial(slab.fill, record, buffers, [0, 40 * SLOT], no_spill, [])
         interrupt(choose.uniform(1e-5, 1e-3), fill)
         fill()  # as whoever calls it does
         with contextlib.suppress(BrokenBodyError):
@@ -295,7 +294,7 @@ def test_receiver_that_is_interrupted_at_any_place(slab: Slab) -> None:
         record = taken(slab, nbytes)
 
         def send(record: int = record, nbytes: int = nbytes, n: int = n) -> None:
-            slab.fill(record, [bytes([n]) * nbytes], [0, nbytes], no_spill)
+            slab.fill(record, [bytes([n]) * nbytes], [0, nbytes], no_spill, [])
 
         child = fork(send)
         held = [b"held"]
@@ -321,7 +320,7 @@ def test_receiver_without_memory(slab: Slab) -> None:
             slab.empty(record, nbytes, [], no_rest)
 
     child = fork(receive)
-    slab.fill(record, [bytes(nbytes)], [0, nbytes], lambda start, sent: b"")
+    slab.fill(record, [bytes(nbytes)], [0, nbytes], lambda start, sent: b"", [])
     assert os.waitpid(child, 0)[1] == 0
     slab.receiving[0] = 0
     assert is_empty(slab)
@@ -332,7 +331,7 @@ def test_handlers_run_while_a_long_body_comes(slab: Slab, monkeypatch: pytest.Mo
     nbytes = 1 << 29
     slab.receiving[0] = 1
     record = taken(slab, nbytes)
-    child = fork(lambda: slab.fill(record, [bytes(nbytes)], [0, nbytes], no_spill))
+    child = fork(lambda: slab.fill(record, [bytes(nbytes)], [0, nbytes], no_spill, []))
     ran: list[float] = []
     before = signal.signal(signal.SIGUSR1, lambda *_: ran.append(time.monotonic()))
     due = time.monotonic() + 0.02
@@ -354,7 +353,7 @@ def test_buffers_that_cannot_be_read(slab: Slab) -> None:
     record = taken(slab, 2 * SLOT)
     buffers: Any = [object()]
     with pytest.raises(TypeError):
-        slab.fill(record, buffers, [0, 2 * SLOT], no_spill)
+        slab.fill(record, buffers, [0, 2 * SLOT], no_spill, [])
     with pytest.raises(BrokenBodyError):
         slab.empty(record, 2 * SLOT, [], no_rest)
     assert is_empty(slab)
@@ -383,10 +382,10 @@ def test_threads_share_a_slab(slab: Slab) -> None:
             if sum(sizes) == 0:
                 continue
             held: list[int] = []
-            if not slab.take(gathered.starts_of(sizes)[-1], held, receiver=slab):
+            if not slab.take(gathered.starts_of(sizes)[-1], held, slab):
                 continue
             (record,) = held
-            slab.fill(record, buffers, gathered.starts_of(sizes), no_spill)
+            slab.fill(record, buffers, gathered.starts_of(sizes), no_spill, [])
             if received(slab, record, sizes) != buffers:
                 failed.append(sizes)
 
@@ -496,7 +495,7 @@ def test_array_whose_rest_is_elsewhere_is_taken_from_where_it_goes_on(arriving: 
     data = random.Random(1).randbytes(nbytes)
     slab.receiving[0] = 1
     record = taken(slab, nbytes)
-    slab.fill(record, [data], [0, nbytes], lambda start, sent: b"elsewhere")
+    slab.fill(record, [data], [0, nbytes], lambda start, sent: b"elsewhere", [])
     assert arriving(IN_RECORD, record, nbytes) == "taken"
     ((_, (array, copied)),) = held = arriving.taken
     assert int.from_bytes(copied, sys.byteorder) == SLOTS * SLOT
@@ -523,7 +522,7 @@ def test_handler_that_raises_when_python_takes_over(
             raise KeyError("a handler")
 
     filling = threading.Thread(
-        target=slab.fill, args=(record, [data], [0, nbytes], no_spill), daemon=True
+        target=slab.fill, args=(record, [data], [0, nbytes], no_spill, []), daemon=True
     )
     filling.start()
     array, copied = np.empty(nbytes, np.uint8), memoryview(bytearray(8))

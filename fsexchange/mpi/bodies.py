@@ -41,7 +41,6 @@ from fsexchange.mpi.message import Pieces
 from fsexchange.mpi.received import empty, forget
 from fsexchange.mpi.slab import (
     KEEPS_ORDER,
-    MOST_READERS,
     REQUESTS,
     SLOT,
     BrokenBodyError,
@@ -176,8 +175,6 @@ class Bodies:
         What fits in a slot at once, the rest by `finish`, which needs no more room. False if it is
         small or takes more than `most` bytes, or there is no room.
         """
-        if readers > MOST_READERS:
-            return False
         return self._in_slab(placed, body, buffers, None, readers, most)
 
     def _in_slab(
@@ -225,15 +222,16 @@ class Bodies:
             gathered.copy(buffers, starts, 0, slab.slot(held[0], nbytes))
             placed.placeholder = self._say(_SLOT, held[0], body, sizes)
             return True
+        begun: list[bool] = []
         if dest is None:
             slots: list[int] = []
             placed.withdraw = lambda: slab.give_all_back(held, slots)
             if not slab.take_all(nbytes, held, slots, readers):
                 return False
-            placed.finish = lambda: slab.fill(held[0], buffers, starts, None)
+            placed.finish = lambda: slab.fill(held[0], buffers, starts, None, begun)
         else:
             placed.withdraw = lambda: any(map(slab.give_back, held))
-            if not slab.take(nbytes, held, receiver=self._slab_of(dest)):
+            if not slab.take(nbytes, held, self._slab_of(dest)):
                 return False
             placed.finish = lambda: slab.fill(
                 held[0],
@@ -242,6 +240,7 @@ class Bodies:
                 lambda start, ways: self._spill(
                     ways, gathered.rest(buffers, starts, start), nbytes - start, dest
                 ),
+                begun,
             )
         placed.placeholder = self._say(_RECORD, held[0], body, sizes)
         return True
@@ -380,9 +379,7 @@ class Bodies:
         while (found := comm.Improbe(status=status)) is not None:
             data = bytearray(status.Get_count())
             found.Recv(data)
-            if data.startswith(PLACEHOLDER):
-                _drop([bytes(data[len(PLACEHOLDER) + _LENGTH.size : -len(END_1)])])
-            elif status.tag == wire.PACKET:
+            if not drop(memoryview(data)) and status.tag == wire.PACKET:
                 packets.append((status.source, data))
         return packets
 
@@ -421,6 +418,17 @@ def _take(held: list[Any]) -> Any:
         return decode(body, (memory,)) if body else decode(memory)
     sizes = struct.unpack_from(f"<{count}Q", said, _SAID.size)
     return _loaded(body, *gathered.cut(memoryview(memory), sizes))
+
+
+def drop(pickled: memoryview) -> bool:
+    """Free the place of a placeholder that nobody will load; False if the pickle is none."""
+    start = len(PLACEHOLDER)
+    if pickled[:start] != PLACEHOLDER:
+        return False
+    (nbytes,) = _LENGTH.unpack_from(pickled, start)
+    start += _LENGTH.size
+    _drop([bytes(pickled[start : start + nbytes])])
+    return True
 
 
 def _drop(held: list[Any]) -> None:

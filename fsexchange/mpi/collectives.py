@@ -9,18 +9,20 @@ from __future__ import annotations
 import itertools
 import pickle
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpi4py import MPI
 
 from fsexchange.mpi import wire
+from fsexchange.mpi.bodies import drop
 from fsexchange.mpi.buffers import Buffer, buffer_of
 from fsexchange.mpi.carriers import ByMessages, carrier
 from fsexchange.mpi.message import CALL_SIZE, Message, a_call, decode, length, private
 from fsexchange.mpi.outgoing import Make, Outbox, Outgoing
 from fsexchange.mpi.packets import Packets
+from fsexchange.mpi.slab import MOST_READERS
 
 if TYPE_CHECKING:
     from fsexchange.mpi.bodies import Bodies
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from fsexchange.mpi.rooms import Rooms
 
 _loads = pickle.loads
+
+# In place of the verb of a packet: it is loaded, and its slots are free.
+_LOADED = 255
 
 # The buffers that are kept to receive in: the packet of a bcast, that of a scatter, those of all.
 _TO_ALL, _OF_ONE, _OF_EACH = range(3)
@@ -47,8 +52,7 @@ class Collectives:
 
     The error of a rank is raised there, and as `RemoteError` by every rank that waits for its
     message. What a rank sends is its object, or with `make` what that returns for it: that goes by
-    no room, as a rank that could not take it from there would be out of step with the others. What
-    a signal's handler raises may keep memory in the slabs of the others until the end.
+    no room, as a rank that could not take it from there would be out of step with the others.
     """
 
     def __init__(
@@ -73,12 +77,8 @@ class Collectives:
         self.rank, self.size = internal.rank, internal.size
         # Packets that MPI's collectives carry have no room for a placeholder.
         near = isinstance(self._carrier, ByMessages) and bodies.reach(ranks_above)
-        self._outbox = Outbox(
-            codec.encode,
-            self.rank,
-            self.size,
-            bodies if all(internal.allgather(near)) else None,
-        )
+        readers = min(internal.allgather(MOST_READERS if near else 0))
+        self._outbox = Outbox(codec.encode, self.rank, self.size, bodies, readers)
         size = self._packet = self._carrier.size
         # A call takes a buffer out, as the handler of a signal may call meanwhile, and puts it back
         # unless what it returns may show the memory.
@@ -95,21 +95,23 @@ class Collectives:
         call = a_call(wire.BCAST, root, self._number())
         if self.rank != root:
             buffer = self._kept.pop(_TO_ALL, None) or buffer_of(self._carrier.size_to_all)
-            self._carrier.bcast_from(buffer, root)
-            if buffer.memory.startswith(call):
-                obj = _loads(buffer.bodies[0])
-                self._kept[_TO_ALL] = buffer
-                return obj
+            try:
+                self._carrier.bcast_from(buffer, root)
+                if buffer.memory.startswith(call):
+                    buffer.memory[0] = _LOADED
+                    obj = _loads(buffer.bodies[0])
+                    self._kept[_TO_ALL] = buffer
+                    return obj
+            except BaseException:
+                _drop(call, buffer)
+                raise
             message = self._packets.bcast_from(call, root, buffer.memory, self._limit(make))
             return self._one(message, root)
         packet, sent = self._outbox.pack(call, self._carrier.size_to_all, obj, make)
         if sent is None:
             self._carrier.bcast(packet, root)
             return _loads(packet[CALL_SIZE:])
-        try:
-            self._carrier.bcast(packet, root)
-        finally:
-            sent.finish()
+        _send(sent, self._carrier.bcast, packet, root)
         if not sent.messages:
             return self._own(sent)
         own: list[Any] = []
@@ -123,11 +125,16 @@ class Collectives:
         call = a_call(wire.SCATTER, root, self._number())
         if self.rank != root:
             buffer = self._kept.pop(_OF_ONE, None) or buffer_of(self._packet)
-            self._carrier.scatter_from(buffer, root)
-            if buffer.memory.startswith(call):
-                obj = _loads(buffer.bodies[0])
-                self._kept[_OF_ONE] = buffer
-                return obj
+            try:
+                self._carrier.scatter_from(buffer, root)
+                if buffer.memory.startswith(call):
+                    buffer.memory[0] = _LOADED
+                    obj = _loads(buffer.bodies[0])
+                    self._kept[_OF_ONE] = buffer
+                    return obj
+            except BaseException:
+                _drop(call, buffer)
+                raise
             message = self._packets.scatter_from(call, root, buffer.memory)
             return self._one(message, root)
         packets, sent = self._outbox.pack_each(call, self._packet, objs, make)
@@ -136,11 +143,8 @@ class Collectives:
             return _loads(packets[root][CALL_SIZE:])
         sending: list[MPI.Request] = []
         try:
-            try:
-                self._carrier.scatter(packets, root)
-                self._packets.scatter(call, sent.messages, sending)
-            finally:
-                sent.finish()
+            _send(sent, self._carrier.scatter, packets, root)
+            self._packets.scatter(call, sent.messages, sending)
             return self._own(sent)
         finally:
             MPI.Request.Waitall(sending)
@@ -157,11 +161,7 @@ class Collectives:
         call = a_call(verb, root, self._number())
         packet, sent = self._outbox.pack(call, self._packet, obj, make, root)
         if self.rank != root:
-            try:
-                self._carrier.gather(packet, root)
-            finally:  # else the root waits for ever for what its packet tells of
-                if sent is not None:
-                    sent.finish()
+            _send(sent, self._carrier.gather, packet, root)
             if sent is not None:
                 if sent.messages:
                     self._packets.gather(sent.messages[root], root, self._limit(make))
@@ -169,12 +169,16 @@ class Collectives:
                     raise sent.error
             return None
         buffer = self._buffer_with(packet)
-        self._carrier.gathered(buffer, root)
-        small = self._small(call, buffer, sent)
-        if small is not None:
-            return small
-        messages = self._packets.gathered(call, buffer.memory, self._limit(make))
-        return self._each(messages, sent, buffer)
+        try:
+            self._carrier.gathered(buffer, root)
+            small = self._small(call, buffer, sent)
+            if small is not None:
+                return small
+            messages = self._packets.gathered(call, buffer.memory, self._limit(make))
+            return self._each(messages, sent, buffer)
+        except BaseException:
+            _drop(call, buffer, self.rank)
+            raise
 
     def allgather(self, obj: Any, make: Make | None = None) -> list[Any]:
         """Return the objects of all ranks."""
@@ -186,17 +190,17 @@ class Collectives:
         packet, sent = self._outbox.pack(call, self._packet, obj, make)
         buffer = self._buffer_with(packet)
         try:
-            self._carrier.allgather(packet, buffer)
-        finally:
-            if sent is not None:
-                sent.finish()
-        small = self._small(call, buffer, sent)
-        if small is not None:
-            return small
-        message = None if sent is None else sent.messages.get(None)
-        limit = self._limit(make)
-        messages = self._packets.allgathered(call, buffer.memory, message, limit)
-        return self._each(messages, sent, buffer)
+            _send(sent, self._carrier.allgather, packet, buffer)
+            small = self._small(call, buffer, sent)
+            if small is not None:
+                return small
+            message = None if sent is None else sent.messages.get(None)
+            limit = self._limit(make)
+            messages = self._packets.allgathered(call, buffer.memory, message, limit)
+            return self._each(messages, sent, buffer)
+        except BaseException:
+            _drop(call, buffer, self.rank)
+            raise
 
     def alltoall(self, objs: Any, make: Make | None = None) -> list[Any]:
         """Return the objects of all ranks for this one."""
@@ -204,16 +208,16 @@ class Collectives:
         packets, sent = self._outbox.pack_each(call, self._packet, objs, make)
         buffer = self._buffer_with(packets[self.rank])
         try:
-            self._carrier.alltoall(packets, buffer)
-        finally:
-            if sent is not None:
-                sent.finish()
-        small = self._small(call, buffer, sent)
-        if small is not None:
-            return checked(small)
-        messages = {} if sent is None else sent.messages
-        received = self._packets.alltoalled(call, buffer.memory, messages)
-        return checked(self._each(received, sent, buffer))
+            _send(sent, self._carrier.alltoall, packets, buffer)
+            small = self._small(call, buffer, sent)
+            if small is not None:
+                return checked(small)
+            messages = {} if sent is None else sent.messages
+            received = self._packets.alltoalled(call, buffer.memory, messages)
+            return checked(self._each(received, sent, buffer))
+        except BaseException:
+            _drop(call, buffer, self.rank)
+            raise
 
     def _buffer_with(self, packet: bytes) -> Buffer:
         """Return memory for the packets of all ranks, with this rank's own in its place."""
@@ -247,6 +251,7 @@ class Collectives:
         for rank, body in enumerate(buffer.bodies):
             if sent is None or rank != self.rank:
                 try:
+                    buffer.packets[rank][0] = _LOADED
                     objs[rank] = _loads(body)
                 except Exception as error:
                     objs[rank] = Failed(error, own=False)
@@ -275,11 +280,9 @@ class Collectives:
                 if mine is not None and not _is_whole(message):
                     objs[rank] = self._own(mine)
                 else:
-                    shows = shows or (
-                        type(message) is memoryview
-                        and message.obj is buffer.memory
-                        and message[1] != wire.SMALL
-                    )
+                    if type(message) is memoryview and message.obj is buffer.memory:
+                        shows = shows or message[1] != wire.SMALL
+                        message[0] = _LOADED
                     objs[rank] = self._one(message, rank, mine)
             except Exception as error:
                 shows = True
@@ -298,6 +301,24 @@ class Collectives:
 def _is_whole(message: Message) -> bool:
     """Return whether a rank's own message is here: what is SMALL it does not send to itself."""
     return message[1] != wire.SMALL and len(message) >= length(message)
+
+
+def _send(sent: Outgoing | None, carry: Callable[..., None], *args: Any) -> None:
+    """Send packets, then copy into the slab what they tell of: others wait for it."""
+    try:
+        carry(*args)
+        if sent is not None:
+            sent.finish()
+    finally:
+        if sent is not None:
+            sent.finish()
+
+
+def _drop(call: bytes, buffer: Buffer, own: int | None = None) -> None:
+    """Give up what lies in slabs for packets of a call that are here, and were not loaded."""
+    for rank, packet in enumerate(buffer.packets):
+        if rank != own and packet[:CALL_SIZE] == call:
+            drop(buffer.bodies[rank])
 
 
 def checked(objs: list[Any]) -> list[Any]:

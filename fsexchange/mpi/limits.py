@@ -11,8 +11,8 @@ Between two ranks it goes
 and among all ranks
 
     up to EAGER             in the packet; less among many ranks, or between hosts: see `carriers`
-    up to THROUGH_SLAB      through the slab, among FEW ranks of one host; what is for each rank, so
-                            many bytes together
+    up to THROUGH_SLAB      through the slab, among FEW ranks of one host; what is for each rank up
+                            to a share of that
     up to `inline_limit`    by MPI, from array to array (`packets`); all copies of a host together
     above                   by a room (`rooms`): one copy in the memory of each host, passed on from
                             host to host by MPI; but scatter and alltoall by MPI, at any length

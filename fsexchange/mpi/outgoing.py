@@ -50,13 +50,14 @@ class Outgoing:
         #: What lies in the slab, or will when the packets are out.
         self.placed: list[Placed] = []
 
-    def finish(self, begun: int = 0) -> None:
-        """Copy into the slab what will lie there: the packets are out."""
-        if begun < len(self.placed):
-            try:
-                self.placed[begun].finish()
-            finally:  # the others wait for theirs, whatever a handler of a signal raised
-                self.finish(begun + 1)
+    def finish(self) -> None:
+        """Copy into the slab what will lie there, each body once: the packets are out.
+
+        To be called again if it raised, as a signal's handler may before a body is begun, for which
+        others wait.
+        """
+        for placed in self.placed:
+            placed.finish()
 
     def withdraw(self, kept: int = 0) -> None:
         """Take back what lies in the slab, but for so many."""
@@ -65,19 +66,20 @@ class Outgoing:
 
 
 class Outbox:
-    """Makes the packets and messages of one rank. Without `bodies` it has no slab for them."""
+    """Makes the packets and messages of one rank, whose slab has bodies for so many readers."""
 
     def __init__(
         self,
         encode: Callable[[Any], Encoded],
         rank: int,
         size: int,
-        bodies: Bodies | None,
+        bodies: Bodies,
+        most_readers: int,
     ) -> None:
         self._encode = encode
         self._rank, self._size = rank, size
         self._others = [each for each in range(size) if each != rank]
-        self._bodies = bodies
+        self._bodies, self._most_readers = bodies, most_readers
 
     def pack(
         self, call: bytes, room: int, obj: Any, make: Make | None, root: int | None = None
@@ -170,7 +172,7 @@ class Outbox:
 
     def _placed(self, encoded: Encoded, readers: int, most: int, sent: Outgoing) -> bool:
         """Get an object a place in the slab, for so many other ranks; False if there is none."""
-        if self._bodies is None or not readers:
+        if not 0 < readers <= self._most_readers:
             return False
         placed = Placed()
         sent.placed.append(placed)

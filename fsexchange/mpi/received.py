@@ -54,7 +54,7 @@ _madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.py_o
 _offers = Releases()
 
 # asm-generic/mman-common.h; Python has them where its headers had
-_MADV_FREE, _MADV_HUGEPAGE, _MADV_NOHUGEPAGE = 8, 14, 15
+_MADV_FREE, _MADV_HUGEPAGE = 8, 14
 _HUGE_PAGE = 1 << 21  # bytes, on x86-64 and where pages have 4 KiB
 
 
@@ -101,21 +101,16 @@ def _unused(kept: _Kept, nbytes: int) -> npt.NDArray[np.uint8] | None:
 
 
 def _fresh(nbytes: int) -> npt.NDArray[np.uint8]:
-    if nbytes < _MAPPED_FROM:
-        some = np.empty(nbytes + ALIGNMENT, np.uint8)
-        start = -some.ctypes.data % ALIGNMENT
-        return some[start : start + nbytes]
-    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    try:
-        mapped = mmap.mmap(-1, nbytes + _HUGE_PAGE, private)
-    except OSError as error:
-        raise MemoryError(f"there is no memory for {nbytes} bytes") from error
-    memory = np.frombuffer(mapped, np.uint8)
-    start = -memory.ctypes.data % _HUGE_PAGE
-    with suppress(OSError):  # a kernel without huge pages
-        rest = start + nbytes // _HUGE_PAGE * _HUGE_PAGE
-        mapped.madvise(_MADV_HUGEPAGE, start, rest - start)
-        mapped.madvise(_MADV_NOHUGEPAGE, rest)  # of the last most would be unused
+    if nbytes >= _MAPPED_FROM:
+        with suppress(OSError):  # there is no address space for a huge page more
+            mapped = mmap.mmap(-1, nbytes + _HUGE_PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            start = -np.frombuffer(mapped, np.uint8).ctypes.data % _HUGE_PAGE
+            mapped.resize(start + nbytes)  # where it is, as it gets shorter
+            with suppress(OSError):  # a kernel without huge pages
+                mapped.madvise(_MADV_HUGEPAGE, start)
+            return np.frombuffer(mapped, np.uint8)[start:]
+    memory = np.empty(nbytes + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
     return memory[start : start + nbytes]
 
 

@@ -48,11 +48,11 @@ PLACE_SIZE = 128
 KEEPS_ORDER = platform.machine() in ("x86_64", "AMD64")
 
 # A record: how many pieces are ready, modulo 256; whether the rest of the body is elsewhere, and
-# where; whether the sender has begun; and the slot of each piece, modulo 256.
-_OVER, _BEGUN, _PLACE, _PIECES = 1, 2, 64, 256
+# where; and the slot of each piece, modulo 256.
+_OVER, _PLACE, _PIECES = 1, 64, 256
 _RECORD = 512
 
-_NOT_BEGUN = bytes(3)
+_NOT_BEGUN = bytes(2)
 
 # In the record, in place of 0: the rest is elsewhere; the sender could not finish.
 _ELSEWHERE, _BROKEN = 1, 2
@@ -90,12 +90,12 @@ except ImportError:
     _native = None  # type: ignore[assignment]
 
 #: Takes the share of one reader from a slot or a record of some, unless it is to be kept: in C
-#: only, where no signal's handler runs. Without C there is one reader.
+#: only, where no signal's handler runs. Without C it must be the only reader.
 release: Callable[[memoryview, int, bool], object] = (
     operator.setitem if _native is None else _native.release
 )
 
-#: How many ranks may read one body.
+#: How many ranks may read one body, if each of them says so.
 MOST_READERS = 1 if _native is None else 255
 
 
@@ -158,7 +158,7 @@ class Slab:
         return self.memory[begin : begin + nbytes]
 
     def free_slot(self, slot: int) -> None:
-        """Free a slot of which nobody was told."""
+        """Free a slot that nobody reads."""
         if not KEEPS_ORDER:
             order()
         self.slots[slot] = 0
@@ -187,10 +187,10 @@ class Slab:
                 held.append(found - _SLOT_BYTES)
                 return True
 
-    def take(self, nbytes: int, held: list[int], *, receiver: Slab | None) -> bool:
+    def take(self, nbytes: int, held: list[int], receiver: Slab) -> bool:
         """Take a record for a body that has room, or whose receiver waits for it; else False.
 
-        Its number is appended to those that are held. None is a receiver that will not wait.
+        Its number is appended to those that are held.
         """
         if nbytes > self._free * SLOT and not self._meets(receiver, nbytes):
             return False
@@ -225,16 +225,16 @@ class Slab:
             at = _RECORDS_AT + record * _RECORD
             if not memory[found]:  # as above
                 memory[found] = readers
-                memory[at : at + 3] = _NOT_BEGUN
+                memory[at : at + 2] = _NOT_BEGUN
                 held.append(record)
                 return True
 
-    def _meets(self, receiver: Slab | None, nbytes: int) -> bool:
+    def _meets(self, receiver: Slab, nbytes: int) -> bool:
         """Wait a little, for a body of so many bytes, and return whether the other is in `recv`.
 
         The caller ends SENDS when the body is placed.
         """
-        if receiver is None or not KEEPS_ORDER:
+        if not KEEPS_ORDER:
             return False
         self.busy[0] |= SENDS
         deadline = time.perf_counter() + nbytes * _HOPE_PER_BYTE * receiver._hope
@@ -270,22 +270,23 @@ class Slab:
         buffers: Sequence[Memory],
         starts: list[int],
         spill: Callable[[int, list[tuple[int, Sent]]], bytes] | None,
+        begun: list[bool],
     ) -> None:
         """Copy a body into slots, once: buffers, where each starts in it, and its length.
 
         What the receiver leaves no slots for, `spill` sends elsewhere, which it appends to a list,
         and returns where. It is withdrawn if the receiver is not told. Without `spill` the record
-        has all slots.
+        has all slots. `begun` is empty before the first call; then the record may be another's.
         """
+        if begun:
+            return
         memory = self.memory
         at = _RECORDS_AT + record * _RECORD
-        if memory[at + _BEGUN]:
-            return
         sent: list[tuple[int, Sent]] = []
         told = [False]
         elsewhere = None if spill is None else lambda start: spill(start, sent)
         try:
-            memory[at + _BEGUN] = 1
+            begun.append(True)
             self._fill(at, [*buffers], starts, elsewhere, told)
         except BaseException:
             if not told[0]:

@@ -389,7 +389,9 @@ def interrupted_while_copying() -> None:
             return
         fill: Any = Slab.fill
 
-        def stopped(slab: Slab, record: int, buffers: Any, starts: Any, spill: Any) -> None:
+        def stopped(
+            slab: Slab, record: int, buffers: Any, starts: Any, spill: Any, begun: Any
+        ) -> None:
             def interrupted(start: int, sent: Any) -> bytes:
                 raise KeyboardInterrupt
 
@@ -397,7 +399,7 @@ def interrupted_while_copying() -> None:
             for _ in range(20):
                 slab.take_slot(others)
             try:
-                fill(slab, record, buffers, starts, interrupted)
+                fill(slab, record, buffers, starts, interrupted, begun)
             finally:
                 for each in others:
                     slab.free_slot(each)

@@ -11,6 +11,7 @@ import mmap
 import os
 import resource
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,7 +33,7 @@ from fsexchange import (
     StoreClosedError,
     StoreError,
 )
-from fsexchange.mpi import Exchange, Request, bodies, connect, limits, packets, slab
+from fsexchange.mpi import Exchange, Request, bodies, connect, limits, outgoing, packets, slab
 from fsexchange.mpi.membership import ArgumentError
 from fsexchange.mpi.room import HostRoom
 from fsexchange.mpi.slab import Slab
@@ -1173,19 +1174,26 @@ def some_cannot_be_loaded() -> None:
         all_slots_are_free(ex)
 
 
+def _slab_verbs(ex: Exchange, nbytes: int, root: int) -> dict[str, partial[Any]]:
+    """Return calls with arrays of so many bytes; the root is that of the verbs that send to all."""
+    array = np.full(nbytes // 8, rank, "f8")
+    return {
+        "bcast": partial(ex.bcast, array, root),
+        "scatter": partial(ex.scatter, [array] * size, root),
+        "gather": partial(ex.gather, array, last - root),
+        "allgather": partial(ex.allgather, array),
+        "alltoall": partial(ex.alltoall, [array] * size),
+    }
+
+
 def interrupted_beside_slots() -> None:
     """A signal's handler raises as packets arrive: what comes after is right."""
-    array = np.full(8192, rank, "f8")
     signal.signal(signal.SIGALRM, signal.default_int_handler)
     with Exchange(comm, base / "store") as ex:
-        verbs: list[Callable[[], Any]] = [
-            partial(ex.bcast, array),
-            partial(ex.scatter, [array] * size),
-            partial(ex.gather, array, last),
-            partial(ex.allgather, array),
-            partial(ex.alltoall, [array] * size),
+        calls = [
+            call for nbytes in (1 << 16, 5 << 18) for call in _slab_verbs(ex, nbytes, 0).values()
         ]
-        for verb in verbs if size > 1 else ():
+        for verb in calls if size > 1 else ():
             comm.Barrier()
             if rank == last:
                 signal.setitimer(signal.ITIMER_REAL, 0.005)
@@ -1193,42 +1201,66 @@ def interrupted_beside_slots() -> None:
             else:
                 time.sleep(0.02)
                 verb()
-            comm.Barrier()
+            all_slots_are_free(ex)
         assert ex.allgather(rank) == [*range(size)]
 
 
+def interrupted_before_it_fills_slots() -> None:
+    """By a handler that raises as a function starts: all bodies come, or their readers hear."""
+    names = {outgoing.__file__: "finish", bodies.__file__: "<lambda>", slab.__file__: "fill"}
+
+    def raising(nth: int) -> Callable[..., None]:
+        entered = itertools.count()
+
+        def profile(frame: Any, event: str, _: Any) -> None:
+            code = frame.f_code
+            begins = event == "call" and names.get(code.co_filename) == code.co_name
+            if begins and next(entered) == nth:
+                sys.setprofile(None)
+                raise KeyboardInterrupt
+
+        return profile
+
+    with Exchange(comm, base / "store") as ex:
+        calls = _slab_verbs(ex, 5 << 18, last)
+        for verb, nth in itertools.product(calls if size > 1 else (), range(3 * size)):
+            sys.setprofile(raising(nth) if rank == last else None)
+            try:
+                calls[verb]()
+                assert rank != last or nth > 0 or ex._bodies._slab is None
+            except KeyboardInterrupt:
+                assert rank == last
+            except RemoteError as error:
+                assert error.rank == last
+            finally:
+                sys.setprofile(None)
+            all_slots_are_free(ex)
+
+
 def interrupted_while_filling_slots() -> None:
-    """Those who wait for the rest hear of it, and no slot stays taken."""
-    array = np.full(20 << 13, rank, "f8")
+    """Those who wait for the rest hear of it, the others do not, and no slot stays taken."""
     with Exchange(comm, base / "store") as ex:
         if ex._bodies._slab is None or not 1 < size <= 4:
             return
-        verbs: dict[str, partial[Any]] = {
-            "bcast": partial(ex.bcast, array, last),
-            "scatter": partial(ex.scatter, [array] * size, last),
-            "gather": partial(ex.gather, array, 0),
-        }
         where, name = (Slab, "_copy_in") if slab._native is None else (slab._native, "fill")
         copy: Callable[..., Any] = getattr(where, name)
         copied = itertools.count()
 
         def interrupted(*args: Any) -> Any:
-            if next(copied):
+            if next(copied) == 1:
                 raise KeyboardInterrupt
             return copy(*args)
 
-        for verb, call in verbs.items():
+        for verb, call in _slab_verbs(ex, 5 << 18, last).items():
             copied = itertools.count()
             if rank == last:
                 setattr(where, name, interrupted)
                 raises(KeyboardInterrupt, call)
                 setattr(where, name, copy)
-            elif verb != "gather" or rank == 0:
+            elif rank == 0 or verb in ("bcast", "allgather"):
                 assert raises(RemoteError, call).rank == last
             else:
                 call()
-            if verb == "scatter" and rank == last:  # those who wait for no rest are told, too
-                assert next(copied) > last
             all_slots_are_free(ex)
             assert same(call(), getattr(comm, verb)(*call.args))
 
