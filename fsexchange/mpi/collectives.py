@@ -142,9 +142,13 @@ class Collectives:
             self._carrier.scatter(packets, root)
             return _loads(packets[root][CALL_SIZE:])
         sending: list[MPI.Request] = []
-        try:
-            _send(sent, self._carrier.scatter, packets, root)
+
+        def carry() -> None:
+            self._carrier.scatter(packets, root)
             self._packets.scatter(call, sent.messages, sending)
+
+        try:
+            _send(sent, carry)
             return self._own(sent)
         finally:
             MPI.Request.Waitall(sending)
@@ -161,12 +165,14 @@ class Collectives:
         call = a_call(verb, root, self._number())
         packet, sent = self._outbox.pack(call, self._packet, obj, make, root)
         if self.rank != root:
+            if sent is None:
+                self._carrier.gather(packet, root)
+                return None
             _send(sent, self._carrier.gather, packet, root)
-            if sent is not None:
-                if sent.messages:
-                    self._packets.gather(sent.messages[root], root, self._limit(make))
-                if sent.error is not None:
-                    raise sent.error
+            if sent.messages:
+                self._packets.gather(sent.messages[root], root, self._limit(make))
+            if sent.error is not None:
+                raise sent.error
             return None
         buffer = self._buffer_with(packet)
         try:
@@ -190,7 +196,10 @@ class Collectives:
         packet, sent = self._outbox.pack(call, self._packet, obj, make)
         buffer = self._buffer_with(packet)
         try:
-            _send(sent, self._carrier.allgather, packet, buffer)
+            if sent is None:
+                self._carrier.allgather(packet, buffer)
+            else:
+                _send(sent, self._carrier.allgather, packet, buffer)
             small = self._small(call, buffer, sent)
             if small is not None:
                 return small
@@ -208,7 +217,10 @@ class Collectives:
         packets, sent = self._outbox.pack_each(call, self._packet, objs, make)
         buffer = self._buffer_with(packets[self.rank])
         try:
-            _send(sent, self._carrier.alltoall, packets, buffer)
+            if sent is None:
+                self._carrier.alltoall(packets, buffer)
+            else:
+                _send(sent, self._carrier.alltoall, packets, buffer)
             small = self._small(call, buffer, sent)
             if small is not None:
                 return checked(small)
@@ -248,10 +260,11 @@ class Collectives:
                 objs[self.rank] = self._own(sent)
             except Exception as error:  # all others are loaded, too, which frees their slots
                 objs[self.rank] = Failed(error, own=False)
+        memory, size, own = buffer.memory, self._packet, -1 if sent is None else self.rank
         for rank, body in enumerate(buffer.bodies):
-            if sent is None or rank != self.rank:
+            if rank != own:
                 try:
-                    buffer.packets[rank][0] = _LOADED
+                    memory[rank * size] = _LOADED
                     objs[rank] = _loads(body)
                 except Exception as error:
                     objs[rank] = Failed(error, own=False)
@@ -303,15 +316,13 @@ def _is_whole(message: Message) -> bool:
     return message[1] != wire.SMALL and len(message) >= length(message)
 
 
-def _send(sent: Outgoing | None, carry: Callable[..., None], *args: Any) -> None:
-    """Send packets, then copy into the slab what they tell of: others wait for it."""
+def _send(sent: Outgoing, carry: Callable[..., None], *args: Any) -> None:
+    """Send packets, then copy into the slab what they refer to: others wait for it."""
     try:
         carry(*args)
-        if sent is not None:
-            sent.finish()
+        sent.finish()
     finally:
-        if sent is not None:
-            sent.finish()
+        sent.finish()
 
 
 def _drop(call: bytes, buffer: Buffer, own: int | None = None) -> None:
