@@ -238,7 +238,8 @@ place(PyObject *Py_UNUSED(module), PyObject *args)
             Py_CLEAR(placeholder);
         }
         else
-            memcpy((char *)slab.buf + FIRST + (size_t)slot * SLOT, data.buf, (size_t)data.len);
+            copy((char *)slab.buf + FIRST + (size_t)slot * SLOT, data.buf, (size_t)data.len,
+                 data.len >= STREAMED);
         Py_XDECREF(number);
     }
     else if (placeholder != NULL) {
@@ -368,7 +369,7 @@ take_out(unsigned char *slab, int is_record, uint64_t number, PyObject *array,
 {
     uint64_t start = 0, before, nbytes = (uint64_t)into->len;
     if (!is_record) {
-        memcpy(into->buf, slab + FIRST + number * SLOT, (size_t)nbytes);
+        copy(into->buf, (const char *)slab + FIRST + number * SLOT, (size_t)nbytes, 0);
         release_share(slab + TAKEN + number);
         return 1;
     }
