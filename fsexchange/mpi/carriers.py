@@ -72,9 +72,6 @@ class Carrier(Protocol):
 class ByMessages:
     """Carries packets by messages of their own lengths."""
 
-    # A receiver need not know whether all packets are the same: those of a bcast and a scatter are
-    # received alike, and those of an allgather and an alltoall. `Collectives` relies on it.
-
     # All calls that send or receive several are in C: the handler of a signal that raised between
     # two would leave a rank without its packet, or a message that the next call takes for its own.
     # Each returns None, so `any` makes them all.

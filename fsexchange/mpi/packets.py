@@ -3,8 +3,9 @@
 The first step moves packets, see `carriers`. A packet holds an object or the placeholder of one,
 see `outgoing`, or it is the start of a message: its head tells which call it is of and how long the
 message is. The second step moves the rests, if there are any: a rest for all ranks by a collective,
-or among few ranks of one host by messages, as one for a single rank: straight from the sender's
-array. mpi4py's verbs move lengths first, then data; here a small message needs only the first step.
+but that of a bcast among few ranks of one host by messages, as a rest for a single rank: straight
+from the sender's array. mpi4py's verbs move lengths first, then data; here a small message needs
+only the first step.
 """
 
 from __future__ import annotations
