@@ -39,6 +39,7 @@ def test_on_every_rank(n: int, shm_dir: Path) -> None:
         "failures_beside_slots",
         "some_cannot_be_loaded",
         "interrupted_beside_slots",
+        "interrupted_between_loads",
         "interrupted_before_it_fills_slots",
         "interrupted_while_filling_slots",
         "sent_to_oneself",

@@ -252,7 +252,7 @@ place(PyObject *Py_UNUSED(module), PyObject *args)
 }
 
 PyDoc_STRVAR(fill_doc, "fill(slab, record, has_slots, buffers, starts, start, /)\n--\n\n\
-Copy a body, from `start` on, into free slots, count up its pieces, and return how far that went.\n\
+Copy a body, from `start` on, into slots, count up its pieces, and return how far that went.\n\
 \n\
 Where in the slab the record is, and whether it has all its slots already; the body is a list of\n\
 buffers, and of where they start in it, and its length.");

@@ -194,7 +194,7 @@ class Bodies:
             buffers, body = [body, *buffers], b""
         held: list[int] = []
         if _native is not None and len(buffers) == 1 and SMALL <= len(buffers[0]) <= SLOT:
-            placed.withdraw = lambda: any(map(slab.free_slot, held))
+            placed.withdraw = lambda: slab.free_slots(held)
             said = _native.place(  # most messages, in less time
                 slab.memory,
                 held,
@@ -216,7 +216,7 @@ class Bodies:
         if len(body) + nbytes < SMALL or nbytes > most:
             return False
         if nbytes <= SLOT:
-            placed.withdraw = lambda: any(map(slab.free_slot, held))
+            placed.withdraw = lambda: slab.free_slots(held)
             if not slab.take_slot(held, readers):
                 return False
             gathered.copy(buffers, starts, 0, slab.slot(held[0], nbytes))

@@ -293,9 +293,12 @@ class Collectives:
                 if mine is not None and not _is_whole(message):
                     objs[rank] = self._own(mine)
                 else:
-                    if type(message) is memoryview and message.obj is buffer.memory:
-                        shows = shows or message[1] != wire.SMALL
-                        message[0] = _LOADED
+                    shows = shows or (
+                        type(message) is memoryview
+                        and message.obj is buffer.memory
+                        and message[1] != wire.SMALL
+                    )
+                    buffer.packets[rank][0] = _LOADED  # the message may be a copy of it
                     objs[rank] = self._one(message, rank, mine)
             except Exception as error:
                 shows = True

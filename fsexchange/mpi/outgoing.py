@@ -53,8 +53,8 @@ class Outgoing:
     def finish(self) -> None:
         """Copy into the slab what will lie there, each body once: the packets are out.
 
-        To be called again if it raised, as a signal's handler may before a body is begun, for which
-        others wait.
+        To be called again if it raised, as the handler of a signal may before a body is begun, for
+        which others wait.
         """
         for placed in self.placed:
             placed.finish()

@@ -323,9 +323,10 @@ class Packets:
         tags = repeat(tag)
         receives = map(self._comm.Irecv, into.values(), into, tags)
         sends = map(self._comm.Isend, sent.values(), sent, tags)
+        calls = chain(receives, sends)
         # In C: the handler of a signal that raised between two would leave a rank without its own,
         # or a request that nobody waits for, while memory is under way.
-        requests.extend(chain(receives, sends))
+        requests.extend(calls)
 
 
 def _empty(nbytes: int) -> memoryview:

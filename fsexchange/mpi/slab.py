@@ -1,12 +1,13 @@
 """Slab: memory of one rank, shared with the ranks of its host, through which bodies pass.
 
 It is reused, and so soon in memory: a body costs a copy in and a copy out, at the same time where
-the receiver is there already, and no page faults. In C both copies go past the cores' caches where
-that is faster, as the two ranks may not share these. It has no name in any file system and ends
-with its rank. This module needs no MPI.
+the receiver is there already, and no page faults. In C copies go past the cores' caches where that
+is faster, as the two ranks may not share these. It has no name in any file system and ends with its
+rank. This module needs no MPI.
 
-The sender owns the slab. For each message it takes a record, and for each piece of the body a slot;
-it fills the slot, writes its number into the record, and then counts up the pieces that are ready.
+The sender owns the slab. For each message it takes a record, and for each piece of the body a slot,
+one after the other, or all at first; it fills the slot, writes its number into the record, and then
+counts up the pieces that are ready.
 A receiver copies a piece, and gives up its share of the slot; at the end, of the record. A byte of
 each says how many readers have yet to do so. x86-64 keeps the order of stores. Elsewhere the body
 is whole before its message goes out, which orders memory, and `order` does so before a slot is
@@ -24,7 +25,8 @@ import platform
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from fsexchange.filesystem.mapping import shared
@@ -157,11 +159,11 @@ class Slab:
         begin = _SLOTS_AT + slot * SLOT
         return self.memory[begin : begin + nbytes]
 
-    def free_slot(self, slot: int) -> None:
-        """Free a slot that nobody reads."""
+    def free_slots(self, slots: Iterable[int]) -> None:
+        """Free slots that nobody reads."""
         if not KEEPS_ORDER:
             order()
-        self.slots[slot] = 0
+        any(map(self.slots.__setitem__, slots, repeat(0)))  # in C: no signal's handler runs between
 
     # ---- sender ---------------------------------------------------------------------------------
 
@@ -251,8 +253,7 @@ class Slab:
     def give_back(self, record: int) -> None:
         """Free a record of which nobody was told, and the slots that were filled."""
         at = _RECORDS_AT + record * _RECORD
-        for slot in self.memory[at + _PIECES : at + _PIECES + self.memory[at]]:
-            self.free_slot(slot)
+        self.free_slots(self.memory[at + _PIECES : at + _PIECES + self.memory[at]])
         self.records[record] = 0
 
     def give_all_back(self, held: list[int], slots: list[int]) -> None:
@@ -262,7 +263,7 @@ class Slab:
             if self.memory[at + _OVER] == _BROKEN:  # those that are not ready are free
                 del slots[self.memory[at] :]
             self.records[record] = 0
-        any(map(self.free_slot, slots))
+        self.free_slots(slots)
 
     def fill(
         self,
@@ -290,11 +291,10 @@ class Slab:
             self._fill(at, [*buffers], starts, elsewhere, told)
         except BaseException:
             if not told[0]:
-                memory[at + _OVER] = _BROKEN
-                if spill is None:  # nobody will read what is not ready
-                    count = -(-starts[-1] // SLOT)
-                    unread = memory[at + _PIECES + memory[at] : at + _PIECES + count]
-                    any(map(self.free_slot, unread))
+                count = 0 if spill is not None else -(-starts[-1] // SLOT)
+                unread = bytes(memory[at + _PIECES + memory[at] : at + _PIECES + count])
+                memory[at + _OVER] = _BROKEN  # from here on the record may be another's
+                self.free_slots(unread)
                 for _, each in sent:
                     each.withdraw()
             raise
@@ -344,7 +344,7 @@ class Slab:
             slot = memory[at + _PIECES + n % 256] if has_slots else held[0]
             gathered.copy(buffers, starts, start, self.slot(slot, nbytes))
         except BaseException:
-            any(map(self.free_slot, held))
+            self.free_slots(held)
             raise
         memory[at + _PIECES + n % 256] = slot
         memory[at] = (n + 1) % 256

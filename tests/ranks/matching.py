@@ -401,8 +401,7 @@ def interrupted_while_copying() -> None:
             try:
                 fill(slab, record, buffers, starts, interrupted, begun)
             finally:
-                for each in others:
-                    slab.free_slot(each)
+                slab.free_slots(others)
 
         Slab.fill = stopped  # type: ignore[method-assign,assignment]
         raises(KeyboardInterrupt, lambda: ex.isend(np.ones(1 << 20), right))
