@@ -38,9 +38,9 @@ CROWD = 256 << 20
 FEW = 8
 
 #: Bytes that a rank copies into its slab in a collective; an object for all ranks goes in once.
-#: Above, MPI takes less time: it copies once, from array to array. Below, with 2, 4 and 8 ranks on
-#: two cores of an EPYC that share no cache, it takes 1.2 to 3 times as long; if they share one, 0.6
-#: to 1.2 times where all ranks send, which then copy in and out in turn, else 1 to 2 times.
+#: MPI copies once, from array to array. With 2, 4 and 8 ranks on two cores of an EPYC, and 128 KiB
+#: to 4 MiB, it took 0.8 to 7 times as long where the cores share no cache, mostly 1.3 to 2.5, and
+#: 0.6 to 2.2 where they share one; for 8 to 30 MiB 0.74 to 1.1.
 THROUGH_SLAB = 4 << 20
 
 #: Bytes that the copies of an object on one host take together if it rides inside its message.
