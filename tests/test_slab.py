@@ -141,8 +141,9 @@ def test_sender_waits_for_a_receiver_that_comes(
     assert not other.take(too_long, held, slab)
     monkeypatch.setattr(module, "_HOPE_PER_BYTE", 1e-8)
     slab.busy[0] = 0
-    waits = [too_long * 1e-8, too_long * 0.5e-8]  # half as long after it has waited in vain
-    for least in waits:
+    # Half as long after it has waited in vain, and one time in some the whole again.
+    waits = [too_long * 1e-8 / 2**missed for missed in range(module._WHOLE_AGAIN)]
+    for least in [*waits, waits[0]]:
         began = time.perf_counter()
         assert not other.take(too_long, held, slab)
         assert time.perf_counter() - began >= least

@@ -78,8 +78,9 @@ _PATIENCE, _PATIENCE_PER_BYTE = 5e-4, 1e-10
 
 # Seconds that it waits, for each byte of a body for which the slab has no room, for a receiver that
 # may be about to come: 8 ms for 64 MiB, a quarter of what it takes to write them to fresh memory. A
-# receiver that comes later must map that memory, and so is late for the next body, too.
-_HOPE_PER_BYTE = 1.2e-10
+# receiver that comes later must map that memory, and so is late for the next body, too. After each
+# time in vain it waits half as long, but then so long again: else one miss would follow another.
+_HOPE_PER_BYTE, _WHOLE_AGAIN = 1.2e-10, 7
 
 # Seconds for which a receiver that drops a body waits for a sender that does nothing.
 _ENDS_WITHIN = 1.0
@@ -135,8 +136,8 @@ class Slab:
         #: Why senders should not wait for the owner to enter `recv`: REQUESTS, SENDS, or 0.
         #: A hint: a send by another thread or a signal's handler may end SENDS early.
         self.busy = memory[_BUSY : _BUSY + 1]
-        # How much of the time this process waits for the owner: less after each time in vain.
-        self._hope = 1.0
+        # How often this process has waited for the owner in vain since it last met it.
+        self._missed = 0
         #: By how many readers each slot and record is taken, and which pieces of other memory are
         #: lent: a byte each. A receiver gives up its share after all that it does with them.
         self.slots = memory[_SLOT_BYTES : _SLOT_BYTES + SLOTS]
@@ -239,15 +240,16 @@ class Slab:
         if not KEEPS_ORDER:
             return False
         self.busy[0] |= SENDS
-        deadline = time.perf_counter() + nbytes * _HOPE_PER_BYTE * receiver._hope
+        hope = nbytes * _HOPE_PER_BYTE / 2 ** (receiver._missed % _WHOLE_AGAIN)
+        deadline = time.perf_counter() + hope
         while not receiver.receiving[0]:
             if receiver.busy[0]:
                 return False
             if time.perf_counter() > deadline:
-                receiver._hope /= 2
+                receiver._missed += 1
                 return False
             os.sched_yield()
-        receiver._hope = 1.0
+        receiver._missed = 0
         return True
 
     def give_back(self, record: int) -> None:
