@@ -448,11 +448,14 @@ def test_array_in_a_slot(arriving: Arriving) -> None:
         held: list[int] = []
         said = module._native.place(slab.memory, held, 1, b"<", b"of so many: ", PICKLE, data, b">")
         (slot,) = held
+        assert said is not None
+        number = said[25]
+        assert number % SLOTS == slot
         length = struct.pack("<Q", 40 + len(PICKLE))
-        says = struct.pack("<HHQQQ", IN_SLOT, 1, slot, nbytes, nbytes)
+        says = struct.pack("<HHQQQ", IN_SLOT, 1, number, nbytes, nbytes)
         assert said == b"<" + length + b"of so many: " + says + PICKLE + b">"
         slab.receiving[0] = 1
-        array = arriving(IN_SLOT, slot, nbytes)
+        array = arriving(IN_SLOT, number, nbytes)
         assert array.tobytes() == data
         assert array.flags.writeable
         assert array.flags.owndata
@@ -488,6 +491,42 @@ def test_array_of_many_slots(arriving: Arriving) -> None:
         assert arriving(IN_RECORD, record, nbytes).tobytes() == data
         assert is_empty(slab)
     assert arriving.taken == arriving.dropped == []
+
+
+def ways(slab: Slab, record: int, slots: int) -> set[int]:
+    """Return how the slots of a record were filled: 1 past the caches, else 0."""
+    at = module._RECORDS_AT + record * module._RECORD + module._PIECES
+    return {number // SLOTS for number in slab.memory[at : at + slots]}
+
+
+def test_bodies_pass_both_ways(arriving: Arriving) -> None:
+    """Now and then the slower one is tried."""
+    slab, choose = arriving.slab, random.Random(1)
+    taken: set[int] = set()
+    for _ in range(40):
+        sizes = [choose.randrange(1, 5000), choose.randrange(20 * SLOT, 60 * SLOT)]
+        buffers = [choose.randbytes(nbytes) for nbytes in sizes]
+        record = send(slab, buffers)
+        taken |= ways(slab, record, sum(sizes) // SLOT)
+        assert received(slab, record, sizes) == buffers
+        assert is_empty(slab)
+    assert taken == {0, 1}
+
+
+@pytest.mark.parametrize("faster", [0, 1])
+def test_the_way_that_took_less_time_is_taken(arriving: Arriving, faster: int) -> None:
+    slab = arriving.slab
+    for which in (1 - faster, faster):
+        took = [1000, 1000]
+        took[which] = 700
+        for at in (module._PACES_AT, module._PACES_AT + 64):
+            struct.pack_into("2I", slab.memory, at, *took)
+        struct.pack_into("2I", slab.memory, module._PACES_AT + 12, 1, 512)  # it is to be found now
+        for n in range(2):
+            record = send(slab, [bytes(3000)])  # too short to be timed
+            assert received(slab, record, [3000])
+            if n:
+                assert ways(slab, record, 1) == {which}
 
 
 def test_array_whose_rest_is_elsewhere_is_taken_from_where_it_goes_on(arriving: Arriving) -> None:
@@ -566,7 +605,7 @@ def test_all_but_arrays_in_the_slab_is_taken_in_python(arriving: Arriving, wrong
     if wrong == "lent":
         arriving.lent[1] = "memory"
     kind = 2 if wrong == "kind" else IN_SLOT
-    number = SLOTS if wrong == "number" else 0
+    number = 2 * SLOTS if wrong == "number" else 0
     body = {"pickle": b"of something else", "short": b""}.get(wrong, PICKLE)
     assert arriving(kind, number, 100, body) == "taken"
     assert [len(held) for held in arriving.taken] == [1]

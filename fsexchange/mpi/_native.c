@@ -1,24 +1,28 @@
 /* Bodies through a slab: see `slab`, which says what a record and a slot are.
 
-   On AMD's processors memory that one core has just written is slow to read for another, most of
-   all where the two share no cache: what is in the first one's must be fetched from there. So there
-   the sender's stores go past its caches, and the receiver asks for what it will read soon; 1 MiB
-   in 0.2 to 0.6 of the time. On Intel's both make it slower: 64 KiB to 4 MiB take 1.3 to 2.5 times
-   as long. There few slots are used, which stay in the caches, in turn. */
+   Memory that one core has just written may be slow to read for another: what is in the caches of
+   the first must be fetched from there. Then the sender's stores should go past its caches, and the
+   receiver ask for what it will read soon: 1 MiB takes 0.2 to 0.6 of the time on AMD's processors,
+   where the cores share no cache. Where they share one both make it slower, and on Intel's: 64 KiB to
+   4 MiB take 1.3 to 2.5 times as long. There few slots should be used, which stay in the caches.
+   Which way is faster depends on the cores on which the ranks are now, so it is measured. */
 
 #include "../filesystem/limited.h"
 
 #include <sched.h>
 #include <string.h>
+#include <time.h>
 #ifdef __SSE2__
 #include <emmintrin.h>
 #endif
 
 /* As `slab` has them: bytes of a slot, and of a record; how many there are; where in the slab is at
-   which slot to look first, by how many readers each slot and record is taken, the first record, and
-   the first slot; where in a record is whether the rest is elsewhere, and the slot of each piece. */
-enum { SLOT = 1 << 16, RECORD = 512, SLOTS = 128, RECORDS = 64 };
-enum { NEXT = 1, TAKEN = 64, RECORDS_TAKEN = 192, RECORD_AT = 384, FIRST = SLOT };
+   which slot to look first, how long copies into and out of slots take, by how many readers each
+   slot and record is taken, the first record, and the first slot; where in a record is whether the
+   rest is elsewhere, and the slot of each piece. The number of a slot has `PAST` added if it was
+   filled past the caches. */
+enum { SLOT = 1 << 16, RECORD = 512, SLOTS = 128, RECORDS = 64, PAST = SLOTS };
+enum { NEXT = 1, TAKEN = 64, RECORDS_TAKEN = 192, INS = 384, OUTS = 448, RECORD_AT = 512, FIRST = SLOT };
 enum { OVER = 1, PIECES = 256 };
 
 enum {
@@ -29,6 +33,22 @@ enum {
     LOOKS = 100,     /* at whether the next piece is ready */
     AT_A_TIME = 16,  /* slots of a call, so that a signal's handler runs soon */
     WARM = 16,       /* slots that are used in turn, if these are free, where caches hold them */
+    TIMED = 8,       /* of so many slots one is timed, as another core must hear of it */
+    TRIED = 256,     /* slots for which the other way is taken, after so many, at first and at most */
+    SOON = 512,
+    LATE = 1 << 14,
+    IN_VAIN = 2,     /* times as long as the faster way for both copies: that is tried no more */
+    LONG = 1 << 24,  /* of a time: more says nothing */
+};
+
+/* How long copies in, or out, take by either way: the plain one and that past the caches, in ns per
+   KiB; the faster way; how many slots are to be filled until the other one was tried; after how many
+   that is done. */
+struct paces {
+    uint32_t of[2];
+    uint32_t best;
+    uint32_t left;
+    uint32_t after;
 };
 
 /* As `bodies` has it: a body has no more buffers. */
@@ -40,17 +60,13 @@ struct part {
     uint64_t start;
 };
 
-/* Whether copies go past the caches. */
-static int streams;
+/* The way to begin with. */
+static uint32_t streams;
 
-/* Copy, past this core's caches if `past`. */
-static inline void
-copy(char *into, const char *from, size_t nbytes, int past)
+/* Copy from memory that no other core has in its caches, past this core's own if `past`. */
+static void
+stream(char *into, const char *from, size_t nbytes, int past)
 {
-    if (!streams) {
-        memcpy(into, from, nbytes);
-        return;
-    }
     size_t before = -(uintptr_t)into % LINE; /* what is left of a line */
     if (before > nbytes)
         before = nbytes;
@@ -75,19 +91,123 @@ copy(char *into, const char *from, size_t nbytes, int past)
 #endif
 }
 
-/* Copy what is from `at` on, so many bytes, of a body. */
-static void
-collect(char *into, const struct part *parts, Py_ssize_t count, uint64_t at, uint64_t nbytes)
+/* ---- which way ------------------------------------------------------------------------------ */
+
+static uint64_t
+now(void)
 {
-    for (const struct part *part = parts; part < parts + count; part++) {
+    struct timespec at;
+    clock_gettime(CLOCK_MONOTONIC, &at);
+    return (uint64_t)at.tv_sec * 1000000000 + (uint64_t)at.tv_nsec;
+}
+
+/* Note how long a copy took that began then, and return it. What is noted grows by an eighth at most,
+   as a core may do other things in between. Several ranks may note theirs at a time: one is lost. */
+static uint32_t
+note(uint32_t *pace, uint64_t began, size_t nbytes)
+{
+    uint64_t measured = (now() - began) * 1024 / nbytes + 1;
+    uint32_t took = measured < LONG ? (uint32_t)measured : LONG, was = *pace;
+    if (!was)
+        *pace = took;
+    else if (took < was)
+        *pace = (took + was) / 2;
+    else
+        *pace = took < was + was / 8 ? took : was + was / 8 + 1;
+    return took;
+}
+
+static int
+is_timed(uint64_t slot, uint64_t nbytes)
+{
+    return slot % TIMED == 0 && nbytes >= STREAMED;
+}
+
+/* Return the way of the next slot: the faster one, or, now and then, the other. */
+static int
+way(const unsigned char *slab)
+{
+    const struct paces *ins = (const struct paces *)(slab + INS);
+    return (int)(ins->best ^ (ins->left - 1 < TRIED));
+}
+
+/* Count a slot that was filled, and now and then find the faster way: that to begin with, unless a
+   copy in and one out take a ninth less time by the other. The longer it is the same, the less often
+   the other is tried. */
+static void
+count_slot(unsigned char *slab)
+{
+    struct paces *ins = (struct paces *)(slab + INS), *outs = (struct paces *)(slab + OUTS);
+    uint32_t best = ins->after ? ins->best : streams;
+    if (ins->left && --ins->left == TRIED) /* what the other took long ago says nothing */
+        ins->of[!best] = outs->of[!best] = 0;
+    if (ins->left % SLOTS)
+        return;
+    if (ins->of[0] && ins->of[1] && outs->of[0] && outs->of[1]) {
+        uint32_t known = ins->of[streams] + outs->of[streams];
+        uint32_t other = ins->of[!streams] + outs->of[!streams];
+        best = other + other / 8 < known ? !streams : streams;
+    }
+    if (best != ins->best || !ins->after)
+        ins->left = ins->after = SOON;
+    else if (!ins->left)
+        ins->left = ins->after = ins->after < LATE ? ins->after * 4 : LATE;
+    ins->best = best;
+}
+
+/* Fill a slot with what is from `at` on, so many bytes, of a body; return its number as `PAST` has
+   it. */
+static unsigned char
+fill_slot(unsigned char *slab, int slot, const struct part *parts, Py_ssize_t n_parts, uint64_t at,
+          uint64_t nbytes)
+{
+    char *into = (char *)slab + FIRST + (size_t)slot * SLOT;
+    struct paces *ins = (struct paces *)(slab + INS);
+    const struct paces *outs = (const struct paces *)(slab + OUTS);
+    int past = way(slab);
+    uint64_t began = is_timed((uint64_t)slot, nbytes) ? now() : 0;
+    for (const struct part *part = parts; part < parts + n_parts; part++) {
         uint64_t begin = part->start > at ? part->start : at;
         uint64_t end = part->start + (uint64_t)part->buffer.len;
         if (end > at + nbytes)
             end = at + nbytes;
-        if (begin < end)
-            copy(into + (begin - at), (const char *)part->buffer.buf + (begin - part->start),
-                 end - begin, end - begin >= STREAMED);
+        if (begin >= end)
+            continue;
+        const char *from = (const char *)part->buffer.buf + (begin - part->start);
+        if (past)
+            stream(into + (begin - at), from, end - begin, end - begin >= STREAMED);
+        else
+            memcpy(into + (begin - at), from, end - begin);
     }
+    uint32_t took = began ? note(&ins->of[past], began, nbytes) : 0;
+    if (past != (int)ins->best && took / IN_VAIN > ins->of[!past] + outs->of[!past])
+        ins->left = 1;
+    count_slot(slab);
+    return (unsigned char)(slot + (past ? PAST : 0));
+}
+
+/* Take the share of one reader from what is taken; the last one's frees it. */
+static void
+release_share(unsigned char *taken)
+{
+    __atomic_sub_fetch(taken, 1, __ATOMIC_ACQ_REL);
+}
+
+/* Copy so many bytes out of the slot of a number, past this core's caches if `wide`, and free it. */
+static void
+empty_slot(unsigned char *slab, uint64_t number, char *into, uint64_t nbytes, int wide)
+{
+    const char *from = (const char *)slab + FIRST + number % SLOTS * SLOT;
+    struct paces *outs = (struct paces *)(slab + OUTS);
+    int past = (number & PAST) != 0;
+    uint64_t began = is_timed(number, nbytes) ? now() : 0;
+    if (past)
+        stream(into, from, nbytes, wide);
+    else
+        memcpy(into, from, nbytes);
+    if (began)
+        note(&outs->of[past], began, nbytes);
+    release_share(slab + TAKEN + number % SLOTS);
 }
 
 /* Get the buffers of a list, and where in their body they start; return how many, -1 for an
@@ -121,20 +241,13 @@ static int
 take(unsigned char *slab, int most, int readers, int *count)
 {
     unsigned char *taken = slab + TAKEN;
-    int first = slab[NEXT] % (streams ? SLOTS : WARM);
+    int first = slab[NEXT] % (way(slab) ? SLOTS : WARM);
     for (int looks = 0; looks < SLOTS && taken[first]; looks++)
         first = (first + 1) % SLOTS;
     for (*count = 0; *count < most && first + *count < SLOTS && !taken[first + *count]; ++*count)
         taken[first + *count] = (unsigned char)readers;
     slab[NEXT] = (unsigned char)(first + *count) % SLOTS;
     return first;
-}
-
-/* Take the share of one reader from what is taken; the last one's frees it. */
-static void
-release_share(unsigned char *taken)
-{
-    __atomic_sub_fetch(taken, 1, __ATOMIC_ACQ_REL);
 }
 
 PyDoc_STRVAR(release_doc, "release(taken, number, kept, /)\n--\n\n\
@@ -230,16 +343,17 @@ place(PyObject *Py_UNUSED(module), PyObject *args)
     if (count) {
         char *at = put_number(put_bytes(PyBytes_AsString(placeholder), before), size, 8);
         at = put_number(put_number(put_bytes(at, from), 0, 2), 1, 2);
-        at = put_number(put_number(at, (uint64_t)slot, 8), (uint64_t)data.len, 8);
-        put_bytes(put_bytes(put_number(at, (uint64_t)data.len, 8), body), after);
         PyObject *number = PyLong_FromLong(slot);
         if (number == NULL || PyList_Append(held, number) < 0) {
             ((unsigned char *)slab.buf)[TAKEN + slot] = 0;
             Py_CLEAR(placeholder);
         }
-        else
-            copy((char *)slab.buf + FIRST + (size_t)slot * SLOT, data.buf, (size_t)data.len,
-                 data.len >= STREAMED);
+        else {
+            const struct part whole = {data, 0};
+            uint64_t nbytes = (uint64_t)data.len;
+            at = put_number(at, fill_slot(slab.buf, slot, &whole, 1, 0, nbytes), 8);
+            put_bytes(put_bytes(put_number(put_number(at, nbytes, 8), nbytes, 8), body), after);
+        }
         Py_XDECREF(number);
     }
     else if (placeholder != NULL) {
@@ -283,8 +397,7 @@ fill(PyObject *Py_UNUSED(module), PyObject *args)
             uint64_t n = start / SLOT, nbytes = stop - start < SLOT ? stop - start : SLOT;
             if (has_slots)
                 slot = at[PIECES + n % 256] % SLOTS;
-            collect((char *)slab.buf + FIRST + (size_t)slot * SLOT, parts, count, start, nbytes);
-            at[PIECES + n % 256] = (unsigned char)slot;
+            at[PIECES + n % 256] = fill_slot(slab.buf, slot, parts, count, start, nbytes);
             __atomic_store_n(at, (unsigned char)(n + 1), __ATOMIC_RELEASE);
             start += nbytes;
         }
@@ -312,10 +425,7 @@ copy_out(unsigned char *slab, Py_ssize_t record, const Py_buffer *into, uint64_t
             continue;
         }
         size_t nbytes = stop - start < SLOT ? stop - start : SLOT;
-        unsigned char slot = at[PIECES + n % 256] % SLOTS;
-        copy((char *)into->buf + start, (const char *)slab + FIRST + (size_t)slot * SLOT, nbytes,
-             stop >= WIDE);
-        release_share(slab + TAKEN + slot);
+        empty_slot(slab, at[PIECES + n % 256], (char *)into->buf + start, nbytes, stop >= WIDE);
         start += nbytes;
         looks = 0;
         copied++;
@@ -369,8 +479,7 @@ take_out(unsigned char *slab, int is_record, uint64_t number, PyObject *array,
 {
     uint64_t start = 0, before, nbytes = (uint64_t)into->len;
     if (!is_record) {
-        copy(into->buf, (const char *)slab + FIRST + number * SLOT, (size_t)nbytes, 0);
-        release_share(slab + TAKEN + number);
+        empty_slot(slab, number, into->buf, nbytes, 0);
         return 1;
     }
     PyObject *done = PyByteArray_FromStringAndSize((const char *)&start, sizeof start);
@@ -406,7 +515,7 @@ array_in_slab(PyObject *senders, PyObject *arrays, PyObject *ndarray, PyObject *
     if (size <= SAID)
         return NULL;
     uint64_t kind = number_of(said + KIND, 2), number = number_of(said + NUMBER, 8);
-    if (kind > 1 || number >= (kind ? RECORDS : SLOTS) || number_of(said + COUNT, 2) != 1)
+    if (kind > 1 || number >= (kind ? RECORDS : SLOTS + PAST) || number_of(said + COUNT, 2) != 1)
         return NULL;
     PyObject *from = PyBytes_FromStringAndSize((const char *)said, FROM);
     PyObject *body = PyBytes_FromStringAndSize((const char *)said + SAID, size - SAID);
@@ -497,7 +606,7 @@ arrive(PyObject *Py_UNUSED(module), PyObject *args)
 }
 
 PyDoc_STRVAR(copy_past_doc, "copy_past(into, data, /)\n--\n\n\
-Copy data, past the caches of this core if `STREAMS`.");
+Copy data, past the caches of this core where it can.");
 
 static PyObject *
 copy_past(PyObject *Py_UNUSED(module), PyObject *args)
@@ -514,7 +623,7 @@ copy_past(PyObject *Py_UNUSED(module), PyObject *args)
     int fits = from.len <= into.len;
     if (fits) {
         Py_BEGIN_ALLOW_THREADS
-        copy(into.buf, from.buf, (size_t)from.len, 1);
+        stream(into.buf, from.buf, (size_t)from.len, 1);
         Py_END_ALLOW_THREADS
     }
     PyBuffer_Release(&from);

@@ -43,6 +43,7 @@ from fsexchange.mpi.slab import (
     KEEPS_ORDER,
     REQUESTS,
     SLOT,
+    SLOTS,
     BrokenBodyError,
     Slab,
     order,
@@ -321,7 +322,7 @@ class Bodies:
     ) -> Any:
         """Return an object whose pickle is in a slot, or whose buffer is and is copied."""
         self.receiving[0] = 0
-        slab = self._slab_of(rank)
+        slab, slot = self._slab_of(rank), slot % SLOTS
         try:
             held.clear()
             memory = slab.slot(slot, nbytes)
@@ -348,7 +349,7 @@ class Bodies:
                     f"rank {rank} ({host}) was interrupted while it sent", rank=rank, host=host
                 ) from None
         if kind == _SLOT:
-            slab = self._slab_of(rank)
+            slab, number = self._slab_of(rank), number % SLOTS
             try:
                 held.clear()
                 copy = bytearray(slab.slot(number, nbytes))

@@ -50,7 +50,8 @@ PLACE_SIZE = 128
 KEEPS_ORDER = platform.machine() in ("x86_64", "AMD64")
 
 # A record: how many pieces are ready, modulo 256; whether the rest of the body is elsewhere, and
-# where; and the slot of each piece, modulo 256.
+# where; and the slot of each piece, modulo 256. C adds SLOTS to the number of a slot that it has
+# filled past its caches.
 _OVER, _PLACE, _PIECES = 1, 64, 256
 _RECORD = 512
 
@@ -64,10 +65,12 @@ _ELSEWHERE, _BROKEN = 1, 2
 REQUESTS, SENDS = 1, 2
 
 # Whether the owner is in `recv`; at which slot it looks first for a free one; why it is not about
-# to enter `recv`; the bytes of slots, of records, and of loans; records, slots.
+# to enter `recv`; the bytes of slots, of records, and of loans; how long copies take, for C;
+# records, slots.
 _RECEIVING, _NEXT, _BUSY, _SLOT_BYTES, _RECORD_BYTES = 0, 1, 2, 64, 64 + SLOTS
 _LOANS_AT = _RECORD_BYTES + RECORDS
-_RECORDS_AT = _LOANS_AT + LOANS
+_PACES_AT = _LOANS_AT + LOANS
+_RECORDS_AT = _PACES_AT + 128
 _SLOTS_AT = -(-(_RECORDS_AT + RECORDS * _RECORD) // SLOT) * SLOT
 _SIZE = _SLOTS_AT + SLOTS * SLOT
 
@@ -171,7 +174,7 @@ class Slab:
     def take_slot(self, held: list[int], readers: int = 1) -> bool:
         """Take a slot, and append its number to those that are held; False if none is free."""
         # In turn. To write again the one that its receiver has just read took up to three times as
-        # long, as another core has it in its cache. In C it depends on the processor: see there.
+        # long, as another core has it in its cache. In C it depends on how copies go: see there.
         memory = self.memory
         if _native is not None:
             return _native.take_slot(memory, held, readers)
@@ -255,7 +258,8 @@ class Slab:
     def give_back(self, record: int) -> None:
         """Free a record of which nobody was told, and the slots that were filled."""
         at = _RECORDS_AT + record * _RECORD
-        self.free_slots(self.memory[at + _PIECES : at + _PIECES + self.memory[at]])
+        slots = self.memory[at + _PIECES : at + _PIECES + self.memory[at]]
+        self.free_slots([slot % SLOTS for slot in slots])
         self.records[record] = 0
 
     def give_all_back(self, held: list[int], slots: list[int]) -> None:
@@ -431,7 +435,7 @@ class Slab:
         n = start // SLOT
         if memory[at] == n % 256:
             return
-        slot = memory[at + _PIECES + n % 256]
+        slot = memory[at + _PIECES + n % 256] % SLOTS
         end = min(nbytes, start + SLOT)
         if into is not None:
             into[start:end] = self.slot(slot, end - start)
