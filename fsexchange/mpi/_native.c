@@ -33,22 +33,23 @@ enum {
     LOOKS = 100,     /* at whether the next piece is ready */
     AT_A_TIME = 16,  /* slots of a call, so that a signal's handler runs soon */
     WARM = 16,       /* slots that are used in turn, if these are free, where caches hold them */
-    TIMED = 8,       /* of so many slots one is timed, as another core must hear of it */
-    TRIED = 256,     /* slots for which the other way is taken, after so many, at first and at most */
-    SOON = 512,
+    TIMED = 7,       /* of so many slots one is timed, whichever pieces of bodies they hold */
+    TRIED = 256,     /* slots of a trial of the other way */
+    SOON = 512,      /* slots from the end of a trial to that of the next: at first, and at most */
     LATE = 1 << 14,
-    IN_VAIN = 2,     /* times as long as the faster way for both copies: that is tried no more */
+    IN_VAIN = 2,     /* times as long as both copies by the faster way: twice so, and a trial ends */
     LONG = 1 << 24,  /* of a time: more says nothing */
 };
 
 /* How long copies in, or out, take by either way: the plain one and that past the caches, in ns per
-   KiB; the faster way; how many slots are to be filled until the other one was tried; after how many
-   that is done. */
+   KiB; the faster way. How many slots are left until a trial of the other ends, which is made for
+   the last of them; from how many on it counts; how often in turn the trial was in vain. */
 struct paces {
     uint32_t of[2];
     uint32_t best;
     uint32_t left;
     uint32_t after;
+    uint32_t vain;
 };
 
 /* As `bodies` has it: a body has no more buffers. */
@@ -60,10 +61,10 @@ struct part {
     uint64_t start;
 };
 
-/* The way to begin with. */
+/* The way of bodies of which nothing else is known. */
 static uint32_t streams;
 
-/* Copy from memory that no other core has in its caches, past this core's own if `past`. */
+/* Copy from memory that this core has not in its caches, and past these if `past`. */
 static void
 stream(char *into, const char *from, size_t nbytes, int past)
 {
@@ -101,8 +102,8 @@ now(void)
     return (uint64_t)at.tv_sec * 1000000000 + (uint64_t)at.tv_nsec;
 }
 
-/* Note how long a copy took that began then, and return it. What is noted grows by an eighth at most,
-   as a core may do other things in between. Several ranks may note theirs at a time: one is lost. */
+/* Note how long a copy took that began then, and return it. What is noted grows by an eighth at
+   most, as a core may do other things in between. Of ranks that note theirs at a time one counts. */
 static uint32_t
 note(uint32_t *pace, uint64_t began, size_t nbytes)
 {
@@ -120,7 +121,7 @@ note(uint32_t *pace, uint64_t began, size_t nbytes)
 static int
 is_timed(uint64_t slot, uint64_t nbytes)
 {
-    return slot % TIMED == 0 && nbytes >= STREAMED;
+    return slot % SLOTS % TIMED == 0 && nbytes >= STREAMED;
 }
 
 /* Return the way of the next slot: the faster one, or, now and then, the other. */
@@ -138,10 +139,12 @@ static void
 count_slot(unsigned char *slab)
 {
     struct paces *ins = (struct paces *)(slab + INS), *outs = (struct paces *)(slab + OUTS);
-    uint32_t best = ins->after ? ins->best : streams;
-    if (ins->left && --ins->left == TRIED) /* what the other took long ago says nothing */
-        ins->of[!best] = outs->of[!best] = 0;
-    if (ins->left % SLOTS)
+    uint32_t best = ins->after ? ins->best : streams, left = ins->left;
+    left -= left > 0; /* other threads may do the same now */
+    ins->left = left;
+    if (left == TRIED) /* what the other took long ago says nothing */
+        ins->of[!best] = outs->of[!best] = ins->vain = 0;
+    if (left % SLOTS)
         return;
     if (ins->of[0] && ins->of[1] && outs->of[0] && outs->of[1]) {
         uint32_t known = ins->of[streams] + outs->of[streams];
@@ -150,13 +153,13 @@ count_slot(unsigned char *slab)
     }
     if (best != ins->best || !ins->after)
         ins->left = ins->after = SOON;
-    else if (!ins->left)
-        ins->left = ins->after = ins->after < LATE ? ins->after * 4 : LATE;
+    else if (!left)
+        ins->left = ins->after = ins->after < LATE / 4 ? ins->after * 4 : LATE;
     ins->best = best;
 }
 
-/* Fill a slot with what is from `at` on, so many bytes, of a body; return its number as `PAST` has
-   it. */
+/* Fill a slot with what is from `at` on, so many bytes, of a body; return its number, with `PAST`
+   added if that was past the caches. */
 static unsigned char
 fill_slot(unsigned char *slab, int slot, const struct part *parts, Py_ssize_t n_parts, uint64_t at,
           uint64_t nbytes)
@@ -180,8 +183,11 @@ fill_slot(unsigned char *slab, int slot, const struct part *parts, Py_ssize_t n_
             memcpy(into + (begin - at), from, end - begin);
     }
     uint32_t took = began ? note(&ins->of[past], began, nbytes) : 0;
-    if (past != (int)ins->best && took / IN_VAIN > ins->of[!past] + outs->of[!past])
-        ins->left = 1;
+    if (took && past != (int)ins->best && outs->of[!past]) {
+        ins->vain = took / IN_VAIN > ins->of[!past] + outs->of[!past] ? ins->vain + 1 : 0;
+        if (ins->vain == 2)
+            ins->left = 1;
+    }
     count_slot(slab);
     return (unsigned char)(slot + (past ? PAST : 0));
 }

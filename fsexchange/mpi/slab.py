@@ -82,7 +82,8 @@ _PATIENCE, _PATIENCE_PER_BYTE = 5e-4, 1e-10
 # Seconds that it waits, for each byte of a body for which the slab has no room, for a receiver that
 # may be about to come: 8 ms for 64 MiB, a quarter of what it takes to write them to fresh memory. A
 # receiver that comes later must map that memory, and so is late for the next body, too. After each
-# time in vain it waits half as long, but then so long again: else one miss would follow another.
+# time in vain it waits half as long, and after every seventh the whole time again: else a receiver
+# that was late some times would be late for ever.
 _HOPE_PER_BYTE, _WHOLE_AGAIN = 1.2e-10, 7
 
 # Seconds for which a receiver that drops a body waits for a sender that does nothing.
