@@ -14,7 +14,8 @@ from .jobs import all_pass, mpirun, needs_mpi, ranks
 @needs_mpi
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
 def test_on_every_rank(n: int, shm_dir: Path) -> None:
-    bodies = ["same_as_mpi4py", "results_are_private", "large_arrays", "one_rank_fails"]
+    bodies = ["same_as_mpi4py", "results_are_private", "large_arrays", "interrupted"]
+    bodies += ["one_rank_fails"]
     all_pass(n, "reductions", bodies, shm_dir)
 
 

@@ -9,8 +9,8 @@ the result, in memory that its host shares.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterable, Iterator
+from itertools import pairwise, starmap
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -109,13 +109,16 @@ class Reductions:
         """Return the result of arrays that MPI can reduce."""
         if self._collectives.by_room(obj.nbytes, REDUCED_BY_ROOM):
             shares = _shares(obj.nbytes, self._internal.size)
+            mine = [ends[self._rank] for ends in shares]
+            into = np.empty(_SHARE, np.uint8)
+            calls = _calls(obj, op, shares, [into[: end - start] for start, end in mine])
 
             def fill(room: Room) -> None:
-                pieces = self._pieces(obj, op, shares)
+                reducing = starmap(self._internal.Reduce_scatter, calls)
                 try:
-                    room.fill(pieces)
+                    room.fill(_pieces(reducing, mine, into))
                 finally:  # the others wait for this rank's part in the pieces that follow
-                    deque(pieces, 0)
+                    deque(reducing, 0)
 
             def parts(room: MemoryRoom) -> Parts:
                 memory = room.memory
@@ -129,20 +132,6 @@ class Reductions:
         result = np.empty_like(obj)
         self._internal.Allreduce(obj, result, op)
         return result
-
-    def _pieces(
-        self, obj: npt.NDArray[Any], op: MPI.Op, shares: list[list[tuple[int, int]]]
-    ) -> Iterator[tuple[int, Memory]]:
-        """Yield what this rank has of the result, each piece with its offset; collective."""
-        data = obj.reshape(-1).view(np.uint8)
-        into = np.empty(_SHARE, np.uint8)
-        for ends in shares:
-            counts = [(end - start) // obj.itemsize for start, end in ends]
-            start, end = ends[self._rank]
-            part = data[ends[0][0] : ends[-1][1]].view(obj.dtype)
-            self._internal.Reduce_scatter(part, into[: end - start].view(obj.dtype), counts, op)
-            if start < end:
-                yield start, into[: end - start].data
 
     def scan(self, obj: Any, op: Any, *, without_own: bool = False) -> Any:
         """Return the result of the ranks up to this one, or before it: None on rank 0."""
@@ -160,6 +149,34 @@ def _shares(nbytes: int, size: int) -> list[list[tuple[int, int]]]:
         share = pages(-(-(end - start) // size))
         shares.append([*pairwise([min(end, start + n * share) for n in range(size + 1)])])
     return shares
+
+
+def _calls(
+    obj: npt.NDArray[Any],
+    op: MPI.Op,
+    shares: list[list[tuple[int, int]]],
+    into: list[npt.NDArray[np.uint8]],
+) -> list[tuple[Any, ...]]:
+    """Return for each piece of an array what MPI gets to reduce it, and where to."""
+    data = obj.reshape(-1).view(np.uint8)
+    calls = []
+    for ends, share in zip(shares, into, strict=True):
+        counts = [(end - start) // obj.itemsize for start, end in ends]
+        part = data[ends[0][0] : ends[-1][1]].view(obj.dtype)
+        calls.append((part, share.view(obj.dtype), counts, op))
+    return calls
+
+
+def _pieces(
+    reducing: Iterable[None], mine: list[tuple[int, int]], into: npt.NDArray[np.uint8]
+) -> Iterator[tuple[int, Memory]]:
+    """Yield what this rank has of the result, each piece with its offset; collective.
+
+    What is left of `reducing` is right whatever a handler of a signal raises here.
+    """
+    for _, (start, end) in zip(reducing, mine, strict=False):
+        if start < end:
+            yield start, into[: end - start].data
 
 
 def describe(obj: Any, op: Any) -> Described | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import operator
+import signal
 import threading
 import time
 from functools import partial
@@ -13,7 +14,7 @@ import numpy as np
 from mpi4py import MPI
 
 from fsexchange import MismatchError, RemoteError, SerializationError
-from fsexchange.mpi import Exchange, room
+from fsexchange.mpi import Exchange, reductions, room
 from fsexchange.mpi.limits import EAGER
 
 from .common import base, comm, left_behind, no_memory, raises, rank, run, same, size
@@ -126,6 +127,42 @@ def large_arrays() -> None:
                     full.fill = full_after_the_first
                 assert same(ex.allreduce(obj), wanted)
                 full.fill = fill
+        assert left_behind(ex) == []
+
+
+def interrupted() -> None:
+    """A handler raises on a rank between the pieces that all reduce; all stay in step."""
+    armed = [False]
+    between = [reductions._pieces.__code__, room.HostRoom.fill.__code__]
+
+    def stop(_: int, frame: Any) -> None:
+        if armed[0] and frame.f_code in between:
+            armed[0] = False
+            raise TimeoutError
+
+    large = np.full(3 << 20, rank, "f8")
+    expected = sum(range(size))
+    with Exchange(comm, base / "store") as ex:
+        if rank == size - 1:
+            signal.signal(signal.SIGALRM, stop)
+            signal.setitimer(signal.ITIMER_REAL, 1e-3, 1e-3)
+        stopped = 0
+        for _ in range(200 if size > 1 else 0):
+            armed[0] = rank == size - 1
+            try:
+                got = ex.allreduce(large, MPI.SUM)
+            except (TimeoutError, RemoteError) as error:
+                assert isinstance(error, TimeoutError) == (rank == size - 1)
+                assert rank == size - 1 or "interrupted" in str(error)
+                stopped += 1
+            else:
+                assert (got == expected).all()
+            armed[0] = False
+            assert ex.allgather(rank) == list(range(size))
+            if stopped == 3:
+                break
+        assert stopped == 3 or size == 1
+        signal.setitimer(signal.ITIMER_REAL, 0)
         assert left_behind(ex) == []
 
 
