@@ -158,7 +158,12 @@ def _joined(parts: list[npt.NDArray[Any]], memory: npt.NDArray[np.uint8]) -> lis
 
 
 def _cut(part: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
-    """Yield a part in pieces along its first axis."""
+    """Yield a part in pieces along its first axis; of long rows pieces of each."""
+    if part.flags.c_contiguous:
+        part = part.reshape(-1).view(np.uint8)
     rows = max(1, _PIECE * len(part) // part.nbytes)
     for n in range(0, len(part), rows):
-        yield part[n : n + rows]
+        if rows == 1 and part.ndim > 1:
+            yield from _cut(part[n])
+        else:
+            yield part[n : n + rows]

@@ -158,6 +158,11 @@ def of_many_pages() -> None:
         assert (tall[-1] == np.repeat(range(size), range(1, size + 1))).all()
         assert (tall[0] == tall[-1]).all()
         assert tall.flags.c_contiguous
+        deep = np.full((3, 700, 500), rank, "f8")  # pieces of each of the first axis
+        deep[...] += np.arange(3)[:, None, None] + np.arange(700)[:, None] / 1000
+        for axis in (1, 2):
+            whole = ex.assemble(deep, axis)
+            assert np.array_equal(whole, np.concatenate(comm.allgather(deep), axis))
         key = ex.put_blocks(mine)
         part = ex.get(key)[10:20]
         assert (part == 0).all()
