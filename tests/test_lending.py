@@ -140,6 +140,22 @@ def test_interrupted(lender: LentMemory, monkeypatch: pytest.MonkeyPatch) -> Non
     fetch(lender, *put(lender, PIECES))
 
 
+def test_an_error_of_a_handler_is_not_one_of_memory(
+    lender: LentMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def alarmed(*_: object, **__: object) -> None:
+        signal.raise_signal(signal.SIGALRM)
+
+    monkeypatch.setattr(module.HostRoom, "fill", alarmed)
+    before = signal.signal(signal.SIGALRM, raiser(TimeoutError("it took too long")))
+    try:
+        with pytest.raises(TimeoutError, match="too long"):
+            lender.put([b"x"], 1, 1)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert lender.nbytes == 0
+
+
 def raiser(error: BaseException) -> Callable[..., Any]:
     def raise_it(*_: object, **__: object) -> None:
         raise error

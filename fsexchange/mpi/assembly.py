@@ -53,8 +53,9 @@ def assemble(
         memory = collectives.rooms.for_all(plan.nbytes, fill, parts)
         if memory is not None:
             return plan.array_in(memory)
+    gathered = collectives.allgather(np.asarray(block))  # first, as the others wait for this rank
     array = plan.array_in(np.empty(plan.nbytes, np.uint8))
-    for each, part in enumerate(collectives.allgather(np.asarray(block))):
+    for each, part in enumerate(gathered):
         plan.part_of(array, each)[...] = part
     return array
 

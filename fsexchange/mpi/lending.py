@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from fsexchange.errors import RemoteError
 from fsexchange.mpi.room import PLACE_SIZE, HostRoom, content, enter
 from fsexchange.mpi.way import Sent
+from fsexchange.serialize.reasons import is_of_handler
 
 if TYPE_CHECKING:
     from fsexchange.connector.connector import FileConnector
@@ -75,9 +76,9 @@ class LentMemory:
                 else:
                     self._lent[number] = 0  # so that else the next one ends it
                     self._end(number, made)
-            if isinstance(error, (OSError, MemoryError, IndexError)):  # none is free
-                return None
-            raise
+            if not isinstance(error, (OSError, MemoryError, IndexError)) or is_of_handler(error):
+                raise
+            return None  # none is free
 
     def fetch(self, rank: int, number: int, nbytes: int, place: Memory) -> Memory:
         """Return memory that another rank has filled; the caller clears its byte."""

@@ -39,6 +39,7 @@ from fsexchange.mpi.room import (
     enter,
     pages,
 )
+from fsexchange.serialize.reasons import is_of_handler
 
 if TYPE_CHECKING:
     from fsexchange.connector.connector import FileConnector
@@ -61,6 +62,10 @@ _ROOMLESS = _OFFER.pack(NOWHERE, 0, 0)
 _NO_ROOM = (OSError, MemoryError, FsExchangeError)
 
 _log = logging.getLogger("fsexchange")
+
+
+def _means_no_room(error: BaseException) -> bool:
+    return isinstance(error, _NO_ROOM) and not is_of_handler(error)
 
 
 class Rooms:
@@ -152,18 +157,22 @@ class Rooms:
         """Return what all ranks write together into one file, None if the store has no space."""
         with contextlib.ExitStack() as last:
             place = bytearray(NOWHERE)
-            room: Room | None = None
-            if self._rank == 0:
-                room = self._made(lambda n: StoreRoom.make(self._connector, n), nbytes)
-                if room is not None:
-                    last.callback(room.close)
-                    place[:] = room.place
-            self._internal.Bcast(place, 0)
-            if place == NOWHERE:
+            rooms: list[Room] = []
+
+            def make() -> None:
+                if self._rank == 0:
+                    made = StoreRoom.make(self._connector, nbytes)
+                    last.callback(made.close)
+                    rooms.append(made)
+                    place[:] = made.place
+
+            if not self._steps(make):
                 return None
-            if room is None:
-                room = enter(place, nbytes, self._connector)
-                last.callback(room.close)
+            self._internal.Bcast(place, 0)
+            if not rooms:
+                rooms.append(enter(place, nbytes, self._connector))
+                last.callback(rooms[0].close)
+            room = rooms[0]
             if not self._steps(lambda: write(room)):
                 return None
             try:
@@ -208,7 +217,9 @@ class Rooms:
                 with contextlib.closing(enter(place, nbytes, self._connector)) as room:
                     room.fill(content(message, at))
             answer = _DONE
-        except _NO_ROOM:
+        except _NO_ROOM as error:
+            if not _means_no_room(error):
+                raise
             answer = _REFUSED  # a message has it then
         finally:
             if offer != _ROOMLESS:
@@ -252,8 +263,8 @@ class Rooms:
         if self._is_first and not self._said:
             self._said = True
             _log.warning(
-                "the memory of a host does not suffice for %d bytes that ranks share: such objects "
-                "go through files in %s, where that has space, which is slower",
+                "ranks of a host cannot share %d bytes in its memory: such objects go through "
+                "files in %s, where that has space, which is slower",
                 nbytes,
                 self._connector.store_dir,
             )
@@ -271,12 +282,12 @@ class Rooms:
             most = np.array([_DONE], np.int32)
             try:
                 work()
-            except _NO_ROOM:
+            except BaseException as error:
+                if not _means_no_room(error):  # Ctrl-C: the others wait for this rank
+                    most[0] = _INTERRUPTED + self._rank
+                    self._tell(most)
+                    raise
                 most[0] = _REFUSED
-            except BaseException:  # Ctrl-C: the others wait for this rank
-                most[0] = _INTERRUPTED + self._rank
-                self._tell(most)
-                raise
             if late is not None:
                 most[0] = _INTERRUPTED + self._rank
             try:

@@ -23,6 +23,7 @@ from fsexchange.mpi.message import Pieces, joined
 from fsexchange.mpi.received import empty
 from fsexchange.mpi.room import StoreRoom
 from fsexchange.mpi.way import Sent
+from fsexchange.serialize.reasons import is_of_handler
 
 _T = TypeVar("_T")
 
@@ -135,7 +136,9 @@ class StoredFiles(_Queue[FileKey]):
         try:
             StoreRoom.check(self._connector, nbytes)
             key = self._connector.put(pieces)
-        except OSError:
+        except OSError as error:
+            if is_of_handler(error):
+                raise
             return None
         self.look(_LOOKED_AT)
         self._keep(key, nbytes)

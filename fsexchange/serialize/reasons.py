@@ -23,15 +23,19 @@ _OURS = os.path.dirname(__file__)
 _LOOKED_AT = 100_000
 
 
-def is_of_handler(error: Exception) -> bool:
-    """Return whether the handler of a signal has raised an error: then it is not of an object."""
+def is_of_handler(error: BaseException) -> bool:
+    """Return whether the handler of a signal has raised an error, or its cause.
+
+    Then it says nothing of what was done meanwhile.
+    """
     handlers = filter(callable, map(signal.getsignal, signal.valid_signals()))
     codes = {code for code in map(_code_of, handlers) if code is not None}
-    traceback = error.__traceback__
-    while traceback is not None:
-        if traceback.tb_frame.f_code in codes:
-            return True
-        traceback = traceback.tb_next
+    for each in (error, error.__cause__):
+        traceback = None if each is None else each.__traceback__
+        while traceback is not None:
+            if traceback.tb_frame.f_code in codes:
+                return True
+            traceback = traceback.tb_next
     return False
 
 

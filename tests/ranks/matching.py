@@ -511,7 +511,7 @@ def _interrupted_receives(ex: Exchange) -> None:
     while ex.Iprobe(other, 1) or not ex.Iprobe(other, 2) or ex.Iprobe(other, 1):
         if not ex.Iprobe(other, 1):
             continue
-        with contextlib.suppress(KeyboardInterrupt, TypeError):
+        with contextlib.suppress(*_RAISED):
             signal.setitimer(signal.ITIMER_REAL, choose.uniform(1e-6, 2e-4))
             array = ex.recv(source=other, tag=1)
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -525,7 +525,7 @@ def _interrupted_sends(ex: Exchange, elements: int) -> list[int]:
     end = time.monotonic() + 1
     number = interrupted = 0
     while time.monotonic() < end or not interrupted:
-        with contextlib.suppress(KeyboardInterrupt, TypeError):
+        with contextlib.suppress(*_RAISED):
             interrupted += 1
             signal.setitimer(signal.ITIMER_REAL, 1e-5 + number % 97 * 4e-6)
             for _ in range(5):
@@ -573,7 +573,9 @@ def handler_that_sends() -> None:
             ex.send(None, other)
 
 
-_errors = itertools.cycle((KeyboardInterrupt, TypeError))  # MPI refuses by the second, too
+# MPI refuses by the second, too, and the third else says that there is no memory.
+_RAISED = KeyboardInterrupt, TypeError, TimeoutError
+_errors = itertools.cycle(_RAISED)
 
 
 def _give_up(*_: object) -> None:
