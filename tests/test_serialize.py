@@ -44,6 +44,7 @@ from fsexchange.serialize.alike import common_head
 from fsexchange.serialize.arrays import ARRAY_OF, HEAD_OF
 from fsexchange.serialize.by_value import define
 from fsexchange.serialize.format import frames_of_pieces
+from fsexchange.serialize.reasons import is_of_handler
 
 from .data.flat_modules import written
 from .processes import PROGRAMS, ROOT, python
@@ -1189,6 +1190,23 @@ def test_what_the_handler_of_a_signal_raises_is_not_of_the_object(handler: Any) 
                 deserialize(data)
         with pytest.raises(SerializationError, match="ValueError"):
             dumps([Raising()])
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_what_an_error_of_a_handler_has_caused_is_of_the_handler() -> None:
+    def wrapped() -> None:
+        try:
+            signal.raise_signal(signal.SIGALRM)
+        except TimeoutError as error:
+            raise ValueError("no answer") from error
+
+    before = signal.signal(signal.SIGALRM, Handler())
+    try:
+        with pytest.raises(ValueError, match="no answer") as caught:
+            wrapped()
+        assert is_of_handler(caught.value)
+        assert not is_of_handler(ValueError("no answer"))
     finally:
         signal.signal(signal.SIGALRM, before)
 
