@@ -64,10 +64,6 @@ _NO_ROOM = (OSError, MemoryError, FsExchangeError)
 _log = logging.getLogger("fsexchange")
 
 
-def _means_no_room(error: BaseException) -> bool:
-    return isinstance(error, _NO_ROOM) and not is_of_handler(error)
-
-
 class Rooms:
     """The rooms of the ranks of a communicator. A room is for one call of a verb."""
 
@@ -218,7 +214,7 @@ class Rooms:
                     room.fill(content(message, at))
             answer = _DONE
         except _NO_ROOM as error:
-            if not _means_no_room(error):
+            if is_of_handler(error):
                 raise
             answer = _REFUSED  # a message has it then
         finally:
@@ -283,7 +279,7 @@ class Rooms:
             try:
                 work()
             except BaseException as error:
-                if not _means_no_room(error):  # Ctrl-C: the others wait for this rank
+                if not isinstance(error, _NO_ROOM) or is_of_handler(error):  # others wait for this
                     most[0] = _INTERRUPTED + self._rank
                     self._tell(most)
                     raise
