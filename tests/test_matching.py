@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -13,11 +14,11 @@ from .processes import small_tmpfs
 pytestmark = needs_mpi
 
 #: On one host; as if each rank had a host of its own; and with every large `send` as an `ssend`.
+#: And "mixed": the third rank and the fourth have nothing in C.
 WAYS = ["host", "hosts", "crowd"]
 
 
-@pytest.mark.parametrize("n", [1, 2, 4])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("way", "n"), [*itertools.product(WAYS, [1, 2, 4]), ("mixed", 4)])
 def test_in_each_way(way: str, n: int, shm_dir: Path) -> None:
     bodies = [
         "wait_for_send_first",

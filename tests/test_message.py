@@ -53,8 +53,7 @@ each_object = pytest.mark.parametrize("obj", OBJECTS.values(), ids=OBJECTS)
 
 def outbox(size: int = 1) -> Outbox:
     """Return one without a slab, of none of the ranks: it sends a message to each."""
-    no_slab: Any = None
-    return Outbox(encode, -1, size, no_slab, 0)
+    return Outbox(encode, -1, size, None)
 
 
 def sent_of(obj: Any, make: Any = None) -> Outgoing:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fsexchange.mpi import outgoing, wire
+from fsexchange.mpi import wire
 from fsexchange.mpi.codec import Codec
 from fsexchange.mpi.message import CALL_SIZE, a_call, decode, joined
 from fsexchange.mpi.outgoing import Outbox
@@ -50,7 +50,7 @@ class Slots:
 def outbox(slots: Slots, size: int = 4) -> Outbox:
     """Return that of rank 1."""
     bodies: Any = slots
-    return Outbox(encode, 1, size, bodies, 255)
+    return Outbox(encode, 1, size, bodies)
 
 
 def test_for_each_rank() -> None:
@@ -115,19 +115,6 @@ def test_error_after_some_were_placed(to_all: bool) -> None:
     assert type(sent.error) is MemoryError
     assert slots.free == 5
     assert not sent.placed
-
-
-def test_whole_before_its_packet_where_stores_have_no_order(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """And not a second time after it: its place may be another's by then."""
-    monkeypatch.setattr(outgoing, "KEEPS_ORDER", False)
-    slots = Slots(5)
-    _, sent = outbox(slots).pack(CALL, ROOM, LARGE, None, 0)
-    assert sent is not None
-    assert slots.finished == [0]
-    sent.finish()
-    assert slots.finished == [0]
 
 
 def test_it_is_finished_once_its_packets_are_out() -> None:

@@ -199,7 +199,8 @@ release_share(unsigned char *taken)
     __atomic_sub_fetch(taken, 1, __ATOMIC_ACQ_REL);
 }
 
-/* Copy so many bytes out of the slot of a number, past this core's caches if `wide`, and free it. */
+/* Copy so many bytes out of the slot of a number, past this core's caches if `wide`, and free it;
+   only free it if there is no memory to copy to. */
 static void
 empty_slot(unsigned char *slab, uint64_t number, char *into, uint64_t nbytes, int wide)
 {
@@ -207,11 +208,11 @@ empty_slot(unsigned char *slab, uint64_t number, char *into, uint64_t nbytes, in
     struct paces *outs = (struct paces *)(slab + OUTS);
     int past = (number & PAST) != 0;
     uint64_t began = is_timed(number, nbytes) ? now() : 0;
-    if (past)
+    if (into != NULL && past)
         stream(into, from, nbytes, wide);
-    else
+    else if (into != NULL)
         memcpy(into, from, nbytes);
-    if (began)
+    if (into != NULL && began)
         note(&outs->of[past], began, nbytes);
     release_share(slab + TAKEN + number % SLOTS);
 }
@@ -240,6 +241,13 @@ get_parts(PyObject *buffers, PyObject *starts, struct part *parts)
     return -1;
 }
 
+/* Return whether a slot has readers yet; what is written to it from here on is after their loads. */
+static int
+is_taken(const unsigned char *taken)
+{
+    return __atomic_load_n(taken, __ATOMIC_ACQUIRE) != 0;
+}
+
 /* Take up to so many free slots that follow one another, each for so many readers: return the first,
    and how many. Called with the GIL, so that no other thread takes the same, and no signal's handler
    loses them. */
@@ -248,9 +256,10 @@ take(unsigned char *slab, int most, int readers, int *count)
 {
     unsigned char *taken = slab + TAKEN;
     int first = slab[NEXT] % (way(slab) ? SLOTS : WARM);
-    for (int looks = 0; looks < SLOTS && taken[first]; looks++)
+    for (int looks = 0; looks < SLOTS && is_taken(taken + first); looks++)
         first = (first + 1) % SLOTS;
-    for (*count = 0; *count < most && first + *count < SLOTS && !taken[first + *count]; ++*count)
+    for (*count = 0;
+         *count < most && first + *count < SLOTS && !is_taken(taken + first + *count); ++*count)
         taken[first + *count] = (unsigned char)readers;
     slab[NEXT] = (unsigned char)(first + *count) % SLOTS;
     return first;
@@ -415,13 +424,12 @@ fill(PyObject *Py_UNUSED(module), PyObject *args)
     return count < 0 ? NULL : PyLong_FromUnsignedLongLong(start);
 }
 
-/* Copy of a body what is ready, from `start` on, out of its slots, and free these; return how far that
-   went. */
+/* Copy of a body of `stop` bytes what is ready, from `start` on, out of its slots, and free these;
+   return how far that went. Without memory to copy to, what comes is dropped. */
 static uint64_t
-copy_out(unsigned char *slab, Py_ssize_t record, const Py_buffer *into, uint64_t start)
+copy_out(unsigned char *slab, Py_ssize_t record, char *into, uint64_t start, uint64_t stop)
 {
     unsigned char *at = slab + record;
-    uint64_t stop = (uint64_t)into->len;
     int looks = 0, copied = 0;
     while (start < stop && looks < LOOKS && copied < AT_A_TIME) {
         uint64_t n = start / SLOT;
@@ -431,7 +439,8 @@ copy_out(unsigned char *slab, Py_ssize_t record, const Py_buffer *into, uint64_t
             continue;
         }
         size_t nbytes = stop - start < SLOT ? stop - start : SLOT;
-        empty_slot(slab, at[PIECES + n % 256], (char *)into->buf + start, nbytes, stop >= WIDE);
+        empty_slot(slab, at[PIECES + n % 256], into == NULL ? NULL : into + start, nbytes,
+                   stop >= WIDE);
         start += nbytes;
         looks = 0;
         copied++;
@@ -439,37 +448,50 @@ copy_out(unsigned char *slab, Py_ssize_t record, const Py_buffer *into, uint64_t
     return start;
 }
 
-PyDoc_STRVAR(empty_doc, "empty(slab, record, into, done, /)\n--\n\n\
-Copy a body out of its slots as far as it is ready, and free these.\n\
+PyDoc_STRVAR(empty_doc, "empty(slab, record, into, nbytes, done, /)\n--\n\n\
+Copy a body of so many bytes out of its slots as far as it is ready, and free these.\n\
 \n\
-Where in the slab the record is; memory of 8 bytes that says from where on, and then how far.");
+Where in the slab the record is; the memory to copy to, None to drop what comes; memory of 8 bytes\n\
+that says from where on, and then how far.");
 
 static PyObject *
 empty(PyObject *Py_UNUSED(module), PyObject *args)
 {
     PyObject *memory, *body, *progress;
     Py_ssize_t record;
-    Py_buffer slab, into, done;
-    if (!PyArg_ParseTuple(args, "OnOO", &memory, &record, &body, &progress) ||
+    unsigned long long nbytes;
+    Py_buffer slab, into = {0}, done;
+    if (!PyArg_ParseTuple(args, "OnOKO", &memory, &record, &body, &nbytes, &progress) ||
         PyObject_GetBuffer(memory, &slab, PyBUF_WRITABLE) < 0)
         return NULL;
-    if (PyObject_GetBuffer(body, &into, PyBUF_WRITABLE) < 0) {
-        PyBuffer_Release(&slab);
-        return NULL;
+    int failed = body != Py_None && PyObject_GetBuffer(body, &into, PyBUF_WRITABLE) < 0;
+    if (!failed && into.buf != NULL && (uint64_t)into.len < nbytes) {
+        PyErr_SetString(PyExc_ValueError, "the body is longer than the memory");
+        failed = 1;
     }
-    int failed = PyObject_GetBuffer(progress, &done, PyBUF_WRITABLE) < 0;
-    if (!failed) {
+    if (!failed && PyObject_GetBuffer(progress, &done, PyBUF_WRITABLE) == 0) {
         uint64_t start;
         memcpy(&start, done.buf, sizeof start);
         Py_BEGIN_ALLOW_THREADS
-        start = copy_out(slab.buf, record, &into, start);
+        start = copy_out(slab.buf, record, into.buf, start, nbytes);
         Py_END_ALLOW_THREADS
         memcpy(done.buf, &start, sizeof start);
         PyBuffer_Release(&done);
     }
-    PyBuffer_Release(&into);
+    if (into.obj != NULL)
+        PyBuffer_Release(&into);
     PyBuffer_Release(&slab);
-    return failed ? NULL : Py_BuildValue("");
+    return PyErr_Occurred() ? NULL : Py_BuildValue("");
+}
+
+PyDoc_STRVAR(order_doc, "order(/)\n--\n\n\
+Let all loads and stores before this end before those after it.");
+
+static PyObject *
+order(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+{
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    return Py_BuildValue("");
 }
 
 /* ---- arrays --------------------------------------------------------------------------------- */
@@ -499,7 +521,7 @@ take_out(unsigned char *slab, int is_record, uint64_t number, PyObject *array,
     do {
         before = start;
         Py_BEGIN_ALLOW_THREADS
-        start = copy_out(slab, record, into, start);
+        start = copy_out(slab, record, into->buf, start, nbytes);
         Py_END_ALLOW_THREADS
         memcpy(PyByteArray_AsString(done), &start, sizeof start);
     } while (start < nbytes && PyErr_CheckSignals() == 0 &&
@@ -647,6 +669,7 @@ static PyMethodDef functions[] = {
     {"place", place, METH_VARARGS, place_doc},
     {"fill", fill, METH_VARARGS, fill_doc},
     {"empty", empty, METH_VARARGS, empty_doc},
+    {"order", order, METH_NOARGS, order_doc},
     {"arrive", arrive, METH_VARARGS, arrive_doc},
     {"copy_past", copy_past, METH_VARARGS, copy_past_doc},
     {NULL, NULL, 0, NULL},

@@ -40,14 +40,11 @@ from fsexchange.mpi.limits import SMALL
 from fsexchange.mpi.message import Pieces
 from fsexchange.mpi.received import empty, forget
 from fsexchange.mpi.slab import (
-    KEEPS_ORDER,
     REQUESTS,
     SLOT,
     SLOTS,
     BrokenBodyError,
     Slab,
-    order,
-    release,
 )
 from fsexchange.mpi.way import Sent, Way
 from fsexchange.mpi.ways import NumberedMessages, StoredFiles
@@ -194,7 +191,7 @@ class Bodies:
         if len(body) > _MOST_SAID:
             buffers, body = [body, *buffers], b""
         held: list[int] = []
-        if _native is not None and len(buffers) == 1 and SMALL <= len(buffers[0]) <= SLOT:
+        if len(buffers) == 1 and SMALL <= len(buffers[0]) <= SLOT:
             placed.withdraw = lambda: slab.free_slots(held)
             said = _native.place(  # most messages, in less time
                 slab.memory,
@@ -218,7 +215,7 @@ class Bodies:
             return False
         if nbytes <= SLOT:
             placed.withdraw = lambda: slab.free_slots(held)
-            if not slab.take_slot(held, readers):
+            if not _native.take_slot(slab.memory, held, readers):
                 return False
             gathered.copy(buffers, starts, 0, slab.slot(held[0], nbytes))
             placed.placeholder = self._say(_SLOT, held[0], body, sizes)
@@ -326,12 +323,9 @@ class Bodies:
         try:
             held.clear()
             memory = slab.slot(slot, nbytes)
-            obj = decode(body, (memory,)) if body else decode(memory)
-            if not KEEPS_ORDER:
-                order()
-            return obj
+            return decode(body, (memory,)) if body else decode(memory)
         finally:  # nothing before it, where a signal's handler may raise
-            release(slab.slots, slot, False)
+            _native.release(slab.slots, slot, False)
 
     def fetch(
         self, rank: int, kind: int, number: int, nbytes: int, place: bytes, held: list[Any]
@@ -352,12 +346,9 @@ class Bodies:
             slab, number = self._slab_of(rank), number % SLOTS
             try:
                 held.clear()
-                copy = bytearray(slab.slot(number, nbytes))
-                if not KEEPS_ORDER:
-                    order()
-                return copy
+                return bytearray(slab.slot(number, nbytes))
             finally:
-                release(slab.slots, number, False)
+                _native.release(slab.slots, number, False)
         flags, at = (self._slab_of(rank).lent, number) if kind == _MEMORY else (bytearray(1), 0)
         try:
             held.clear()

@@ -22,7 +22,6 @@ from fsexchange.mpi.carriers import ByMessages, carrier
 from fsexchange.mpi.message import CALL_SIZE, Message, a_call, decode, length, private
 from fsexchange.mpi.outgoing import Make, Outbox, Outgoing
 from fsexchange.mpi.packets import Packets
-from fsexchange.mpi.slab import MOST_READERS
 
 if TYPE_CHECKING:
     from fsexchange.mpi.bodies import Bodies
@@ -77,8 +76,8 @@ class Collectives:
         self.rank, self.size = internal.rank, internal.size
         # Packets that MPI's collectives carry have no room for a placeholder.
         near = isinstance(self._carrier, ByMessages) and bodies.reach(ranks_above)
-        readers = min(internal.allgather(MOST_READERS if near else 0))
-        self._outbox = Outbox(codec.encode, self.rank, self.size, bodies, readers)
+        shares = all(internal.allgather(near))
+        self._outbox = Outbox(codec.encode, self.rank, self.size, bodies if shares else None)
         size = self._packet = self._carrier.size
         # A call takes a buffer out, as the handler of a signal may call meanwhile, and puts it back
         # unless what it returns may show the memory.

@@ -124,11 +124,13 @@ class Membership:
             with contextlib.suppress(OSError):  # too many open files: then MPI carries the bodies
                 slab = Slab()
         path = "" if slab is None else slab.path
-        mine = path, slab_module.this_host(), os.urandom(8), this_script()
+        mine = path, slab_module.IN_USE, slab_module.this_host(), os.urandom(8), this_script()
         try:
             checked = _checked(root, inline_limit, abort_timeout, host_cache)
             everyone = self.internal.allgather((*mine, socket.gethostname(), *checked))
-            paths, places, names, scripts, hosts, roots, problems = zip(*everyone, strict=True)
+            paths, in_use, places, names, scripts, hosts, roots, problems = zip(
+                *everyone, strict=True
+            )
             self.codec = Codec(same_script=len(set(scripts)) == 1, small=SMALL)
             for rank, problem in enumerate(problems):
                 if problem:
@@ -150,8 +152,11 @@ class Membership:
                 self.internal,
                 self.connector,
                 self.hosts.names,
-                slab,
-                [path if n in self.hosts.near else None for n, path in enumerate(paths)],
+                slab if slab_module.IN_USE else None,
+                [
+                    path if in_use[n] and n in self.hosts.near else None
+                    for n, path in enumerate(paths)
+                ],
                 names[0],
                 self.inline_limit,
             )

@@ -22,7 +22,6 @@ from fsexchange.mpi.message import (
     start,
     the_call,
 )
-from fsexchange.mpi.slab import KEEPS_ORDER
 from fsexchange.serialize.simple import simple_pickle
 
 if TYPE_CHECKING:
@@ -66,20 +65,19 @@ class Outgoing:
 
 
 class Outbox:
-    """Makes the packets and messages of one rank, whose slab has bodies for so many readers."""
+    """Makes the packets and messages of one rank, whose slab all others can read if it has one."""
 
     def __init__(
         self,
         encode: Callable[[Any], Encoded],
         rank: int,
         size: int,
-        bodies: Bodies,
-        most_readers: int,
+        bodies: Bodies | None,
     ) -> None:
         self._encode = encode
         self._rank, self._size = rank, size
         self._others = [each for each in range(size) if each != rank]
-        self._bodies, self._most_readers = bodies, most_readers
+        self._bodies = bodies
 
     def pack(
         self, call: bytes, room: int, obj: Any, make: Make | None, root: int | None = None
@@ -172,16 +170,13 @@ class Outbox:
 
     def _placed(self, encoded: Encoded, readers: int, most: int, sent: Outgoing) -> bool:
         """Get an object a place in the slab, for so many other ranks; False if there is none."""
-        if not 0 < readers <= self._most_readers:
+        if self._bodies is None or not readers:
             return False
         placed = Placed()
         sent.placed.append(placed)
         if not self._bodies.share(placed, *encoded, readers, most):
             sent.withdraw(len(sent.placed) - 1)
             return False
-        if not KEEPS_ORDER:  # it is whole before its packet goes out
-            placed.finish()
-            placed.finish = bool
         return True
 
 

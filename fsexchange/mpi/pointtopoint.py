@@ -27,7 +27,7 @@ from fsexchange.mpi.bodies import Bodies, Placed
 from fsexchange.mpi.communicator import Communicator
 from fsexchange.mpi.limits import EAGER
 from fsexchange.mpi.membership import ArgumentError, Membership
-from fsexchange.mpi.slab import KEEPS_ORDER, REQUESTS
+from fsexchange.mpi.slab import REQUESTS
 from fsexchange.serialize.simple import is_simple, simple_pickle
 
 _Send, _Ssend, _Bsend = MPI.Intracomm.Send, MPI.Intracomm.Ssend, MPI.Intracomm.Bsend
@@ -213,18 +213,15 @@ class PointToPoint(Communicator):
             if post is _Send and self._bodies.is_crowded():
                 post = _Ssend
             self._bodies.place(placed, body, buffers, self._ranks_above[dest])
-            if not KEEPS_ORDER:
-                placed.finish()
             (request,) = starmap(post, ((self, placed.placeholder, dest, tag),))
             is_out = True  # no signal's handler runs between the two
-            if KEEPS_ORDER:
-                placed.finish()
+            placed.finish()
         except BaseException as error:
             if request is not None:
                 self._keep(request)
             if not is_out:
                 placed.withdraw()
-            elif KEEPS_ORDER:  # else its receiver waits for ever, or gets the next body
+            else:  # else its receiver waits for ever, or gets the next body
                 placed.finish()
             if isinstance(error, MPI.Exception):
                 raise self._error(error, dest=dest, tag=tag) from None

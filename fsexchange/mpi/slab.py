@@ -1,17 +1,17 @@
 """Slab: memory of one rank, shared with the ranks of its host, through which bodies pass.
 
 It is reused, and so soon in memory: a body costs a copy in and a copy out, at the same time where
-the receiver is there already, and no page faults. In C copies go past the cores' caches where that
-is faster, as the two ranks may not share these. It has no name in any file system and ends with its
-rank. This module needs no MPI.
+the receiver is there already, and no page faults. Copies go past the cores' caches where that is
+faster, as the two ranks may not share these. It has no name in any file system and ends with its
+rank. Bodies pass through it in C alone; where there was no compiler they go by MPI. This module
+needs no MPI.
 
 The sender owns the slab. For each message it takes a record, and for each piece of the body a slot,
 one after the other, or all at first; it fills the slot, writes its number into the record, and then
 counts up the pieces that are ready.
 A receiver copies a piece, and gives up its share of the slot; at the end, of the record. A byte of
-each says how many readers have yet to do so. x86-64 keeps the order of stores. Elsewhere the body
-is whole before its message goes out, which orders memory, and `order` does so before a slot is
-freed.
+each says how many readers have yet to do so. What was written before a count is seen by who has
+read that: C's atomic operations see to it, and `order` for what Python writes.
 """
 
 from __future__ import annotations
@@ -19,18 +19,14 @@ from __future__ import annotations
 import contextlib
 import math
 import mmap
-import operator
 import os
-import platform
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from fsexchange.filesystem.mapping import shared
-from fsexchange.mpi import gathered
 from fsexchange.mpi.received import empty
 
 if TYPE_CHECKING:
@@ -45,9 +41,6 @@ LOANS = 128
 
 #: Bytes that say where the rest of a body is.
 PLACE_SIZE = 128
-
-#: Whether a receiver may copy behind a sender that is still copying.
-KEEPS_ORDER = platform.machine() in ("x86_64", "AMD64")
 
 # A record: how many pieces are ready, modulo 256; whether the rest of the body is elsewhere, and
 # where; and the slot of each piece, modulo 256. C adds SLOTS to the number of a slot that it has
@@ -64,10 +57,9 @@ _ELSEWHERE, _BROKEN = 1, 2
 #: body to send.
 REQUESTS, SENDS = 1, 2
 
-# Whether the owner is in `recv`; at which slot it looks first for a free one; why it is not about
-# to enter `recv`; the bytes of slots, of records, and of loans; how long copies take, for C;
-# records, slots.
-_RECEIVING, _NEXT, _BUSY, _SLOT_BYTES, _RECORD_BYTES = 0, 1, 2, 64, 64 + SLOTS
+# Whether the owner is in `recv`; why it is not about to enter it; bytes of slots, of records and of
+# loans; how long copies take, for C; records; slots.
+_RECEIVING, _BUSY, _SLOT_BYTES, _RECORD_BYTES = 0, 2, 64, 64 + SLOTS
 _LOANS_AT = _RECORD_BYTES + RECORDS
 _PACES_AT = _LOANS_AT + LOANS
 _RECORDS_AT = _PACES_AT + 128
@@ -89,21 +81,13 @@ _HOPE_PER_BYTE, _WHOLE_AGAIN = 1.2e-10, 7
 # Seconds for which a receiver that drops a body waits for a sender that does nothing.
 _ENDS_WITHIN = 1.0
 
-_fence = threading.Lock()
-
 try:
     from fsexchange.mpi import _native as _native
 except ImportError:
     _native = None  # type: ignore[assignment]
 
-#: Takes the share of one reader from a slot or a record of some, unless it is to be kept: in C
-#: only, where no signal's handler runs. Without C it must be the only reader.
-release: Callable[[memoryview, int, bool], object] = (
-    operator.setitem if _native is None else _native.release
-)
-
-#: How many ranks may read one body, if each of them says so.
-MOST_READERS = 1 if _native is None else 255
+#: Whether bodies of this process can pass through slabs.
+IN_USE = _native is not None
 
 
 def this_host() -> tuple[object, ...]:
@@ -166,33 +150,9 @@ class Slab:
 
     def free_slots(self, slots: Iterable[int]) -> None:
         """Free slots that nobody reads."""
-        if not KEEPS_ORDER:
-            order()
         any(map(self.slots.__setitem__, slots, repeat(0)))  # in C: no signal's handler runs between
 
     # ---- sender ---------------------------------------------------------------------------------
-
-    def take_slot(self, held: list[int], readers: int = 1) -> bool:
-        """Take a slot, and append its number to those that are held; False if none is free."""
-        # In turn. To write again the one that its receiver has just read took up to three times as
-        # long, as another core has it in its cache. In C it depends on how copies go: see there.
-        memory = self.memory
-        if _native is not None:
-            return _native.take_slot(memory, held, readers)
-        first, end = _SLOT_BYTES + memory[_NEXT], _SLOT_BYTES + SLOTS
-        while True:
-            found = self._map.find(b"\0", first, end)
-            if found < 0:
-                found = self._map.find(b"\0", _SLOT_BYTES, first)
-            if found < 0:
-                return False
-            # Other threads and signals' handlers, which may take it, run only where a call ends:
-            # from here on not before the slot is held.
-            if not memory[found]:
-                memory[found] = readers
-                memory[_NEXT] = (found + 1 - _SLOT_BYTES) % SLOTS
-                held.append(found - _SLOT_BYTES)
-                return True
 
     def take(self, nbytes: int, held: list[int], receiver: Slab) -> bool:
         """Take a record for a body that has room, or whose receiver waits for it; else False.
@@ -212,7 +172,7 @@ class Slab:
         if count > self._free or not self._take_record(held, readers):
             return False
         for _ in range(count):
-            if not self.take_slot(slots, readers):  # another thread has them
+            if not _native.take_slot(self.memory, slots, readers):  # another thread has them
                 return False
         at = _RECORDS_AT + held[-1] * _RECORD + _PIECES
         self.memory[at : at + count] = bytes(slots)
@@ -241,8 +201,6 @@ class Slab:
 
         The caller ends SENDS when the body is placed.
         """
-        if not KEEPS_ORDER:
-            return False
         self.busy[0] |= SENDS
         hope = nbytes * _HOPE_PER_BYTE / 2 ** (receiver._missed % _WHOLE_AGAIN)
         deadline = time.perf_counter() + hope
@@ -321,10 +279,7 @@ class Slab:
         late = 0.0
         while start < nbytes:
             before = start
-            if _native is None:
-                start = self._copy_in(at, buffers, starts, start, spill is None)
-            else:
-                start = _native.fill(memory, at, spill is None, buffers, starts, start)
+            start = _native.fill(memory, at, spill is None, buffers, starts, start)
             if start > before or spill is None:
                 late = 0.0
             elif not late:
@@ -334,28 +289,10 @@ class Slab:
             else:
                 place = spill(start)
                 memory[at + _PLACE : at + _PLACE + PLACE_SIZE] = place.ljust(PLACE_SIZE, b"\0")
+                _native.order()
                 memory[at + _OVER] = _ELSEWHERE
                 told[0] = True
                 return
-
-    def _copy_in(
-        self, at: int, buffers: list[Memory], starts: list[int], start: int, has_slots: bool
-    ) -> int:
-        """Copy the next piece of a body into a slot, count it up, and return how far that went."""
-        memory = self.memory
-        n, nbytes = start // SLOT, min(SLOT, starts[-1] - start)
-        held: list[int] = []
-        try:
-            if not has_slots and not self.take_slot(held):
-                return start
-            slot = memory[at + _PIECES + n % 256] if has_slots else held[0]
-            gathered.copy(buffers, starts, start, self.slot(slot, nbytes))
-        except BaseException:
-            self.free_slots(held)
-            raise
-        memory[at + _PIECES + n % 256] = slot
-        memory[at] = (n + 1) % 256
-        return start + nbytes
 
     # ---- receiver -------------------------------------------------------------------------------
 
@@ -393,7 +330,7 @@ class Slab:
                     rest(*elsewhere)
             raise
         finally:
-            release(self.records, record, goes_on)
+            _native.release(self.records, record, goes_on)
         if elsewhere is not None:
             place, left = elsewhere
             into[nbytes - left :] = rest(place, left)
@@ -411,14 +348,12 @@ class Slab:
         patience = _ENDS_WITHIN if into is None else math.inf
         late = time.monotonic() + patience
         while (start := end[0]) < nbytes:
-            if _native is None or into is None:
-                self._copy_out(at, nbytes, into, end)
-            else:
-                _native.empty(memory, at, into, done)
+            _native.empty(memory, at, into, nbytes, done)
             if end[0] > start:
                 late = time.monotonic() + patience
                 continue
             over = memory[at + _OVER]
+            _native.order()
             if over and memory[at] == start // SLOT % 256:  # `over` is written after the last
                 if over == _BROKEN:
                     if into is None:
@@ -429,26 +364,3 @@ class Slab:
                 raise TimeoutError
             os.sched_yield()
         return None
-
-    def _copy_out(self, at: int, nbytes: int, into: memoryview | None, done: memoryview) -> None:
-        """Copy or drop the next piece of a body, if it is ready."""
-        memory, start = self.memory, done[0]
-        n = start // SLOT
-        if memory[at] == n % 256:
-            return
-        slot = memory[at + _PIECES + n % 256] % SLOTS
-        end = min(nbytes, start + SLOT)
-        if into is not None:
-            into[start:end] = self.slot(slot, end - start)
-        if not KEEPS_ORDER:
-            order()
-        done[0] = end  # nothing from here on where a signal's handler might raise
-        release(self.slots, slot, False)
-
-
-def order() -> None:
-    """Let all loads before this end before all stores after it."""
-    with _fence:
-        pass
-    with _fence:
-        pass

@@ -36,7 +36,6 @@ from fsexchange import (
 from fsexchange.mpi import Exchange, Request, bodies, connect, limits, outgoing, packets, slab
 from fsexchange.mpi.membership import ArgumentError
 from fsexchange.mpi.room import HostRoom
-from fsexchange.mpi.slab import Slab
 
 from .common import (
     base,
@@ -1111,7 +1110,7 @@ def slabs_without_descriptors() -> None:
         names["Slab"] = _refuses
     with Exchange(comm, base / "store") as ex:
         names["Slab"] = slab
-        assert ex._collectives._outbox._most_readers == 0 or size == 1
+        assert ex._collectives._outbox._bodies is None or size == 1
         use(ex)
 
 
@@ -1267,21 +1266,20 @@ def interrupted_while_filling_slots() -> None:
     with Exchange(comm, base / "store") as ex:
         if ex._bodies._slab is None or not 1 < size <= 4:
             return
-        where, name = (Slab, "_copy_in") if slab._native is None else (slab._native, "fill")
-        copy: Callable[..., Any] = getattr(where, name)
+        fill = slab._native.fill
         copied = itertools.count()
 
         def interrupted(*args: Any) -> Any:
             if next(copied) == 1:
                 raise KeyboardInterrupt
-            return copy(*args)
+            return fill(*args)
 
         for verb, call in _slab_verbs(ex, 5 << 18, last).items():
             copied = itertools.count()
             if rank == last:
-                setattr(where, name, interrupted)
+                slab._native.fill = interrupted
                 raises(KeyboardInterrupt, call)
-                setattr(where, name, copy)
+                slab._native.fill = fill
             elif rank == 0 or verb in ("bcast", "allgather"):
                 assert raises(RemoteError, call).rank == last
             else:
