@@ -38,7 +38,7 @@ def test_on_every_rank(n: int, shm_dir: Path) -> None:
         "slabs_without_descriptors",
         "failures_beside_slots",
         "some_cannot_be_loaded",
-        "interrupted_beside_slots",
+        "interrupted_as_packets_arrive",
         "interrupted_between_loads",
         "interrupted_before_it_fills_slots",
         "interrupted_while_filling_slots",

@@ -6,6 +6,7 @@ all; else `Packets` moves the rests.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import pickle
 import struct
@@ -19,7 +20,7 @@ from fsexchange.mpi import wire
 from fsexchange.mpi.bodies import drop
 from fsexchange.mpi.buffers import Buffer, buffer_of
 from fsexchange.mpi.carriers import ByMessages, carrier
-from fsexchange.mpi.message import CALL_SIZE, Message, a_call, decode, length, private
+from fsexchange.mpi.message import CALL_SIZE, Message, a_call, decode, is_of, length, private
 from fsexchange.mpi.outgoing import Make, Outbox, Outgoing
 from fsexchange.mpi.packets import Packets
 
@@ -102,9 +103,9 @@ class Collectives:
                     self._kept[_TO_ALL] = buffer
                     return obj
             except BaseException:
-                _drop(call, buffer)
+                _give_up(call, buffer, None, self._packets.bcast_from, root, self._limit(make))
                 raise
-            message = self._packets.bcast_from(call, root, buffer.memory, self._limit(make))
+            message = self._packets.bcast_from(call, buffer.memory, root, self._limit(make))
             return self._one(message, root)
         packet, sent = self._outbox.pack(call, self._carrier.size_to_all, obj, make)
         if sent is None:
@@ -132,9 +133,9 @@ class Collectives:
                     self._kept[_OF_ONE] = buffer
                     return obj
             except BaseException:
-                _drop(call, buffer)
+                _give_up(call, buffer, None, self._packets.scatter_from, root)
                 raise
-            message = self._packets.scatter_from(call, root, buffer.memory)
+            message = self._packets.scatter_from(call, buffer.memory, root)
             return self._one(message, root)
         packets, sent = self._outbox.pack_each(call, self._packet, objs, make)
         if sent is None:
@@ -173,16 +174,18 @@ class Collectives:
             if sent.error is not None:
                 raise sent.error
             return None
-        buffer = self._buffer_with(packet)
+        buffer, moves = self._buffer_with(packet), False
         try:
             self._carrier.gathered(buffer, root)
             small = self._small(call, buffer, sent)
             if small is not None:
                 return small
+            moves = True
             messages = self._packets.gathered(call, buffer.memory, self._limit(make))
             return self._each(messages, sent, buffer)
         except BaseException:
-            _drop(call, buffer, self.rank)
+            move = None if moves else self._packets.gathered
+            _give_up(call, buffer, self.rank, move, self._limit(make))
             raise
 
     def allgather(self, obj: Any, make: Make | None = None) -> list[Any]:
@@ -193,7 +196,8 @@ class Collectives:
         """Return as `allgather` does, `Failed` in place of what could not be had."""
         call = a_call(verb, 0, self._number())
         packet, sent = self._outbox.pack(call, self._packet, obj, make)
-        buffer = self._buffer_with(packet)
+        message = None if sent is None else sent.messages.get(None)
+        buffer, moves = self._buffer_with(packet), False
         try:
             if sent is None:
                 self._carrier.allgather(packet, buffer)
@@ -202,19 +206,20 @@ class Collectives:
             small = self._small(call, buffer, sent)
             if small is not None:
                 return small
-            message = None if sent is None else sent.messages.get(None)
-            limit = self._limit(make)
-            messages = self._packets.allgathered(call, buffer.memory, message, limit)
+            moves = True
+            messages = self._packets.allgathered(call, buffer.memory, message, self._limit(make))
             return self._each(messages, sent, buffer)
         except BaseException:
-            _drop(call, buffer, self.rank)
+            move = None if moves else self._packets.allgathered
+            _give_up(call, buffer, self.rank, move, message, self._limit(make))
             raise
 
     def alltoall(self, objs: Any, make: Make | None = None) -> list[Any]:
         """Return the objects of all ranks for this one."""
         call = a_call(wire.ALLTOALL, 0, self._number())
         packets, sent = self._outbox.pack_each(call, self._packet, objs, make)
-        buffer = self._buffer_with(packets[self.rank])
+        messages = {} if sent is None else sent.messages
+        buffer, moves = self._buffer_with(packets[self.rank]), False
         try:
             if sent is None:
                 self._carrier.alltoall(packets, buffer)
@@ -223,11 +228,12 @@ class Collectives:
             small = self._small(call, buffer, sent)
             if small is not None:
                 return checked(small)
-            messages = {} if sent is None else sent.messages
+            moves = True
             received = self._packets.alltoalled(call, buffer.memory, messages)
             return checked(self._each(received, sent, buffer))
         except BaseException:
-            _drop(call, buffer, self.rank)
+            move = None if moves else self._packets.alltoalled
+            _give_up(call, buffer, self.rank, move, messages)
             raise
 
     def _buffer_with(self, packet: bytes) -> Buffer:
@@ -327,11 +333,21 @@ def _send(sent: Outgoing, carry: Callable[..., None], *args: Any) -> None:
         sent.finish()
 
 
-def _drop(call: bytes, buffer: Buffer, own: int | None = None) -> None:
-    """Give up what lies in slabs for packets of a call that are here, and were not loaded."""
+def _give_up(
+    call: bytes, buffer: Buffer, own: int | None, move: Callable[..., object] | None, *args: Any
+) -> None:
+    """Give up what packets of a call tell of that are here, and were not loaded.
+
+    What lies in slabs is freed. What is yet to move, by a method of `Packets`, others wait for: so
+    it moves. That is where a signal's handler has raised an error while this rank waited for
+    packets, as it runs once they are here.
+    """
     for rank, packet in enumerate(buffer.packets):
         if rank != own and packet[:CALL_SIZE] == call:
             drop(buffer.bodies[rank])
+    if move is not None and all(is_of(packet, call) for packet in buffer.packets):
+        with contextlib.suppress(Exception):
+            move(call, buffer.memory, *args)
 
 
 def checked(objs: list[Any]) -> list[Any]:

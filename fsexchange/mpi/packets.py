@@ -111,7 +111,7 @@ class Packets:
             self._exchange(bytes(message[0]), {}, (), sent, own if whole is None else bool)
         return whole
 
-    def bcast_from(self, call: bytes, root: int, packet: Message, limit: float) -> Message:
+    def bcast_from(self, call: bytes, packet: Message, root: int, limit: float) -> Message:
         """Return the root's message, whose packet is here."""
         total = self._length(call, packet, root)
         if total <= self._size_to_all:
@@ -150,7 +150,7 @@ class Packets:
         """
         self._post(sending, rest_tag(call), self._rests(messages))
 
-    def scatter_from(self, call: bytes, root: int, packet: Message) -> Message:
+    def scatter_from(self, call: bytes, packet: Message, root: int) -> Message:
         """Return the root's message, whose packet is here."""
         messages = {root: packet}
         total = self._length(call, packet, root)

@@ -1190,23 +1190,24 @@ def _slab_verbs(ex: Exchange, nbytes: int, root: int) -> dict[str, partial[Any]]
     }
 
 
-def interrupted_beside_slots() -> None:
-    """A signal's handler raises as packets arrive: what comes after is right."""
+def interrupted_as_packets_arrive() -> None:
+    """A signal's handler raises: what comes after is right, and nobody waits for the rest."""
     signal.signal(signal.SIGALRM, signal.default_int_handler)
-    with Exchange(comm, base / "store") as ex:
-        calls = [
-            call for nbytes in (1 << 16, 5 << 18) for call in _slab_verbs(ex, nbytes, 0).values()
-        ]
-        for verb in calls if size > 1 else ():
-            comm.Barrier()
-            if rank == last:
-                signal.setitimer(signal.ITIMER_REAL, 0.005)
-                raises(KeyboardInterrupt, verb)
-            else:
-                time.sleep(0.1)
-                verb()
-            all_slots_are_free(ex)
-        assert ex.allgather(rank) == [*range(size)]
+    sizes = (1 << 16, 5 << 18, 6 << 20)  # by the slab, by the slab or messages, by messages
+    for limit in (limits.INLINE_LIMIT, 0):  # without and with rooms
+        with Exchange(comm, base / f"{limit}", inline_limit=limit) as ex:
+            calls = [call for nbytes in sizes for call in _slab_verbs(ex, nbytes, 0).values()]
+            for verb in calls if size > 1 else ():
+                wanted = getattr(comm, verb.func.__name__)(*verb.args)
+                comm.Barrier()
+                if rank == last:
+                    signal.setitimer(signal.ITIMER_REAL, 0.005)
+                    raises(KeyboardInterrupt, verb)
+                else:
+                    time.sleep(0.1)
+                    assert same(verb(), wanted)
+                all_slots_are_free(ex)
+            assert ex.allgather(rank) == [*range(size)]
 
 
 def interrupted_between_loads() -> None:
