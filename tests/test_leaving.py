@@ -14,6 +14,7 @@ pytestmark = needs_mpi
 
 VERBS = [
     "bcast",
+    "bcast in a room",
     "gather",
     "allgather",
     "scatter",

@@ -8,11 +8,11 @@ elsewhere: it computes, or waits in a verb for a rank that will never come.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from mpi4py import MPI
 
-from fsexchange.mpi.wire import ASK, HERE
+from fsexchange.mpi.wire import ASK, HERE, LEAVES
 
 _NOTHING = b""
 
@@ -30,13 +30,12 @@ def leave(
     those that are not.
     """
     others = [rank for rank in range(comm.size) if rank != comm.rank]
-    everyone = comm.Ibarrier()
     asked = told = False
     answered: set[int] = set()
     here: set[int] = set()
     late = time.monotonic() + timeout
     pause = 0.0
-    while not everyone.Test():
+    for _ in _until_all_are_here(comm):
         is_late = time.monotonic() > late
         if not asked and (by_exception or is_late):
             asked = True
@@ -65,6 +64,21 @@ def leave(
         if asked and rank not in here:
             comm.Recv(bytearray(), rank, HERE)
     return []
+
+
+def _until_all_are_here(comm: MPI.Intracomm) -> Iterator[None]:
+    """Yield for as long as other ranks have not come.
+
+    By messages, a dissemination barrier: MPI could take one of its own for the part of this rank in
+    a collective in which another waits.
+    """
+    step = 1
+    while step < comm.size:
+        comm.Isend(_NOTHING, (comm.rank + step) % comm.size, LEAVES).Free()
+        arrived = comm.Irecv(bytearray(), (comm.rank - step) % comm.size, LEAVES)
+        while not arrived.Test():
+            yield
+        step *= 2
 
 
 def _senders(comm: MPI.Intracomm, tag: int) -> list[int]:

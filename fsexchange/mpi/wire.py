@@ -20,6 +20,7 @@ BCAST, GATHER, ALLGATHER, SCATTER, ALLTOALL, REDUCE, ALLREDUCE, SCAN = range(len
 
 ASK = 1  # by a rank that leaves: has the receiver left, too?
 HERE = 2  # the answer: it has
+LEAVES = 3  # to another rank: its sender and some others have left
 OFFER = 4  # where in a room a rank's part is
 WRITTEN = 5  # a rank has written its part of a room, or used what it was offered
 SENT_ANYWAY = 6  # an array that was described only, as MPI was to reduce it, and cannot

@@ -28,6 +28,7 @@ def call(ex: Exchange, verb: str, obj: Any) -> Any:
     """Use a verb so that the others wait for the last rank."""
     calls: dict[str, Callable[[], Any]] = {
         "bcast": lambda: ex.bcast(obj, root=size - 1),
+        "bcast in a room": lambda: ex.bcast(np.ones(3 << 20)),  # by the first rank
         "gather": lambda: ex.gather(obj),
         "allgather": lambda: ex.allgather(obj),
         "scatter": lambda: ex.scatter([obj] * size, root=size - 1),
