@@ -38,7 +38,7 @@ def test_on_every_rank(n: int, shm_dir: Path) -> None:
         "slabs_without_descriptors",
         "failures_beside_slots",
         "some_cannot_be_loaded",
-        "interrupted_as_packets_arrive",
+        "interrupted_while_it_waits",
         "interrupted_between_loads",
         "interrupted_before_it_fills_slots",
         "interrupted_while_filling_slots",
@@ -75,6 +75,12 @@ def test_receiver_may_lag(shm_dir: Path) -> None:
 def test_head_to_head(shm_dir: Path) -> None:
     needs_room(shm_dir, 6)
     passes(2, "verbs", "head_to_head", shm_dir)
+
+
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_handler_that_raises_in_a_collective(hosts: int, shm_dir: Path) -> None:
+    before = ["env", f"FSEXCHANGE_TEST_RANKS_OF_A_HOST={2 // hosts}"]
+    passes(2, "verbs", "interrupted_once_packets_are_out", shm_dir, before=before)
 
 
 @pytest.mark.parametrize("n", [1, 2, 4])

@@ -33,7 +33,7 @@ def test_every_verb_between_two_hosts(n: int, shm_dir: Path) -> None:
         "local_store",
         "one_rank_fails",
         "errors_of_all_kinds",
-        "interrupted_as_packets_arrive",
+        "interrupted_while_it_waits",
         "interrupted_while_waiting",
         "stopped_while_passing_on",
     ]

@@ -484,7 +484,7 @@ empty(PyObject *Py_UNUSED(module), PyObject *args)
     return PyErr_Occurred() ? NULL : Py_BuildValue("");
 }
 
-PyDoc_STRVAR(order_doc, "order(/)\n--\n\n\
+PyDoc_STRVAR(order_doc, "order()\n--\n\n\
 Let all loads and stores before this end before those after it.");
 
 static PyObject *

@@ -10,7 +10,7 @@ import numpy as np
 from fsexchange.connector.connector import FileConnector
 from fsexchange.connector.keys import FileKey
 from fsexchange.mpi import blocks
-from fsexchange.mpi.collectives import Collectives
+from fsexchange.mpi.collectives import Collectives, Late
 from fsexchange.mpi.limits import ASSEMBLED_BY_ROOM
 from fsexchange.mpi.room import FILLED_FROM, StoreRoom, span
 
@@ -28,7 +28,18 @@ def assemble(
     collectives: Collectives, block: npt.ArrayLike, describe: Describe
 ) -> npt.NDArray[Any]:
     """Return the array that the blocks of all ranks make; collective."""
-    plan = blocks.plan(collectives.allgather(block, describe))
+    late: list[BaseException] = []
+    array = _assembled(
+        collectives, block, blocks.plan(collectives.allgather(block, describe, late))
+    )
+    if late:
+        raise late[0]
+    return array
+
+
+def _assembled(
+    collectives: Collectives, block: npt.ArrayLike, plan: blocks.Plan
+) -> npt.NDArray[Any]:
     rank = collectives.rank
     if not plan.nbytes:
         return np.empty(plan.shape, plan.dtype)
@@ -72,10 +83,11 @@ def put_blocks(
     The root makes the file.
     """
     rank = collectives.rank
-    plan = blocks.plan(collectives.allgather(block, describe))
+    late: list[BaseException] = []
+    plan = blocks.plan(collectives.allgather(block, describe, late))
     failed: Exception | None = None
     try:
-        block, plan = _long_runs(collectives, block, plan)
+        block, plan = _long_runs(collectives, block, plan, late)
     except Exception as error:  # whatever it is, the others wait for this rank below
         failed = error
     created: list[FileKey] = []
@@ -90,17 +102,19 @@ def put_blocks(
         connector.fill(key, blocks.runs(plan, rank, block, key.nbytes - plan.nbytes))
 
     try:
-        key: FileKey = collectives.bcast(None, root, create)
-        collectives.allgather(None, write)
+        key: FileKey = collectives.bcast(None, root, create, late)
+        collectives.allgather(None, write, late)
     except BaseException:
         for lost in created:
             connector.evict(lost)
         raise
+    if late:
+        raise late[0]
     return key
 
 
 def _long_runs(
-    collectives: Collectives, block: npt.ArrayLike, plan: blocks.Plan
+    collectives: Collectives, block: npt.ArrayLike, plan: blocks.Plan, late: Late = None
 ) -> tuple[npt.ArrayLike, blocks.Plan]:
     """Return a block of this rank that has long runs, and the plan of all such; collective.
 
@@ -110,5 +124,5 @@ def _long_runs(
     if slabs is None:
         return block, plan
     rank = collectives.rank
-    pieces = collectives.alltoall(blocks.cut(block, rank, plan, slabs))
+    pieces = collectives.alltoall(blocks.cut(block, rank, plan, slabs), late=late)
     return blocks.merge(pieces, rank, plan, slabs), slabs

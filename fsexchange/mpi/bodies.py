@@ -2,8 +2,8 @@
 
 In place of the message travels a placeholder: the pickle of a call of `_arrived`, which says where
 the buffers are, and which fetches them when the receiver loads it. For a rank of this host they lie
-in the sender's slab, if that has room or the receiver waits for them; else `Bodies._send` decides
-which way they take.
+in the sender's slab, if that has room or the receiver waits for them, and both have slabs; else
+`Bodies._send` decides which way they take.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ class Bodies:
             placed.withdraw = lambda: slab.free_slots(held)
             if not _native.take_slot(slab.memory, held, readers):
                 return False
-            gathered.copy(buffers, starts, 0, slab.slot(held[0], nbytes))
+            gathered.copy(buffers, starts, slab.slot(held[0], nbytes))
             placed.placeholder = self._say(_SLOT, held[0], body, sizes)
             return True
         begun: list[bool] = []
@@ -259,9 +259,9 @@ class Bodies:
     def _send(self, pieces: Pieces, nbytes: int, dest: int) -> tuple[int, Sent]:
         """Send a body past the slab: this decides which way it takes.
 
-        To a rank of this host it goes by memory, to another host by MPI, if it has at most
-        `inline_limit` bytes; else by a file of the store. What has room nowhere else goes by
-        MPI, which asks for nothing but a copy in this process.
+        To a rank of this host it goes by memory; to another host, or where one of the two has no
+        slab, by MPI, if it has at most `inline_limit` bytes; else by a file of the store. What has
+        room nowhere else goes by MPI, which asks for nothing but a copy in this process.
         """
         is_near = self._slab is not None and self._paths[dest] is not None
         by_file = is_near or nbytes > self._inline_limit

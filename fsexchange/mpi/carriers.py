@@ -11,8 +11,8 @@ call have the same length.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import repeat
+from collections.abc import Iterator, Sequence
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Protocol
 
 from mpi4py import MPI
@@ -37,26 +37,29 @@ _SMALLEST = 128
 
 
 class Carrier(Protocol):
-    """A way for packets, each of which may be shorter than the memory that it is received in."""
+    """A way for packets, each of which may be shorter than the memory that it is received in.
+
+    What sends gets a list, which is empty until packets are out, whatever a handler raises.
+    """
 
     size: int
     """The most bytes that a packet may have."""
     size_to_all: int
     """The same for a bcast."""
 
-    def bcast(self, packet: bytes, root: int) -> None:
+    def bcast(self, packet: bytes, root: int, out: list[None]) -> None:
         """Send a packet to all ranks."""
 
     def bcast_from(self, packet: Buffer, root: int) -> None:
         """Receive the root's."""
 
-    def scatter(self, packets: Sequence[bytes], root: int) -> None:
+    def scatter(self, packets: Sequence[bytes], root: int, out: list[None]) -> None:
         """Send each rank its packet."""
 
     def scatter_from(self, packet: Buffer, root: int) -> None:
         """Receive the root's packet for this rank."""
 
-    def gather(self, packet: bytes, root: int) -> None:
+    def gather(self, packet: bytes, root: int, out: list[None]) -> None:
         """Send the root this rank's packet."""
 
     def gathered(self, packets: Buffer, root: int) -> None:
@@ -74,7 +77,7 @@ class ByMessages:
 
     # All calls that send or receive several are in C: the handler of a signal that raised between
     # two would leave a rank without its packet, or a message that the next call takes for its own.
-    # Each returns None, so `any` makes them all.
+    # Each returns None, or is appended and then None, so `any` makes them all.
 
     def __init__(self, comm: MPI.Intracomm) -> None:
         self.size = self.size_to_all = EAGER - EAGER % ALIGNMENT
@@ -82,23 +85,24 @@ class ByMessages:
         self._send, self._isend, self._recv = comm.Send, comm.Isend, comm.Recv
         self._sendrecv = comm.Sendrecv
 
-    def bcast(self, packet: bytes, root: int) -> None:
-        any(map(self._send, repeat(packet), self._others, repeat(wire.PACKET)))
+    def bcast(self, packet: bytes, root: int, out: list[None]) -> None:
+        out.extend(map(self._send, repeat(packet), self._others, repeat(wire.PACKET)))
 
     def bcast_from(self, packet: Buffer, root: int) -> None:
         self._recv(packet.memory, root, wire.PACKET)
 
-    def scatter(self, packets: Sequence[bytes], root: int) -> None:
+    def scatter(self, packets: Sequence[bytes], root: int, out: list[None]) -> None:
         others = self._others
-        any(map(self._send, map(packets.__getitem__, others), others, repeat(wire.PACKET)))
+        out.extend(map(self._send, map(packets.__getitem__, others), others, repeat(wire.PACKET)))
 
     scatter_from = bcast_from
 
-    def gather(self, packet: bytes, root: int) -> None:
+    def gather(self, packet: bytes, root: int, out: list[None]) -> None:
         self._send(packet, root, wire.PACKET)
+        out.append(None)
 
     def gathered(self, packets: Buffer, root: int) -> None:
-        self._receive(packets)
+        any(self._receives(packets))
 
     def allgather(self, packet: bytes, packets: Buffer) -> None:
         self._exchange([packet] * len(self._others), packets)
@@ -113,15 +117,15 @@ class ByMessages:
             self._sendrecv(sent[0], other, wire.PACKET, into, other, wire.PACKET)
             return
         requests: list[MPI.Request] = []
+        sends = map(self._isend, sent, self._others, repeat(wire.PACKET))
         try:
-            requests.extend(map(self._isend, sent, self._others, repeat(wire.PACKET)))
-            self._receive(packets)
+            any(chain(map(requests.append, sends), self._receives(packets)))
         finally:
             MPI.Request.Waitall(requests)
 
-    def _receive(self, packets: Buffer) -> None:
+    def _receives(self, packets: Buffer) -> Iterator[None]:
         into = map(packets.packets.__getitem__, self._others)
-        any(map(self._recv, into, self._others, repeat(wire.PACKET)))
+        return map(self._recv, into, self._others, repeat(wire.PACKET))
 
 
 class ByCollectives:
@@ -134,20 +138,22 @@ class ByCollectives:
         self.size_to_all = _TO_ALL
         self._comm = comm
 
-    def bcast(self, packet: bytes, root: int) -> None:
-        self._comm.Bcast(packet.ljust(self.size_to_all, b"\0"), root)
+    def bcast(self, packet: bytes, root: int, out: list[None]) -> None:
+        out.extend(map(self._comm.Bcast, (packet.ljust(self.size_to_all, b"\0"),), (root,)))
 
     def bcast_from(self, packet: Buffer, root: int) -> None:
         self._comm.Bcast(packet.spec, root)
 
-    def scatter(self, packets: Sequence[bytes], root: int) -> None:
-        self._comm.Scatter([self._joined(packets), self.size, MPI.BYTE], MPI.IN_PLACE, root)
+    def scatter(self, packets: Sequence[bytes], root: int, out: list[None]) -> None:
+        sent = [self._joined(packets), self.size, MPI.BYTE]
+        out.extend(map(self._comm.Scatter, (sent,), (MPI.IN_PLACE,), (root,)))
 
     def scatter_from(self, packet: Buffer, root: int) -> None:
         self._comm.Scatter(None, packet.spec, root)
 
-    def gather(self, packet: bytes, root: int) -> None:
-        self._comm.Gather([self._joined([packet]), self.size, MPI.BYTE], None, root)
+    def gather(self, packet: bytes, root: int, out: list[None]) -> None:
+        sent = [self._joined([packet]), self.size, MPI.BYTE]
+        out.extend(map(self._comm.Gather, (sent,), (None,), (root,)))
 
     def gathered(self, packets: Buffer, root: int) -> None:
         self._comm.Gather(MPI.IN_PLACE, packets.spec, root)

@@ -6,13 +6,13 @@ all; else `Packets` moves the rests.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import pickle
 import struct
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from mpi4py import MPI
 
@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     from fsexchange.mpi.codec import Codec
     from fsexchange.mpi.hosts import Hosts
     from fsexchange.mpi.rooms import Rooms
+
+_R = TypeVar("_R")
+
+#: Where what a signal's handler raised goes; None: it is raised at the end of the verb.
+Late: TypeAlias = "list[BaseException] | None"
 
 _loads = pickle.loads
 
@@ -53,6 +58,9 @@ class Collectives:
     The error of a rank is raised there, and as `RemoteError` by every rank that waits for its
     message. What a rank sends is its object, or with `make` what that returns for it: that goes by
     no room, as a rank that could not take it from there would be out of step with the others.
+
+    What a signal's handler raises while a rank waits, and until it has done its part, comes at the
+    end of the verb, or in the list `late`: others wait for that part.
     """
 
     def __init__(
@@ -90,11 +98,13 @@ class Collectives:
         self._number()
         self.internal.Barrier()
 
-    def bcast(self, obj: Any, root: int, make: Make | None = None) -> Any:
+    def bcast(self, obj: Any, root: int, make: Make | None = None, late: Late = None) -> Any:
         """Return the root's object; that of the other ranks is ignored."""
         call = a_call(wire.BCAST, root, self._number())
         if self.rank != root:
             buffer = self._kept.pop(_TO_ALL, None) or buffer_of(self._carrier.size_to_all)
+            begun: list[object] = []
+            raised: BaseException | None = None
             try:
                 self._carrier.bcast_from(buffer, root)
                 if buffer.memory.startswith(call):
@@ -102,29 +112,39 @@ class Collectives:
                     obj = _loads(buffer.bodies[0])
                     self._kept[_TO_ALL] = buffer
                     return obj
-            except BaseException:
-                _give_up(call, buffer, None, self._packets.bcast_from, root, self._limit(make))
-                raise
-            message = self._packets.bcast_from(call, buffer.memory, root, self._limit(make))
-            return self._one(message, root)
+                limit = self._limit(make)
+                message = self._packets.bcast_from(call, buffer.memory, begun, root, limit)
+            except BaseException as error:
+                raised = error
+                move = self._packets.bcast_from
+                message = _moved(error, move, call, buffer, None, begun, root, self._limit(make))
+            return _at_last(self._one(message, root), raised, late)
         packet, sent = self._outbox.pack(call, self._carrier.size_to_all, obj, make)
         if sent is None:
-            self._carrier.bcast(packet, root)
+            self._carrier.bcast(packet, root, [])
             return _loads(packet[CALL_SIZE:])
-        _send(sent, self._carrier.bcast, packet, root)
-        if not sent.messages:
-            return self._own(sent)
         own: list[Any] = []
-        whole = self._packets.bcast(
-            sent.messages[None], root, self._limit(make), lambda: own.append(self._own(sent))
-        )
-        return own[0] if whole is None else self._one(whole, root, sent)
+
+        def send(begun: list[Any]) -> Message | None:
+            message, limit = sent.messages[None], self._limit(make)
+            return self._packets.bcast(
+                message, root, limit, lambda: own.append(self._own(sent)), begun
+            )
+
+        whole, raised = _sent(sent, send, [], self._carrier.bcast, packet, root)
+        if whole is not None:
+            obj = self._one(whole, root, sent)
+        else:
+            obj = own[0] if own else self._own(sent)
+        return _at_last(obj, raised, late)
 
     def scatter(self, objs: Any, root: int, make: Make | None = None) -> Any:
         """Return the root's object for this rank; those of the other ranks are ignored."""
         call = a_call(wire.SCATTER, root, self._number())
         if self.rank != root:
             buffer = self._kept.pop(_OF_ONE, None) or buffer_of(self._packet)
+            begun: list[object] = []
+            raised: BaseException | None = None
             try:
                 self._carrier.scatter_from(buffer, root)
                 if buffer.memory.startswith(call):
@@ -132,24 +152,21 @@ class Collectives:
                     obj = _loads(buffer.bodies[0])
                     self._kept[_OF_ONE] = buffer
                     return obj
-            except BaseException:
-                _give_up(call, buffer, None, self._packets.scatter_from, root)
-                raise
-            message = self._packets.scatter_from(call, buffer.memory, root)
-            return self._one(message, root)
+                message = self._packets.scatter_from(call, buffer.memory, begun, root)
+            except BaseException as error:
+                raised = error
+                move = self._packets.scatter_from
+                message = _moved(error, move, call, buffer, None, begun, root)
+            return _at_last(self._one(message, root), raised)
         packets, sent = self._outbox.pack_each(call, self._packet, objs, make)
         if sent is None:
-            self._carrier.scatter(packets, root)
+            self._carrier.scatter(packets, root, [])
             return _loads(packets[root][CALL_SIZE:])
         sending: list[MPI.Request] = []
-
-        def carry() -> None:
-            self._carrier.scatter(packets, root)
-            self._packets.scatter(call, sent.messages, sending)
-
+        move_all = partial(self._packets.scatter, call, sent.messages)
         try:
-            _send(sent, carry)
-            return self._own(sent)
+            _, raised = _sent(sent, move_all, sending, self._carrier.scatter, packets, root)
+            return _at_last(self._own(sent), raised)
         finally:
             MPI.Request.Waitall(sending)
 
@@ -159,82 +176,100 @@ class Collectives:
         return None if objs is None else checked(objs)
 
     def gather_some(
-        self, verb: int, obj: Any, root: int, make: Make | None = None
+        self, verb: int, obj: Any, root: int, make: Make | None = None, late: Late = None
     ) -> list[Any] | None:
         """Return as `gather` does, `Failed` in place of what could not be had."""
         call = a_call(verb, root, self._number())
         packet, sent = self._outbox.pack(call, self._packet, obj, make, root)
         if self.rank != root:
-            if sent is None:
-                self._carrier.gather(packet, root)
+            if sent is None and late is None:  # most often, and so in less time
+                self._carrier.gather(packet, root, [])
                 return None
-            _send(sent, self._carrier.gather, packet, root)
-            if sent.messages:
-                self._packets.gather(sent.messages[root], root, self._limit(make))
+            if sent is None:
+                sent = Outgoing(())
+
+            def send(begun: list[Any]) -> None:
+                self._packets.gather(sent.messages[root], root, self._limit(make), begun)
+
+            _, raised = _sent(sent, send, [], self._carrier.gather, packet, root)
             if sent.error is not None:
                 raise sent.error
-            return None
-        buffer, moves = self._buffer_with(packet), False
+            return _at_last(None, raised, late)
+        buffer = self._buffer_with(packet)
+        begun: list[object] = []
+        raised = None
         try:
             self._carrier.gathered(buffer, root)
-            small = self._small(call, buffer, sent)
-            if small is not None:
-                return small
-            moves = True
-            messages = self._packets.gathered(call, buffer.memory, self._limit(make))
-            return self._each(messages, sent, buffer)
-        except BaseException:
-            move = None if moves else self._packets.gathered
-            _give_up(call, buffer, self.rank, move, self._limit(make))
-            raise
+            objs = self._small(call, buffer, sent)
+            if objs is not None:
+                return objs
+            messages = self._packets.gathered(call, buffer.memory, begun, self._limit(make))
+            objs = self._each(messages, sent, buffer)
+        except BaseException as error:
+            raised = error
+            move = self._packets.gathered
+            messages = _moved(error, move, call, buffer, root, begun, self._limit(make))
+            objs = self._each(messages, sent, buffer)
+        return _at_last(objs, raised, late)
 
-    def allgather(self, obj: Any, make: Make | None = None) -> list[Any]:
+    def allgather(self, obj: Any, make: Make | None = None, late: Late = None) -> list[Any]:
         """Return the objects of all ranks."""
-        return checked(self.allgather_some(wire.ALLGATHER, obj, make))
+        return checked(self.allgather_some(wire.ALLGATHER, obj, make, late))
 
-    def allgather_some(self, verb: int, obj: Any, make: Make | None = None) -> list[Any]:
+    def allgather_some(
+        self, verb: int, obj: Any, make: Make | None = None, late: Late = None
+    ) -> list[Any]:
         """Return as `allgather` does, `Failed` in place of what could not be had."""
         call = a_call(verb, 0, self._number())
         packet, sent = self._outbox.pack(call, self._packet, obj, make)
-        message = None if sent is None else sent.messages.get(None)
-        buffer, moves = self._buffer_with(packet), False
+        buffer = self._buffer_with(packet)
+        begun: list[object] = []
+        raised: BaseException | None = None
         try:
             if sent is None:
                 self._carrier.allgather(packet, buffer)
             else:
                 _send(sent, self._carrier.allgather, packet, buffer)
-            small = self._small(call, buffer, sent)
-            if small is not None:
-                return small
-            moves = True
-            messages = self._packets.allgathered(call, buffer.memory, message, self._limit(make))
-            return self._each(messages, sent, buffer)
-        except BaseException:
-            move = None if moves else self._packets.allgathered
-            _give_up(call, buffer, self.rank, move, message, self._limit(make))
-            raise
+            objs = self._small(call, buffer, sent)
+            if objs is not None:
+                return objs
+            message = None if sent is None else sent.messages.get(None)
+            limit = self._limit(make)
+            messages = self._packets.allgathered(call, buffer.memory, begun, message, limit)
+            objs = self._each(messages, sent, buffer)
+        except BaseException as error:
+            raised = error
+            message = None if sent is None else sent.messages.get(None)
+            limit = self._limit(make)
+            move = self._packets.allgathered
+            messages = _moved(error, move, call, buffer, self.rank, begun, message, limit)
+            objs = self._each(messages, sent, buffer)
+        return _at_last(objs, raised, late)
 
-    def alltoall(self, objs: Any, make: Make | None = None) -> list[Any]:
+    def alltoall(self, objs: Any, make: Make | None = None, late: Late = None) -> list[Any]:
         """Return the objects of all ranks for this one."""
         call = a_call(wire.ALLTOALL, 0, self._number())
         packets, sent = self._outbox.pack_each(call, self._packet, objs, make)
-        messages = {} if sent is None else sent.messages
-        buffer, moves = self._buffer_with(packets[self.rank]), False
+        buffer = self._buffer_with(packets[self.rank])
+        begun: list[object] = []
+        raised: BaseException | None = None
+        rests = {} if sent is None else sent.messages
         try:
             if sent is None:
                 self._carrier.alltoall(packets, buffer)
             else:
                 _send(sent, self._carrier.alltoall, packets, buffer)
-            small = self._small(call, buffer, sent)
-            if small is not None:
-                return checked(small)
-            moves = True
-            received = self._packets.alltoalled(call, buffer.memory, messages)
-            return checked(self._each(received, sent, buffer))
-        except BaseException:
-            move = None if moves else self._packets.alltoalled
-            _give_up(call, buffer, self.rank, move, messages)
-            raise
+            received = self._small(call, buffer, sent)
+            if received is not None:
+                return checked(received)
+            messages = self._packets.alltoalled(call, buffer.memory, begun, rests)
+            received = self._each(messages, sent, buffer)
+        except BaseException as error:
+            raised = error
+            move = self._packets.alltoalled
+            messages = _moved(error, move, call, buffer, self.rank, begun, rests)
+            received = self._each(messages, sent, buffer)
+        return checked(_at_last(received, raised, late))
 
     def _buffer_with(self, packet: bytes) -> Buffer:
         """Return memory for the packets of all ranks, with this rank's own in its place."""
@@ -333,21 +368,53 @@ def _send(sent: Outgoing, carry: Callable[..., None], *args: Any) -> None:
         sent.finish()
 
 
-def _give_up(
-    call: bytes, buffer: Buffer, own: int | None, move: Callable[..., object] | None, *args: Any
-) -> None:
-    """Give up what packets of a call tell of that are here, and were not loaded.
+def _sent(
+    sent: Outgoing,
+    move: Callable[[list[Any]], _R],
+    begun: list[Any],
+    carry: Callable[..., None],
+    *args: Any,
+) -> tuple[_R | None, BaseException | None]:
+    """Send packets, then move what they do not hold; return what a handler raised meanwhile."""
+    out: list[None] = []
+    try:
+        _send(sent, carry, *args, out)
+        return move(begun) if sent.messages else None, None
+    except BaseException as error:
+        if not out or begun:
+            raise
+        return move(begun) if sent.messages else None, error
 
-    What lies in slabs is freed. What is yet to move, by a method of `Packets`, others wait for: so
-    it moves. That is where a signal's handler has raised an error while this rank waited for
-    packets, as it runs once they are here.
+
+def _moved(
+    error: BaseException,
+    move: Callable[..., _R],
+    call: bytes,
+    buffer: Buffer,
+    own: int | None,
+    begun: list[object],
+    *args: Any,
+) -> _R:
+    """Move what packets of a call do not hold, if they are all here; else raise the error.
+
+    A handler has raised it before this had begun, for which others wait. If it was raised later
+    what packets tell of that were not loaded is given up.
     """
-    for rank, packet in enumerate(buffer.packets):
-        if rank != own and packet[:CALL_SIZE] == call:
-            drop(buffer.bodies[rank])
-    if move is not None and all(is_of(packet, call) for packet in buffer.packets):
-        with contextlib.suppress(Exception):
-            move(call, buffer.memory, *args)
+    if begun or not all(is_of(packet, call) for packet in buffer.packets):
+        for rank, packet in enumerate(buffer.packets):
+            if rank != own and packet[:CALL_SIZE] == call:
+                drop(buffer.bodies[rank])
+        raise error
+    return move(call, buffer.memory, begun, *args)
+
+
+def _at_last(obj: _R, raised: BaseException | None, late: Late = None) -> _R:
+    """Return an object; raise what a handler raised, or append it to what comes late."""
+    if raised is not None and late is None:
+        raise raised
+    if raised is not None and late is not None:
+        late.append(raised)
+    return obj
 
 
 def checked(objs: list[Any]) -> list[Any]:

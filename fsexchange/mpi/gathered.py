@@ -28,19 +28,10 @@ def rest(buffers: Sequence[Memory], starts: Sequence[int], at: int) -> Pieces:
     return pieces
 
 
-def copy(buffers: Sequence[Memory], starts: Sequence[int], at: int, into: memoryview) -> None:
-    """Copy the part of the memory that starts at a place in it."""
-    if len(buffers) == 1:
-        data = memoryview(buffers[0])[at : at + len(into)]
-        into[: len(data)] = data
-        return
+def copy(buffers: Sequence[Memory], starts: Sequence[int], into: memoryview) -> None:
+    """Copy all buffers to where they start in a memory."""
     for buffer, start in zip(buffers, starts, strict=False):
-        if start >= at + len(into):
-            break
-        data = memoryview(buffer)[max(0, at - start) : at + len(into) - start]
-        if len(data):
-            begin = max(0, start - at)
-            into[begin : begin + len(data)] = data
+        into[start : start + len(buffer)] = buffer
 
 
 def cut(memory: memoryview, sizes: Sequence[int]) -> list[memoryview]:

@@ -6,7 +6,7 @@ Between two ranks it goes
     to a rank of this host  through the slab of its sender, if that has room for all of it, or its
                             receiver waits for it; else by memory that the receiver maps
     to another host         by a message of its own up to `inline_limit`; above, by a file of the
-                            store
+                            store; so also to a rank of this host if one of the two has nothing in C
 
 and among all ranks
 

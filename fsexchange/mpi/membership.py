@@ -144,6 +144,9 @@ class Membership:
                 self.internal, store_dir, root, list(hosts), inline_limit, options
             )
             self.hosts = self._reachable(paths, Hosts(hosts, places, self.rank))
+            if slab is not None and not slab_module.IN_USE:
+                slab.close()
+                slab = None
             self.rooms = Rooms(self.internal, self.connector, self.hosts)
             self.copies = HostCache(self.connector.store_dir, names[0].hex(), host_cache)
             if host_cache != 0 and len(self.hosts.near) > 1:
@@ -152,7 +155,7 @@ class Membership:
                 self.internal,
                 self.connector,
                 self.hosts.names,
-                slab if slab_module.IN_USE else None,
+                slab,
                 [
                     path if in_use[n] and n in self.hosts.near else None
                     for n, path in enumerate(paths)

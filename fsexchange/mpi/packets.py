@@ -11,7 +11,7 @@ only the first step.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import accumulate, chain, repeat
+from itertools import accumulate, chain, repeat, starmap
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -67,7 +67,8 @@ class Packets:
     """The messages of collectives among the ranks of a communicator.
 
     Each method takes the call that all messages must be of; `MismatchError` if one is of another.
-    Messages of more than `limit` bytes go by rooms where that is possible, see `Rooms`.
+    Messages of more than `limit` bytes go by rooms where that is possible, see `Rooms`. If a method
+    raises before `begun` has something, it is to be called again, as other ranks wait for this one.
     """
 
     def __init__(self, comm: MPI.Intracomm, hosts: Hosts, rooms: Rooms, carrier: Carrier) -> None:
@@ -81,18 +82,23 @@ class Packets:
     # ---- one root -------------------------------------------------------------------------------
 
     def bcast(
-        self, message: Pieces, root: int, limit: float, own: Callable[[], object]
+        self,
+        message: Pieces,
+        root: int,
+        limit: float,
+        own: Callable[[], object],
+        begun: list[object],
     ) -> Message | None:
         """Send all ranks the root's message, of which they have the packet.
 
         Return it if there is a copy of it now; else `own` was called meanwhile.
         """
         total = length(message[0])
-        shared = self._by_room(total, root, message, limit)
+        shared = self._by_room(total, root, message, limit, begun)
         if shared is not None:
             return shared
         if not self._sends_to_each:
-            self._comm.Bcast(rest(message, self._size_to_all), root)
+            begun.extend(map(self._comm.Bcast, (rest(message, self._size_to_all),), (root,)))
             own()
             return None
         # To each of few ranks: they take the data out of this one's memory at the same time, and it
@@ -101,33 +107,34 @@ class Packets:
         # and they take that: then the caller's array is in no other core's caches when it is
         # written to next. Of bytes no copy is needed, and of many pieces one to send.
         past = _STREAMS and type(message[-1]) is not bytes and self._pace.way(total)
-        whole: Message | None = None
-        try:
-            if past or len(message) > 2:
-                whole = _copied(message, past)
-        finally:  # the others wait for it, whatever a handler of a signal raised
-            data = rest(message if whole is None else [whole], self._size_to_all)
-            sent = {rank: data for rank in self._ranks if rank != root}
-            self._exchange(bytes(message[0]), {}, (), sent, own if whole is None else bool)
+        whole = _copied(message, past) if past or len(message) > 2 else None
+        data = rest(message if whole is None else [whole], self._size_to_all)
+        sent = {rank: data for rank in self._ranks if rank != root}
+        self._exchange(bytes(message[0]), {}, (), begun, sent, own if whole is None else bool)
         return whole
 
-    def bcast_from(self, call: bytes, packet: Message, root: int, limit: float) -> Message:
+    def bcast_from(
+        self, call: bytes, packet: Message, begun: list[object], root: int, limit: float
+    ) -> Message:
         """Return the root's message, whose packet is here."""
         total = self._length(call, packet, root)
         if total <= self._size_to_all:
             return packet
-        shared = self._by_room(total, root, [], limit)
+        shared = self._by_room(total, root, [], limit, begun)
         if shared is not None:
             return shared
         whole = _empty(total)
         whole[: self._size_to_all] = packet
+        into = whole[self._size_to_all :]
         if self._sends_to_each:
-            self._comm.Recv(whole[self._size_to_all :], root, rest_tag(call))
+            begun.extend(map(self._comm.Recv, (into,), (root,), (rest_tag(call),)))
         else:
-            self._comm.Bcast(whole[self._size_to_all :], root)
+            begun.extend(map(self._comm.Bcast, (into,), (root,)))
         return whole
 
-    def _by_room(self, nbytes: int, root: int, message: Pieces, limit: float) -> Message | None:
+    def _by_room(
+        self, nbytes: int, root: int, message: Pieces, limit: float, begun: list[object]
+    ) -> Message | None:
         if nbytes <= limit:
             return None
 
@@ -139,32 +146,41 @@ class Packets:
             lambda room: write(room, 0, nbytes) if message else None,
             lambda room: [(root, room.memory)],
             write if message else None,
+            begun=begun,
         )
 
     def scatter(
-        self, call: bytes, messages: dict[int | None, Pieces], sending: list[MPI.Request]
+        self, call: bytes, messages: dict[int | None, Pieces], begun: list[MPI.Request]
     ) -> None:
         """Send ranks their messages, of which they have the packets.
 
-        `sending` gets the requests for what is not sent yet.
+        `begun` gets the requests for what is not sent yet.
         """
-        self._post(sending, rest_tag(call), self._rests(messages))
+        self._post(begun, rest_tag(call), self._rests(messages))
 
-    def scatter_from(self, call: bytes, packet: Message, root: int) -> Message:
+    def scatter_from(self, call: bytes, packet: Message, begun: list[object], root: int) -> Message:
         """Return the root's message, whose packet is here."""
         messages = {root: packet}
         total = self._length(call, packet, root)
         if total > self._size:
-            self._exchange(call, messages, [root])
+            self._exchange(call, messages, [root], begun)
         return messages[root]
 
-    def gather(self, message: Pieces, root: int, limit: float) -> None:
+    def gather(self, message: Pieces, root: int, limit: float, begun: list[object]) -> None:
         """Send the root this rank's message, of which it has the packet."""
-        total = length(message[0])
-        if total <= limit or root not in self._hosts.near or not self._rooms.hand_in(root, message):
-            self._comm.Send(rest(message, self._size), root, rest_tag(message[0]))
 
-    def gathered(self, call: bytes, packets: bytearray, limit: float) -> list[Message]:
+        def send() -> None:
+            sent = rest(message, self._size), root, rest_tag(message[0])
+            begun.extend(starmap(self._comm.Send, (sent,)))
+
+        if length(message[0]) > limit and root in self._hosts.near:
+            self._rooms.hand_in(root, message, send, begun)
+        else:
+            send()
+
+    def gathered(
+        self, call: bytes, packets: bytearray, begun: list[object], limit: float
+    ) -> list[Message]:
         """Return the messages of all ranks, whose packets are here."""
         messages, lengths = self._cut(call, packets)
         lengths[self._rank] = 0  # the root has its own
@@ -174,19 +190,24 @@ class Packets:
         missed: list[int] = []
         try:
             if long:
-                taken = self._rooms.collect({rank: lengths[rank] for rank in long})
+                taken = self._rooms.collect({rank: lengths[rank] for rank in long}, missed, begun)
                 lost = joined(failure(call, InterruptedError("the sender was interrupted")))
                 messages.update((n, lost if each is None else each) for n, each in taken.items())
-                missed = [rank for rank in long if rank not in taken]
         finally:  # the others send theirs, whatever a handler of a signal raised
-            left = [rank for rank in self._ranks if rank not in long or rank in missed]
-            self._exchange(call, messages, left)
+            if begun or not long:
+                left = [rank for rank in self._ranks if rank not in long or rank in missed]
+                self._exchange(call, messages, left, begun)
         return [*messages.values()]
 
     # ---- all ranks ------------------------------------------------------------------------------
 
     def allgathered(
-        self, call: bytes, packets: bytearray, message: Pieces | None, limit: float
+        self,
+        call: bytes,
+        packets: bytearray,
+        begun: list[object],
+        message: Pieces | None,
+        limit: float,
     ) -> list[Message]:
         """Return the messages of all ranks, whose packets are here; `message` is this rank's."""
         size = self._size
@@ -200,7 +221,7 @@ class Packets:
                 if lengths[rank] > size:
                     places[rank] = end
                     end += pages(lengths[rank])
-            shared = self._all_by_room(end, places, lengths, message)
+            shared = self._all_by_room(end, places, lengths, message, begun)
             if shared is not None:
                 view = memoryview(shared)
                 for rank, at in places.items():
@@ -213,16 +234,23 @@ class Packets:
             for at, piece in content(message, starts[self._rank]):
                 memory[at : at + len(piece)] = piece
         if len(set(counts)) == 1:  # with MPICH in two thirds of the time of Allgatherv, and less
-            self._comm.Allgather(MPI.IN_PLACE, [memory, counts[0], MPI.BYTE])
+            whole = [memory, counts[0], MPI.BYTE]
+            begun.extend(map(self._comm.Allgather, (MPI.IN_PLACE,), (whole,)))
         else:
-            self._comm.Allgatherv(MPI.IN_PLACE, (memory, counts, starts, MPI.BYTE))
+            parts = memory, counts, starts, MPI.BYTE
+            begun.extend(map(self._comm.Allgatherv, (MPI.IN_PLACE,), (parts,)))
         for rank, at in enumerate(starts):
             if counts[rank]:
                 messages[rank] = memory[at : at + lengths[rank]]
         return _unpinned(messages, len(memory))
 
     def _all_by_room(
-        self, nbytes: int, places: dict[int, int], lengths: list[int], message: Pieces | None
+        self,
+        nbytes: int,
+        places: dict[int, int],
+        lengths: list[int],
+        message: Pieces | None,
+        begun: list[object],
     ) -> Message | None:
         def fill(room: Room) -> None:
             if self._rank in places and message is not None:
@@ -233,12 +261,13 @@ class Packets:
                 (rank, room.memory[at : at + pages(lengths[rank])]) for rank, at in places.items()
             ]
 
-        return self._rooms.for_all(nbytes, fill, parts)
+        return self._rooms.for_all(nbytes, fill, parts, begun=begun)
 
     def alltoalled(
         self,
         call: bytes,
         packets: bytearray,
+        begun: list[object],
         messages: dict[int | None, Pieces],
     ) -> list[Message]:
         """Return the messages of all ranks for this one, whose packets are here.
@@ -246,7 +275,7 @@ class Packets:
         `messages` are those of this rank of which the others have the packets.
         """
         received, _ = self._cut(call, packets)
-        self._exchange(call, received, self._ranks, self._rests(messages))
+        self._exchange(call, received, self._ranks, begun, self._rests(messages))
         return [*received.values()]
 
     # ---- parts of these -------------------------------------------------------------------------
@@ -288,6 +317,7 @@ class Packets:
         call: bytes,
         messages: dict[int, Message],
         sources: Iterable[int],
+        begun: list[object],
         sent: Mapping[int, Message] = _NONE,
         meanwhile: Callable[[], object] = bool,
     ) -> None:
@@ -303,7 +333,8 @@ class Packets:
         tag = rest_tag(call)
         if into.keys() == sent.keys() and len(sent) == 1:  # in less time
             ((rank, data),) = sent.items()
-            self._comm.Sendrecv(data, rank, tag, into[rank], rank, tag)
+            both = data, rank, tag, into[rank], rank, tag
+            begun.extend(starmap(self._comm.Sendrecv, (both,)))
             meanwhile()
             return
         requests: list[MPI.Request] = []
@@ -311,6 +342,7 @@ class Packets:
             self._post(requests, tag, sent, into)
             meanwhile()
         finally:
+            begun.extend(requests)
             MPI.Request.Waitall(requests)
 
     def _post(

@@ -68,12 +68,29 @@ class Reductions:
         """Return the result on the root, None on the others."""
         mine = describe(obj, op)
         sent = obj if mine is None else mine
-        objs = self._collectives.gather_some(wire.REDUCE, sent, root)
+        late: list[BaseException] = []
+        objs = self._collectives.gather_some(wire.REDUCE, sent, root, late=late)
+        result = self._reduced(obj, op, root, mine, objs, late)
+        if late:
+            raise late[0]
+        return result
+
+    def _reduced(
+        self,
+        obj: Any,
+        op: Any,
+        root: int,
+        mine: Described | None,
+        objs: list[Any] | None,
+        late: list[BaseException],
+    ) -> Any:
         if objs is None:
-            if mine is not None and not self._internal.recv(None, root, wire.SENT_ANYWAY):
-                self._internal.send(obj, root, wire.SENT_ANYWAY)
-            elif mine is not None:
+            if mine is None:
+                return None
+            if self._received(root, late):
                 self._internal.Reduce(obj, None, op, root)
+            else:
+                self._internal.send(obj, root, wire.SENT_ANYWAY)
             return None
         if Described not in map(type, objs):
             return fold(checked(objs), op)
@@ -90,20 +107,35 @@ class Reductions:
             if rank == root:
                 objs[rank] = obj.copy()
             else:
-                objs[rank] = self._internal.recv(None, rank, wire.SENT_ANYWAY)
+                objs[rank] = self._received(rank, late)
         return fold(checked(objs), op)
+
+    def _received(self, rank: int, late: list[BaseException]) -> Any:
+        """Return what a rank sends; what a handler raised meanwhile comes late."""
+        received: list[Any] = []
+        try:
+            received.extend(map(self._internal.recv, (None,), (rank,), (wire.SENT_ANYWAY,)))
+        except BaseException as error:
+            if not received:
+                raise
+            late.append(error)
+        return received[0]
 
     def allreduce(self, obj: Any, op: Any) -> Any:
         """Return the result on every rank."""
         mine = describe(obj, op)
-        objs = checked(
-            self._collectives.allgather_some(wire.ALLREDUCE, obj if mine is None else mine)
-        )
-        if Described not in map(type, objs):
-            return fold(objs, op)
+        late: list[BaseException] = []
+        sent = obj if mine is None else mine
+        objs = checked(self._collectives.allgather_some(wire.ALLREDUCE, sent, late=late))
         if set(map(type, objs)) == {Described} and objs.count(objs[0]) == len(objs):
-            return self._allreduced(obj, op)
-        return fold(self._collectives.allgather(obj), op)
+            result = self._allreduced(obj, op)
+        elif Described in map(type, objs):
+            result = fold(self._collectives.allgather(obj), op)
+        else:
+            result = fold(objs, op)
+        if late:
+            raise late[0]
+        return result
 
     def _allreduced(self, obj: npt.NDArray[Any], op: MPI.Op) -> npt.NDArray[Any]:
         """Return the result of arrays that MPI can reduce."""

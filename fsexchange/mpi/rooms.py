@@ -16,11 +16,10 @@ import logging
 import struct
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import accumulate
-from typing import TYPE_CHECKING, TypeVar
+from itertools import accumulate, chain, repeat
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 from mpi4py import MPI
 
 from fsexchange.errors import FsExchangeError, RemoteError
@@ -92,14 +91,17 @@ class Rooms:
         write: Callable[[Room, int, int], object] | None = None,
         *,
         collective: bool = False,
+        begun: list[object] | None = None,
     ) -> Memory | None:
         """Return what all ranks write together, as memory of the caller's own; collective.
 
         `fill` writes the parts of this rank, at the same time on all ranks if it is `collective`;
         `parts` says who writes what, for the hosts' first ranks, which pass it on. One with `write`
         is the only rank that writes, and can write what is from one offset to another. None if
-        there is no room: then MPI must carry it.
+        there is no room: then MPI must carry it. `begun` gets something as soon as others hear what
+        is raised here.
         """
+        begun = [] if begun is None else begun
         if self._relay is None:
             self._relay = Relay(self._internal, self._hosts)
         relay, passes_on = self._relay, self._hosts.count > 1
@@ -127,11 +129,14 @@ class Rooms:
                 steps.append(lambda: fill(rooms[0]))
             if passes_on:
                 steps.append(pass_on)
-            if self._steps(*steps):
+            if self._steps(*steps, begun=begun):
                 rooms[0].keep()
                 return rooms[0].take(0, nbytes)
         self._say(nbytes)
-        return self._by_store(nbytes, fill)
+        memory = self._by_store(nbytes, fill)
+        if memory is None:
+            begun.clear()
+        return memory
 
     def _enter(self, near: MPI.Intracomm, nbytes: int) -> MemoryRoom:
         """Return the room of this host, which its first rank makes."""
@@ -174,24 +179,28 @@ class Rooms:
             try:
                 return room.take(0, nbytes)
             finally:  # a rank that has no memory for it raises that; the others have theirs
-                self._tell(np.zeros(1, np.int32))
+                self._told(_DONE, [])
 
     # ---- rooms between a root and ranks of its host ---------------------------------------------
 
     # The root offers places in its room, `_ROOMLESS` if it has none; the others answer whether they
     # could fill them.
 
-    def collect(self, lengths: dict[int, int]) -> dict[int, Memory | None]:
+    # What a method raises is heard of by the others once `begun` has something.
+
+    def collect(
+        self, lengths: dict[int, int], missed: list[int], begun: list[object]
+    ) -> dict[int, Memory | None]:
         """Return messages of ranks, but those for which is no room. Called by the root.
 
-        None in place of that of a rank that was interrupted.
+        These are `missed`, whatever is raised. Of a rank that was interrupted it is None.
         """
         starts = dict(
             zip(lengths, accumulate(map(pages, lengths.values()), initial=0), strict=False)
         )
         total = sum(map(pages, lengths.values()))
         with self._room(total) as room:
-            answers = self._offer(room, starts)
+            answers = self._offer(room, starts, missed, begun)
             if room is not None and self._is_first:  # of a host only one rank keeps memory
                 room.keep()
             taken: dict[int, Memory | None]
@@ -202,12 +211,16 @@ class Rooms:
                 taken.update((rank, memory[starts[rank] :][: lengths[rank]]) for rank in done)
             return taken
 
-    def hand_in(self, root: int, message: Pieces) -> bool:
-        """Pass the root this rank's message, and return whether there was room for it."""
+    def hand_in(
+        self, root: int, message: Pieces, otherwise: Callable[[], object], begun: list[object]
+    ) -> None:
+        """Pass the root this rank's message, by `otherwise` if there is no room for it."""
         offer = bytearray(_ROOMLESS)
         answer = _INTERRUPTED
+        waiting: list[MPI.Request] = []
         try:
-            doze([self._internal.Irecv(offer, root, wire.OFFER)])
+            waiting.extend(map(self._internal.Irecv, (offer,), (root,), (wire.OFFER,)))
+            doze(waiting)
             if offer != _ROOMLESS:
                 place, nbytes, at = _OFFER.unpack(offer)
                 with contextlib.closing(enter(place, nbytes, self._connector)) as room:
@@ -216,11 +229,14 @@ class Rooms:
         except _NO_ROOM as error:
             if is_of_handler(error):
                 raise
-            answer = _REFUSED  # a message has it then
+            answer = _REFUSED
         finally:
-            if offer != _ROOMLESS:
+            begun.extend(waiting)
+            MPI.Request.Waitall(waiting)
+            if waiting and offer != _ROOMLESS:
                 self._internal.Send(bytes([answer]), root, wire.WRITTEN)
-        return answer == _DONE and offer != _ROOMLESS
+            if waiting and (offer == _ROOMLESS or answer == _REFUSED):
+                otherwise()
 
     @contextlib.contextmanager
     def _room(self, nbytes: int) -> Iterator[HostRoom | StoreRoom | None]:
@@ -235,15 +251,32 @@ class Rooms:
             if room is not None:
                 room.close()
 
-    def _offer(self, room: HostRoom | StoreRoom | None, starts: dict[int, int]) -> dict[int, int]:
+    def _offer(
+        self,
+        room: HostRoom | StoreRoom | None,
+        starts: dict[int, int],
+        missed: list[int],
+        begun: list[object],
+    ) -> dict[int, int]:
         """Tell ranks where in a room their parts start, and return how they fared with them."""
-        for rank, at in starts.items():
-            offer = _ROOMLESS if room is None else _OFFER.pack(room.place, room.nbytes, at)
-            self._internal.Send(offer, rank, wire.OFFER)
-        if room is None:
-            return dict.fromkeys(starts, _REFUSED)
-        answers = {rank: bytearray(1) for rank in starts}
-        doze([self._internal.Irecv(each, rank, wire.WRITTEN) for rank, each in answers.items()])
+        offers = [
+            _ROOMLESS if room is None else _OFFER.pack(room.place, room.nbytes, at)
+            for at in starts.values()
+        ]
+        answers = {rank: bytearray([_REFUSED]) for rank in starts}
+        waiting: list[MPI.Request] = []
+        answering = (
+            ()
+            if room is None
+            else map(self._internal.Irecv, answers.values(), answers, repeat(wire.WRITTEN))
+        )
+        sends = map(self._internal.Send, offers, starts, repeat(wire.OFFER))
+        try:
+            any(chain(map(waiting.append, answering), map(begun.append, sends)))
+            doze(waiting)
+        finally:
+            MPI.Request.Waitall(waiting)
+            missed += [rank for rank, answer in answers.items() if answer[0] == _REFUSED]
         return {rank: answer[0] for rank, answer in answers.items()}
 
     # ---- which way ------------------------------------------------------------------------------
@@ -267,30 +300,34 @@ class Rooms:
 
     # ---- steps that all ranks take together -----------------------------------------------------
 
-    def _steps(self, *works: Callable[[], object]) -> bool:
+    def _steps(self, *works: Callable[[], object], begun: list[object] | None = None) -> bool:
         """Do this rank's part of steps, all ranks one after the other, up to one that some cannot.
 
         Return whether all have done all. `RemoteError` if another rank was interrupted.
         """
         late: BaseException | None = None
         told = _DONE
+        begun = [] if begun is None else begun
         for work in works:
-            most = np.array([_DONE], np.int32)
+            mine = _DONE
             try:
+                begun.append(None)
                 work()
             except BaseException as error:
-                if not isinstance(error, _NO_ROOM) or is_of_handler(error):  # others wait for this
-                    most[0] = _INTERRUPTED + self._rank
-                    self._tell(most)
+                begun.append(None)
+                if isinstance(error, _NO_ROOM) and not is_of_handler(error):
+                    mine = _REFUSED
+                else:
+                    late = error
+            asked: list[Any] = []
+            while True:  # whatever is raised, the others hear of it
+                try:
+                    told = self._told(mine if late is None else _INTERRUPTED + self._rank, asked)
+                    break
+                except MPI.Exception:
                     raise
-                most[0] = _REFUSED
-            if late is not None:
-                most[0] = _INTERRUPTED + self._rank
-            try:
-                self._tell(most)
-            except BaseException as error:  # the others go on to the next step, and wait for it
-                late = error
-            told = int(most[0])
+                except BaseException as error:
+                    late = error
             if told >= _INTERRUPTED:
                 raise late or self._interrupted(told - _INTERRUPTED)
             if told != _DONE:
@@ -304,6 +341,13 @@ class Rooms:
         said = f"rank {rank} ({host}) was interrupted in its part of this call"
         return RemoteError(said, rank=rank, host=host)
 
-    def _tell(self, most: npt.NDArray[np.int32]) -> None:
-        """Put in place of what this rank tells the most that any does, whatever is raised here."""
-        doze([self._internal.Iallreduce(MPI.IN_PLACE, most, MPI.MAX)])
+    def _told(self, mine: int, asked: list[Any]) -> int:
+        """Return the most that any rank tells. If a handler raises, it is to be called again.
+
+        Then with the same list, which has what was asked.
+        """
+        if len(asked) < 2:
+            asked[:] = [np.array([mine], np.int32)]
+            asked.extend(map(self._internal.Iallreduce, (MPI.IN_PLACE,), asked[:1], (MPI.MAX,)))
+        doze(asked[1:])
+        return int(asked[0][0])

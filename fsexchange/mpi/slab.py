@@ -190,7 +190,9 @@ class Slab:
                 return False
             record = found - _RECORD_BYTES
             at = _RECORDS_AT + record * _RECORD
-            if not memory[found]:  # as above
+            # Other threads and signals' handlers, which may take it, run only where a call ends:
+            # from here on not before the record is held.
+            if not memory[found]:
                 memory[found] = readers
                 memory[at : at + 2] = _NOT_BEGUN
                 held.append(record)
@@ -258,6 +260,7 @@ class Slab:
             if not told[0]:
                 count = 0 if spill is not None else -(-starts[-1] // SLOT)
                 unread = bytes(memory[at + _PIECES + memory[at] : at + _PIECES + count])
+                _native.order()
                 memory[at + _OVER] = _BROKEN  # from here on the record may be another's
                 self.free_slots(unread)
                 for _, each in sent:
@@ -353,7 +356,8 @@ class Slab:
                 late = time.monotonic() + patience
                 continue
             over = memory[at + _OVER]
-            _native.order()
+            if over:
+                _native.order()
             if over and memory[at] == start // SLOT % 256:  # `over` is written after the last
                 if over == _BROKEN:
                     if into is None:

@@ -385,7 +385,7 @@ def send_that_fails_has_sent_nothing() -> None:
 def interrupted_while_copying() -> None:
     """Ctrl-C in the midst of a body: its receiver hears of it, and the next message is whole."""
     with exchange() as ex:
-        if os.environ.get("FSEXCHANGE_TEST_WAY") == "hosts":
+        if os.environ.get("FSEXCHANGE_TEST_WAY") == "hosts" or ex._bodies._slab is None:
             return
         fill: Any = Slab.fill
 

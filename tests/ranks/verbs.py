@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,17 @@ from fsexchange import (
     StoreClosedError,
     StoreError,
 )
-from fsexchange.mpi import Exchange, Request, bodies, connect, limits, outgoing, packets, slab
+from fsexchange.mpi import (
+    Exchange,
+    Request,
+    bodies,
+    carriers,
+    connect,
+    limits,
+    outgoing,
+    packets,
+    slab,
+)
 from fsexchange.mpi.membership import ArgumentError
 from fsexchange.mpi.room import HostRoom
 
@@ -1110,7 +1120,7 @@ def slabs_without_descriptors() -> None:
         names["Slab"] = _refuses
     with Exchange(comm, base / "store") as ex:
         names["Slab"] = slab
-        assert ex._collectives._outbox._bodies is None or size == 1
+        assert ex._collectives._outbox._bodies is None
         use(ex)
 
 
@@ -1190,24 +1200,95 @@ def _slab_verbs(ex: Exchange, nbytes: int, root: int) -> dict[str, partial[Any]]
     }
 
 
-def interrupted_as_packets_arrive() -> None:
-    """A signal's handler raises: what comes after is right, and nobody waits for the rest."""
+def interrupted_while_it_waits() -> None:
+    """By a signal's handler that raises: it does its part first, so nobody waits for the rest."""
     signal.signal(signal.SIGALRM, signal.default_int_handler)
-    sizes = (1 << 16, 5 << 18, 6 << 20)  # by the slab, by the slab or messages, by messages
-    for limit in (limits.INLINE_LIMIT, 0):  # without and with rooms
-        with Exchange(comm, base / f"{limit}", inline_limit=limit) as ex:
-            calls = [call for nbytes in sizes for call in _slab_verbs(ex, nbytes, 0).values()]
-            for verb in calls if size > 1 else ():
-                wanted = getattr(comm, verb.func.__name__)(*verb.args)
+    # By the slab, by messages, without and with rooms, MPI's reductions.
+    for limit, nbytes in itertools.product((limits.INLINE_LIMIT, 0), (1 << 16, 6 << 20)):
+        with Exchange(comm, base / f"{limit}-{nbytes}", inline_limit=limit) as ex:
+            calls = _slab_verbs(ex, nbytes, 0) | _long_verbs(ex, nbytes)
+            for (name, call), who in itertools.product(calls.items(), {last, size // 2}):
+                if size == 1:
+                    continue
+                wanted = _wanted(name, call.args)
+                print(limit, nbytes, name, who, flush=True)
                 comm.Barrier()
-                if rank == last:
-                    signal.setitimer(signal.ITIMER_REAL, 0.005)
-                    raises(KeyboardInterrupt, verb)
+                if rank == who:
+                    signal.setitimer(signal.ITIMER_REAL, 0.05)
+                    raises(KeyboardInterrupt, partial(_then_sleep, call))
                 else:
                     time.sleep(0.1)
-                    assert same(verb(), wanted)
+                    try:
+                        assert same(call(), wanted)
+                    except RemoteError as error:  # its root, whose room the other was to fill
+                        assert (error.rank, rank, limit) == (who, last, 0)
+                        assert name in ("gather", "reduce")
                 all_slots_are_free(ex)
             assert ex.allgather(rank) == [*range(size)]
+
+
+def _then_sleep(call: Callable[[], object]) -> None:
+    """Call a verb; if it does not wait for the others, the handler raises after it."""
+    call()
+    time.sleep(5)
+
+
+def _long_verbs(ex: Exchange, nbytes: int) -> dict[str, partial[Any]]:
+    """Return calls of verbs that take several steps."""
+    array = np.arange(nbytes // 8, dtype="f8") + rank
+    return {
+        "reduce": partial(ex.reduce, array, MPI.SUM, last),
+        "allreduce": partial(ex.allreduce, array, MPI.SUM),
+        "assemble": partial(ex.assemble, array),
+        "put_blocks": partial(lambda block: ex.get(ex.put_blocks(block)), array),
+    }
+
+
+def _wanted(verb: str, args: Sequence[Any]) -> Any:
+    """Return what a verb of an Exchange returns, by mpi4py."""
+    if verb in ("assemble", "put_blocks"):
+        return np.concatenate(comm.allgather(args[0]))
+    return getattr(comm, verb)(*args)
+
+
+def interrupted_once_packets_are_out() -> None:
+    """At any place from there on: the others have what they should, or hear of it."""
+    done = [False]
+
+    def raising(nth: int) -> Callable[..., None]:
+        seen = itertools.count()
+        is_out = [False]
+
+        def profile(frame: Any, event: str, _: Any) -> None:
+            code = frame.f_code
+            if event == "return" and code.co_filename == carriers.__file__:
+                is_out[0] |= not code.co_name.startswith("_")
+            if is_out[0] and event in ("call", "return", "c_return") and next(seen) == nth:
+                sys.setprofile(None)
+                raise KeyboardInterrupt
+
+        return profile
+
+    with Exchange(comm, base / "store", inline_limit=1 << 30) as ex:
+        calls = _slab_verbs(ex, 6 << 20, 0)
+        for (verb, call), who in itertools.product(calls.items(), {0, last} if size > 1 else ()):
+            wanted = getattr(comm, verb)(*call.args)
+            for nth in itertools.count():
+                done[0] = False
+                try:
+                    sys.setprofile(raising(nth) if rank == who else None)
+                    got = call()
+                    done[0] = True
+                    sys.setprofile(None)
+                    assert same(got, wanted)
+                except KeyboardInterrupt:
+                    assert rank == who
+                except RemoteError as error:
+                    assert error.rank == who
+                if comm.bcast(done[0], who):
+                    assert nth > 3
+                    break
+            all_slots_are_free(ex)
 
 
 def interrupted_between_loads() -> None:
