@@ -29,6 +29,9 @@ def test_on_every_rank(n: int, shm_dir: Path) -> None:
         ("alltoall", "in alltoall, its collective no. 2"),
         ("another verb", "in reduce of root 0, its collective no. 2"),
         ("scan", "in scan, its collective no. 2"),
+        ("exscan", "in exscan, its collective no. 2"),
+        ("assemble", "in assemble, its collective no. 2"),
+        ("put_blocks", "in put_blocks, its collective no. 2"),
     ],
 )
 def test_ranks_out_of_step(which: str, says: str, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 
 from fsexchange.connector.connector import FileConnector
 from fsexchange.connector.keys import FileKey
-from fsexchange.mpi import blocks
-from fsexchange.mpi.collectives import Collectives, Late
+from fsexchange.mpi import blocks, wire
+from fsexchange.mpi.collectives import Collectives, Late, checked
 from fsexchange.mpi.limits import ASSEMBLED_BY_ROOM
 from fsexchange.mpi.room import FILLED_FROM, StoreRoom, span
 
@@ -29,9 +29,8 @@ def assemble(
 ) -> npt.NDArray[Any]:
     """Return the array that the blocks of all ranks make; collective."""
     late: list[BaseException] = []
-    array = _assembled(
-        collectives, block, blocks.plan(collectives.allgather(block, describe, late))
-    )
+    plan = _planned(collectives, wire.ASSEMBLE, block, describe, late)
+    array = _assembled(collectives, block, plan)
     if late:
         raise late[0]
     return array
@@ -71,6 +70,13 @@ def _assembled(
     return array
 
 
+def _planned(
+    collectives: Collectives, verb: int, block: npt.ArrayLike, describe: Describe, late: Late
+) -> blocks.Plan:
+    """Return where each block goes; collective."""
+    return blocks.plan(checked(collectives.allgather_some(verb, block, describe, late)))
+
+
 def put_blocks(
     collectives: Collectives,
     connector: FileConnector,
@@ -84,7 +90,7 @@ def put_blocks(
     """
     rank = collectives.rank
     late: list[BaseException] = []
-    plan = blocks.plan(collectives.allgather(block, describe, late))
+    plan = _planned(collectives, wire.PUT_BLOCKS, block, describe, late)
     failed: Exception | None = None
     try:
         block, plan = _long_runs(collectives, block, plan, late)

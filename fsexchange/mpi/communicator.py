@@ -25,8 +25,12 @@ class Communicator(MPI.Intracomm):
         """Return one on a duplicate of a communicator; collective."""
         if comm is None:
             comm = MPI.COMM_WORLD
-        if not isinstance(comm, MPI.Intracomm):
+        if isinstance(comm, MPI.Intercomm):
             raise ValueError("Exchange takes an intracommunicator; merge this one first: Merge()")
+        if not isinstance(comm, MPI.Intracomm):
+            raise ValueError(
+                f"Exchange takes an intracommunicator, not {comm!r}; its directory is `store_dir`"
+            )
         return super().__new__(cls, duplicate(comm))
 
     def _join(self, members: Membership) -> None:

@@ -167,7 +167,7 @@ class Reductions:
 
     def scan(self, obj: Any, op: Any, *, without_own: bool = False) -> Any:
         """Return the result of the ranks up to this one, or before it: None on rank 0."""
-        objs = self._collectives.allgather_some(wire.SCAN, obj)
+        objs = self._collectives.allgather_some(wire.EXSCAN if without_own else wire.SCAN, obj)
         if type(objs[self._rank]) is Failed:
             raise objs[self._rank].error
         return prefix(checked(objs[: self._rank + 1]), op, without_own=without_own)

@@ -13,8 +13,12 @@ FAILURE = 4  # the exception that the sender raises
 
 # ---- the verb of a message ----------------------------------------------------------------------
 
-VERBS = ("bcast", "gather", "allgather", "scatter", "alltoall", "reduce", "allreduce", "scan")
-BCAST, GATHER, ALLGATHER, SCATTER, ALLTOALL, REDUCE, ALLREDUCE, SCAN = range(len(VERBS))
+VERBS = (
+    *("bcast", "gather", "allgather", "scatter", "alltoall"),
+    *("reduce", "allreduce", "scan", "exscan", "assemble", "put_blocks"),
+)
+BCAST, GATHER, ALLGATHER, SCATTER, ALLTOALL = range(5)
+REDUCE, ALLREDUCE, SCAN, EXSCAN, ASSEMBLE, PUT_BLOCKS = range(5, len(VERBS))
 
 # ---- tags on the internal communicator; those that only tell are empty ----------------------
 

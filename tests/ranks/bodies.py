@@ -309,6 +309,12 @@ def wrong_arguments() -> None:
             assert "intracommunicator" in raised(ValueError)
         inter.Free()
         half.Free()
+    try:
+        Exchange(str(base))  # type: ignore[arg-type]
+    except ValueError:
+        assert "`store_dir`" in raised(ValueError)
+    else:
+        raise AssertionError("no error")
     assert is_gone(base / "store")
 
 

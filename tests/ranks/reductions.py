@@ -219,8 +219,12 @@ def out_of_step(which: str) -> None:
             ex.alltoall([0] * size) if odd else ex.allgather(0)
         elif which == "another verb":
             (ex.reduce if odd else ex.gather)(rank)
-        else:
+        elif which == "scan":
             ex.allgather("x") if odd else ex.scan("x")
+        elif which == "exscan":
+            ex.exscan(1) if odd else ex.scan(1)
+        else:
+            ex.allgather(np.ones(3)) if odd else getattr(ex, which)(np.ones(3))
         if which not in ("one bcast too many at the end", "other roots"):
             time.sleep(1)  # the job ends before
 
