@@ -184,9 +184,7 @@ class Rooms:
     # ---- rooms between a root and ranks of its host ---------------------------------------------
 
     # The root offers places in its room, `_ROOMLESS` if it has none; the others answer whether they
-    # could fill them.
-
-    # What a method raises is heard of by the others once `begun` has something.
+    # could fill them. What a method raises the others hear of once `begun` has something.
 
     def collect(
         self, lengths: dict[int, int], missed: list[int], begun: list[object]
@@ -284,7 +282,9 @@ class Rooms:
     def _made(self, make: Callable[[int], _R], nbytes: int) -> _R | None:
         try:
             return make(nbytes)
-        except _NO_ROOM:
+        except _NO_ROOM as error:
+            if is_of_handler(error):
+                raise
             return None
 
     def _say(self, nbytes: int) -> None:
