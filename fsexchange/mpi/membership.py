@@ -202,18 +202,18 @@ class Membership:
         made._left = False
         return made
 
-    def check(self, *, root: int | None = None, dest: int | None = None) -> None:
+    def check(self, *, root: int = 0, dest: int = 0) -> None:
         """Raise unless this rank is still a member, and `root` or `dest` is a rank."""
         if self._left or (self._above is not None and self._above._left):  # as `has_left`, inline
             raise StoreClosedError(
                 f"this Exchange over {self.connector.store_dir} was closed",
                 path=self.connector.store_dir,
             )
-        if root is not None and not 0 <= root < self.size:
+        if not 0 <= root < self.size:
             raise ArgumentError(
                 MPI.ERR_ROOT, f"root is {root}; there are ranks 0 to {self.size - 1}"
             )
-        if dest is not None and not (0 <= dest < self.size or dest == MPI.PROC_NULL):
+        if not (0 <= dest < self.size or dest == MPI.PROC_NULL):
             raise ArgumentError(
                 MPI.ERR_RANK, f"dest is {dest}; there are ranks 0 to {self.size - 1}"
             )

@@ -315,6 +315,16 @@ def wrong_arguments() -> None:
         assert "`store_dir`" in raised(ValueError)
     else:
         raise AssertionError("no error")
+    with Exchange(comm, base / "store") as ex:
+        for verb in ("bcast", "scatter", "gather", "reduce"):
+            try:
+                if rank == 0:
+                    getattr(ex, verb)(None, root=None)
+            except TypeError:
+                pass
+            else:
+                assert rank > 0
+        assert ex.allgather(rank) == [*range(size)]  # it is as if nothing was called
     assert is_gone(base / "store")
 
 

@@ -1262,7 +1262,7 @@ def interrupted_once_packets_are_out() -> None:
         def profile(frame: Any, event: str, _: Any) -> None:
             code = frame.f_code
             if event == "return" and code.co_filename == carriers.__file__:
-                is_out[0] |= not code.co_name.startswith("_")
+                is_out[0] |= code.co_name[0] not in "_<"
             if is_out[0] and event in ("call", "return", "c_return") and next(seen) == nth:
                 sys.setprofile(None)
                 raise KeyboardInterrupt
