@@ -397,15 +397,18 @@ def _moved(
 ) -> _R:
     """Move what packets of a call do not hold, if they are all here; else raise the error.
 
-    A handler has raised it before this had begun, for which others wait. If it was raised later
-    what packets tell of that were not loaded is given up.
+    A handler has raised it before this had begun, for which others wait. If that is not so, or this
+    fails, what packets tell of that were not loaded is given up.
     """
-    if begun or not all(is_of(packet, call) for packet in buffer.packets):
+    try:
+        if begun or not all(is_of(packet, call) for packet in buffer.packets):
+            raise error
+        return move(call, buffer.memory, begun, *args)
+    except BaseException:
         for rank, packet in enumerate(buffer.packets):
             if rank != own and packet[:CALL_SIZE] == call:
                 drop(buffer.bodies[rank])
-        raise error
-    return move(call, buffer.memory, begun, *args)
+        raise
 
 
 def _at_last(obj: _R, raised: BaseException | None, late: Late = None) -> _R:
